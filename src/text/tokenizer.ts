@@ -1,0 +1,297 @@
+import { copyFile, mkdir, stat } from "node:fs/promises";
+import { join, resolve } from "node:path";
+import { Tokenizer as Backend } from "@huggingface/tokenizers";
+import { LowrankError } from "../errors.js";
+import { type AddedToken, AddedTokenSplitter } from "./added-tokens.js";
+import { cleanUpSpaces, mendDecoder, StreamDecoder } from "./decode.js";
+import { type Offset, tokenOffsets } from "./offsets.js";
+import { parseObject, readChatTemplates, readOptional, TOKENIZER_FILES } from "./tokenizer-files.js";
+
+export interface EncodeOptions {
+  /** Let the post-processor put the model's special tokens around the text (default true). */
+  addSpecialTokens?: boolean;
+}
+
+export interface DecodeOptions {
+  /** Leave special tokens out of the text (default false). */
+  skipSpecialTokens?: boolean;
+}
+
+type SpecialName = "bos" | "eos" | "pad" | "unk";
+
+/** A stretch of text: an added token, or the tokens of ordinary text with what they were cut from. */
+type Section = { start: number; end: number } & ({ added: AddedToken } | { tokens: string[]; changed: string; raw: string });
+
+/**
+ * A Hugging Face tokenizer (tokenizer.json). Ids and texts equal those of the Rust library `tokenizers`; the differences of
+ * the JavaScript one (added tokens inside words, invalid bytes, U+FEFF, empty lists) are mended here.
+ */
+export class Tokenizer {
+  /** Number of ids, added tokens included. */
+  readonly vocabSize: number;
+  /** Text of each special token the model has. */
+  readonly specialTokens: Readonly<Partial<Record<SpecialName, string>>>;
+  readonly bosId: number | undefined;
+  readonly eosId: number | undefined;
+  readonly padId: number | undefined;
+  readonly unkId: number | undefined;
+  private readonly raw: AddedTokenSplitter;
+  private readonly normalized: AddedTokenSplitter;
+  private readonly specialIds: ReadonlySet<number>;
+  private readonly byteLevel: boolean;
+  private readonly cleanUp: boolean;
+
+  /**
+   * @param backend the library's tokenizer
+   * @param addedTokens `added_tokens` of tokenizer.json
+   * @param config tokenizer_config.json
+   * @param chatTemplates named templates; `default` is the one to use
+   * @param folder where the files lie, for `save`
+   */
+  private constructor(
+    private readonly backend: Backend,
+    addedTokens: AddedToken[],
+    config: Record<string, unknown>,
+    readonly chatTemplates: Readonly<Record<string, string>>,
+    private readonly folder: string,
+    specialTokens: Partial<Record<SpecialName, string>>,
+    byteLevel: boolean,
+  ) {
+    const normalizer = backend.normalizer;
+    this.raw = new AddedTokenSplitter(addedTokens.filter((t) => !t.normalized).map((t) => [t.content, t]));
+    this.normalized = new AddedTokenSplitter(
+      addedTokens.filter((t) => t.normalized).map((t) => [normalizer ? normalizer.normalize(t.content) : t.content, t]),
+    );
+    this.specialIds = new Set(addedTokens.filter((t) => t.special).map((t) => t.id));
+    this.vocabSize = backend.model?.tokens_to_ids.size ?? 0;
+    this.cleanUp = config.clean_up_tokenization_spaces === true;
+    this.byteLevel = byteLevel;
+    this.specialTokens = specialTokens;
+    const idOf = (text: string | undefined) => (text === undefined ? undefined : this.tokenToId(text));
+    this.bosId = idOf(specialTokens.bos);
+    this.eosId = idOf(specialTokens.eos);
+    this.padId = idOf(specialTokens.pad);
+    this.unkId = idOf(specialTokens.unk);
+    if (backend.decoder) mendDecoder(backend.decoder);
+  }
+
+  /**
+   * Reads tokenizer.json, tokenizer_config.json, special_tokens_map.json and the chat template of a model's folder.
+   *
+   * @throws LowrankError NOT_FOUND, UNSUPPORTED (no tokenizer.json) or INVALID_FILE
+   */
+  static async fromFolder(folder: string): Promise<Tokenizer> {
+    const path = join(folder, "tokenizer.json");
+    const text = await readOptional(path);
+    if (text === undefined) throw await missingTokenizer(folder);
+    const json = parseObject(text, path);
+    const configPath = join(folder, "tokenizer_config.json");
+    const config = parseObject((await readOptional(configPath)) ?? "{}", configPath);
+    const mapPath = join(folder, "special_tokens_map.json");
+    const map = parseObject((await readOptional(mapPath)) ?? "{}", mapPath);
+    const special: Partial<Record<SpecialName, string>> = {};
+    for (const name of ["bos", "eos", "pad", "unk"] as const) {
+      const content = tokenText(config[`${name}_token`]) ?? tokenText(map[`${name}_token`]);
+      if (content !== undefined) special[name] = content;
+    }
+    try {
+      for (const key of ["normalizer", "pre_tokenizer", "post_processor", "decoder"]) json[key] ??= null;
+      json.added_tokens ??= [];
+      const added = (json.added_tokens as Record<string, unknown>[]).map(addedToken);
+      const backend = new Backend(json, config);
+      const byteLevel = JSON.stringify(json.pre_tokenizer)?.includes('"ByteLevel"') ?? false;
+      return new Tokenizer(backend, added, config, await readChatTemplates(folder, config), resolve(folder), special, byteLevel);
+    } catch (cause) {
+      if (cause instanceof LowrankError) throw cause;
+      throw new LowrankError("INVALID_FILE", `${path} is not a tokenizer this version can read: ${(cause as Error).message}`, {
+        cause,
+      });
+    }
+  }
+
+  /** The default chat template, or undefined for a model without one. */
+  get chatTemplate(): string | undefined {
+    return this.chatTemplates.default;
+  }
+
+  /** Ids of a text. Special tokens inside the text are recognised. */
+  encode(text: string, options: EncodeOptions = {}): number[] {
+    const tokens: string[] = [];
+    for (const section of this.sections(text)) {
+      if ("added" in section) tokens.push(section.added.content);
+      else for (const token of section.tokens) tokens.push(token);
+    }
+    const post = this.backend.post_processor;
+    const all: string[] = post && options.addSpecialTokens !== false ? post.post_process(tokens, null, true).tokens : tokens;
+    return all.map((token) => this.idOfPiece(token));
+  }
+
+  /**
+   * Ids of a text without the post-processor's special tokens, each with the characters it covers.
+   *
+   * @throws LowrankError UNSUPPORTED for tokenizers that change the text in ways that cannot be followed
+   */
+  encodeWithOffsets(text: string): { ids: number[]; offsets: Offset[] } {
+    const ids: number[] = [];
+    const offsets: Offset[] = [];
+    for (const section of this.sections(text)) {
+      if ("added" in section) {
+        ids.push(section.added.id);
+        offsets.push([section.start, section.end]);
+        continue;
+      }
+      const ranges = tokenOffsets(section.raw, section.changed, section.tokens, this.byteLevel, (t) => this.normalize(t));
+      if (!ranges) {
+        throw new LowrankError("UNSUPPORTED", "This tokenizer rewrites the text so that its tokens cannot be located in it", {
+          hint: "Use a chat template without generation marks: the mask is then made by growing prefixes.",
+        });
+      }
+      for (const token of section.tokens) ids.push(this.idOfPiece(token));
+      for (const [start, end] of ranges) offsets.push([section.start + start, section.start + end]);
+    }
+    return { ids, offsets };
+  }
+
+  /** Text of ids; ids outside the vocabulary are left out, as in Python. */
+  decode(ids: ArrayLike<number>, options: DecodeOptions = {}): string {
+    const tokens: string[] = [];
+    for (let i = 0; i < ids.length; i++) {
+      const id = ids[i] as number;
+      if (options.skipSpecialTokens && this.specialIds.has(id)) continue;
+      const token = this.idToToken(id);
+      if (token !== undefined) tokens.push(token);
+    }
+    if (tokens.length === 0) return "";
+    const { decoder } = this.backend;
+    const text = decoder ? decoder.decode(tokens) : tokens.join(" ");
+    return this.cleanUp ? cleanUpSpaces(text) : text;
+  }
+
+  /** A decoder that takes ids one by one; its texts joined are the text of all ids. */
+  stream(options: DecodeOptions = {}): StreamDecoder {
+    return new StreamDecoder((ids) => this.decode(ids, options));
+  }
+
+  tokenToId(token: string): number | undefined {
+    return this.backend.token_to_id(token);
+  }
+
+  idToToken(id: number): string | undefined {
+    return this.backend.id_to_token(id);
+  }
+
+  isSpecial(id: number): boolean {
+    return this.specialIds.has(id);
+  }
+
+  /** Copies the tokenizer's files, byte for byte as they were read. Returns the names written. */
+  async save(folder: string): Promise<string[]> {
+    await mkdir(folder, { recursive: true });
+    const names: string[] = [];
+    for (const path of await this.files()) {
+      const name = path.slice(this.folder.length + 1);
+      if (resolve(folder) !== this.folder) await copyFile(path, join(folder, name));
+      names.push(name);
+    }
+    return names;
+  }
+
+  /** Paths of the files this tokenizer was read from. */
+  async files(): Promise<string[]> {
+    const found: string[] = [];
+    for (const name of TOKENIZER_FILES) {
+      const path = join(this.folder, name);
+      if (
+        await stat(path).then(
+          (s) => s.isFile(),
+          () => false,
+        )
+      )
+        found.push(path);
+    }
+    return found;
+  }
+
+  private idOfPiece(token: string): number {
+    const id = this.backend.token_to_id(token) ?? this.backend.model?.unk_token_id;
+    if (id === undefined)
+      throw new LowrankError("INVALID_FILE", `The tokenizer has no id for ${JSON.stringify(token)} and no unknown token`);
+    return id;
+  }
+
+  private normalize(text: string): string {
+    return this.backend.normalizer ? this.backend.normalizer.normalize(text) : text;
+  }
+
+  private *sections(text: string): Generator<Section> {
+    let index = 0;
+    for (const piece of this.raw.split(text)) {
+      const section_index = index++;
+      if (piece.token) {
+        yield { start: piece.start, end: piece.end, added: piece.token };
+        continue;
+      }
+      const raw = text.slice(piece.start, piece.end);
+      const normal = this.normalize(raw);
+      const inner = this.normalized.split(normal);
+      // Without a normalized added token inside, the whole stretch keeps its place in the text.
+      const same = normal === raw;
+      for (const part of inner) {
+        const whole = part.start === 0 && part.end === normal.length;
+        const start = same || whole ? piece.start + (whole ? 0 : part.start) : piece.start;
+        const end = same && !whole ? piece.start + part.end : piece.end;
+        if (part.token) {
+          yield { start, end, added: part.token };
+          continue;
+        }
+        const changed = normal.slice(part.start, part.end);
+        const words = this.backend.pre_tokenizer
+          ? this.backend.pre_tokenizer.pre_tokenize(changed, { section_index })
+          : [changed];
+        const tokens = this.backend.model ? this.backend.model._call(words) : words;
+        yield { start, end, tokens, raw: text.slice(start, end), changed: this.byteLevel ? changed : words.join("") };
+      }
+    }
+  }
+}
+
+/** `AutoTokenizer.fromPretrained(folder)`, the name people know. */
+export const AutoTokenizer = {
+  fromPretrained: (folder: string): Promise<Tokenizer> => Tokenizer.fromFolder(folder),
+};
+
+function tokenText(value: unknown): string | undefined {
+  if (typeof value === "string") return value;
+  const content = (value as { content?: unknown } | null | undefined)?.content;
+  return typeof content === "string" ? content : undefined;
+}
+
+function addedToken(entry: Record<string, unknown>): AddedToken {
+  if (typeof entry.content !== "string" || !Number.isInteger(entry.id)) throw new Error("an added token lacks its content or id");
+  return {
+    id: entry.id as number,
+    content: entry.content,
+    singleWord: entry.single_word === true,
+    lstrip: entry.lstrip === true,
+    rstrip: entry.rstrip === true,
+    normalized: (entry.normalized ?? entry.special !== true) === true,
+    special: entry.special === true,
+  };
+}
+
+async function missingTokenizer(folder: string): Promise<LowrankError> {
+  const exists = (name: string) =>
+    stat(join(folder, name)).then(
+      () => true,
+      () => false,
+    );
+  if (!(await exists("."))) return new LowrankError("NOT_FOUND", `There is no folder ${folder}`);
+  if ((await exists("tokenizer.model")) || (await exists("vocab.json"))) {
+    return new LowrankError("UNSUPPORTED", `${folder} has an old tokenizer without tokenizer.json`, {
+      hint: "Save it once with transformers' AutoTokenizer.from_pretrained(...).save_pretrained(...), which writes tokenizer.json.",
+    });
+  }
+  return new LowrankError("NOT_FOUND", `${folder} has no tokenizer.json`, {
+    hint: "Copy the tokenizer files of the model into the folder.",
+  });
+}
