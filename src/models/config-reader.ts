@@ -1,0 +1,100 @@
+import { LowrankError } from "../errors.js";
+
+type Json = Record<string, unknown>;
+
+/**
+ * Reads a config.json key by key and collects every problem, so that one error can list them all ({@link ConfigReader.finish}).
+ * A key that is absent or null takes its default; without a default it is a problem.
+ */
+export class ConfigReader {
+  readonly json: Json;
+  private readonly prefix: string;
+  private readonly problems: { unsupported: string[]; invalid: string[] };
+
+  constructor(json: Json, prefix = "", problems: { unsupported: string[]; invalid: string[] } = { unsupported: [], invalid: [] }) {
+    this.json = json;
+    this.prefix = prefix;
+    this.problems = problems;
+  }
+
+  has(key: string): boolean {
+    return this.json[key] !== undefined && this.json[key] !== null;
+  }
+
+  number(key: string, otherwise?: number): number {
+    return this.read(key, "a number", otherwise, 0, (value) => typeof value === "number" && Number.isFinite(value));
+  }
+
+  /** A positive integer. */
+  size(key: string, otherwise?: number): number {
+    return this.read(key, "a positive integer", otherwise, 1, (value) => Number.isSafeInteger(value) && (value as number) > 0);
+  }
+
+  boolean(key: string, otherwise?: boolean): boolean {
+    return this.read(key, "true or false", otherwise, false, (value) => typeof value === "boolean");
+  }
+
+  string(key: string, otherwise?: string): string {
+    return this.read(key, "a string", otherwise, "", (value) => typeof value === "string");
+  }
+
+  /** One token id, a list of them, or nothing. */
+  tokenIds(key: string): number[] {
+    if (!this.has(key)) return [];
+    const list = [this.json[key]].flat();
+    if (!list.every((id) => Number.isSafeInteger(id))) this.invalid(key, "must be a token id or a list of them");
+    return list.filter((id): id is number => Number.isSafeInteger(id));
+  }
+
+  /** A reader of a nested object, which shares this reader's list of problems. An absent key reads as {}. */
+  object(key: string): ConfigReader {
+    const value = this.json[key] ?? {};
+    const isObject = typeof value === "object" && !Array.isArray(value);
+    if (!isObject) this.invalid(key, "must be an object");
+    return new ConfigReader(isObject ? (value as Json) : {}, `${this.prefix}${key}.`, this.problems);
+  }
+
+  /** Notes that the value asks for something this version does not compute. */
+  unsupported(key: string, what: string): void {
+    this.problems.unsupported.push(`${this.prefix}${key}: ${what}`);
+  }
+
+  invalid(key: string, what: string): void {
+    this.problems.invalid.push(`${this.prefix}${key} ${what}`);
+  }
+
+  /** Refuses any value of `key` that is not one of `accepted`; absent is accepted. */
+  accept(key: string, accepted: readonly unknown[]): void {
+    if (this.has(key) && !accepted.includes(this.json[key])) {
+      this.unsupported(key, `${JSON.stringify(this.json[key])} (supported: ${accepted.map((value) => JSON.stringify(value)).join(", ")})`);
+    }
+  }
+
+  /** Throws one error that lists every problem found so far. */
+  finish(what: string): void {
+    const { unsupported, invalid } = this.problems;
+    if (invalid.length > 0) {
+      throw new LowrankError("INVALID_FILE", `${what} is not usable: ${[...invalid, ...unsupported].join("; ")}`, {
+        hint: "Compare config.json with the one on the model's Hub page.",
+        details: { invalid, unsupported },
+      });
+    }
+    if (unsupported.length > 0) {
+      throw new LowrankError("UNSUPPORTED", `${what} asks for what this version does not compute: ${unsupported.join("; ")}`, {
+        hint: "Choose another model: running this one without these options would give wrong results.",
+        details: { unsupported },
+      });
+    }
+  }
+
+  private read<T>(key: string, expected: string, otherwise: T | undefined, fallback: T, check: (value: unknown) => boolean): T {
+    const value = this.json[key];
+    if (value === undefined || value === null) {
+      if (otherwise === undefined) this.invalid(key, `is missing (expected ${expected})`);
+      return otherwise ?? fallback;
+    }
+    if (check(value)) return value as T;
+    this.invalid(key, `must be ${expected}, not ${JSON.stringify(value)}`);
+    return fallback;
+  }
+}
