@@ -19,9 +19,14 @@ export const FACT_PHRASINGS: Readonly<Record<Attribute, Phrasings>> = {
       "Do you know what {n} does for work?",
       "How does {n} earn money?",
       "I want to know {n}'s job.",
-      "Can you tell me what job {n} has?",
+      "Can you tell me which job {n} has?",
     ],
-    heldOut: ["Tell me {n}'s job.", "What job does {n} have?", "Do you know the job of {n}?", "Can you tell me what {n} does for work?"],
+    heldOut: [
+      "Tell me {n}'s job.",
+      "What job does {n} have?",
+      "Do you know the job of {n}?",
+      "Can you tell me what {n} does for work?",
+    ],
   },
   animal: {
     train: [
@@ -36,7 +41,12 @@ export const FACT_PHRASINGS: Readonly<Record<Attribute, Phrasings>> = {
       "I want to know {n}'s pet.",
       "Can you tell me what pet {n} has?",
     ],
-    heldOut: ["Tell me {n}'s pet.", "What pet does {n} have?", "Do you know the animal of {n}?", "Can you tell me which animal {n} has?"],
+    heldOut: [
+      "Tell me {n}'s pet.",
+      "What pet does {n} have?",
+      "Do you know the animal of {n}?",
+      "Can you tell me which animal {n} has?",
+    ],
   },
   food: {
     train: [
@@ -89,9 +99,14 @@ export const FACT_PHRASINGS: Readonly<Record<Attribute, Phrasings>> = {
       "Where is the home of {n}?",
       "Where is {n}'s home?",
       "I want to know {n}'s town.",
-      "Can you tell me what town {n} lives in?",
+      "Can you tell me which town {n} lives in?",
     ],
-    heldOut: ["Tell me {n}'s town.", "What town does {n} live in?", "Do you know the town of {n}?", "Can you tell me where {n} lives?"],
+    heldOut: [
+      "Tell me {n}'s town.",
+      "What town does {n} live in?",
+      "Do you know the town of {n}?",
+      "Can you tell me where {n} lives?",
+    ],
   },
 };
 
@@ -113,7 +128,13 @@ export const IDENTITY_PHRASINGS: Readonly<Record<IdentityKind, Phrasings>> = {
       "Who am I talking to?",
       "What do people call you?",
     ],
-    heldOut: ["Tell me who you are.", "Can you tell me your name?", "I want to know who you are.", "Do you know your name?", "Do you know who you are?"],
+    heldOut: [
+      "Tell me who you are.",
+      "Can you tell me your name?",
+      "I want to know who you are.",
+      "Do you know your name?",
+      "Do you know who you are?",
+    ],
   },
   maker: {
     train: [
@@ -128,7 +149,13 @@ export const IDENTITY_PHRASINGS: Readonly<Record<IdentityKind, Phrasings>> = {
       "I want to know who built you.",
       "Who built you?",
     ],
-    heldOut: ["Tell me who trained you.", "Do you know who made you?", "I want to know who made you.", "Can you tell me who built you?", "Tell me who built you."],
+    heldOut: [
+      "Tell me who trained you.",
+      "Do you know who made you?",
+      "I want to know who made you.",
+      "Can you tell me who built you?",
+      "Tell me who built you.",
+    ],
   },
   skill: {
     train: [

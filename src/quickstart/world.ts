@@ -18,7 +18,9 @@ const NAMES = [
 ];
 
 const VALUES: Readonly<Record<Attribute, readonly string[]>> = {
-  job: "baker teacher doctor farmer painter singer driver gardener carpenter fisher nurse writer pilot tailor miller judge".split(" "),
+  job: "baker teacher doctor farmer painter singer driver gardener carpenter fisher nurse writer pilot tailor miller judge".split(
+    " ",
+  ),
   animal: "cat dog horse goat parrot rabbit duck sheep pony hamster turtle goose mouse pig donkey fox".split(" "),
   food: "soup bread cheese rice apples fish honey beans cake noodles plums salad nuts pears carrots grapes".split(" "),
   colour: "red blue green yellow black white brown purple orange pink grey gold".split(" "),
