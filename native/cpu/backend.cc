@@ -1,0 +1,143 @@
+/* Which variants this machine can run (cpuid and, for the registers the system saves, XGETBV), and the memory of the host. */
+#include "backend.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+extern "C" {
+extern const lr_backend lr_cpu_scalar;
+#if defined(__x86_64__)
+extern const lr_backend lr_cpu_avx2, lr_cpu_avx512, lr_cpu_avx512bf16;
+#endif
+}
+
+namespace {
+
+struct Variant {
+  const lr_backend* table;
+  bool usable;
+};
+
+struct Variants {
+  Variant all[4];
+  int count = 0;
+  const char* names[5] = {};
+
+  Variants() {
+    add(&lr_cpu_scalar, true);
+#if defined(__x86_64__)
+    unsigned a = 0, b = 0, c = 0, d = 0, c1 = 0, b7 = 0, a71 = 0;
+    if (__get_cpuid(1, &a, &b, &c, &d)) c1 = c;
+    if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) {
+      b7 = b;
+      if (a >= 1) {
+        __get_cpuid_count(7, 1, &a, &b, &c, &d);
+        a71 = a;
+      }
+    }
+    unsigned saved = 0;
+    if (c1 & bit_OSXSAVE) {
+      unsigned high;
+      __asm__ volatile("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
+    }
+    bool ymm = (saved & 0x6) == 0x6, zmm = (saved & 0xe6) == 0xe6;
+    bool avx2 = ymm && (c1 & bit_AVX) && (c1 & bit_FMA) && (c1 & bit_F16C) && (b7 & bit_AVX2);
+    bool avx512 = avx2 && zmm && (b7 & bit_AVX512F) && (b7 & bit_AVX512BW) && (b7 & bit_AVX512DQ) && (b7 & bit_AVX512VL);
+    add(&lr_cpu_avx2, avx2);
+    add(&lr_cpu_avx512, avx512);
+    add(&lr_cpu_avx512bf16, avx512 && (a71 & (1u << 5)));
+#endif
+    int n = 0;
+    for (int i = 0; i < count; i++)
+      if (all[i].usable) names[n++] = all[i].table->name;
+  }
+  void add(const lr_backend* table, bool usable) { all[count++] = {table, usable}; }
+};
+
+const Variants& variants() {
+  static const Variants v;
+  return v;
+}
+
+lr_error success() {
+  lr_error e = {};
+  e.op = "";
+  return e;
+}
+
+lr_error copy_bytes(const char* op, lr_tensor dst, lr_tensor src) {
+  auto bytes = [](const lr_tensor& t) {
+    size_t n = t.dtype == LR_F32 || t.dtype == LR_I32 ? 4 : t.dtype == LR_U8 ? 1 : 2;
+    for (int i = 0; i < t.rank; i++) n *= (size_t)t.shape[i];
+    return n;
+  };
+  lr_error e = success();
+  if (bytes(dst) != bytes(src)) {
+    e.code = LR_INVALID;
+    e.op = op;
+    snprintf(e.text, sizeof(e.text), "dst has %zu bytes but src has %zu", bytes(dst), bytes(src));
+    return e;
+  }
+  memcpy(dst.data, src.data, bytes(src));
+  return e;
+}
+
+constexpr size_t kHugePage = (size_t)2 << 20;
+
+}  // namespace
+
+extern "C" {
+
+const char* const* lr_cpu_variants(void) { return variants().names; }
+
+const lr_backend* lr_cpu_open(const char* isa, lr_error* error) {
+  *error = success();
+  const Variants& v = variants();
+  const lr_backend* best = nullptr;
+  for (int i = 0; i < v.count; i++) {
+    if (!v.all[i].usable) continue;
+    if (!isa || !*isa || !strcmp(isa, v.all[i].table->name)) best = v.all[i].table;
+  }
+  if (best) return best;
+  char list[64] = "";
+  for (int i = 0; v.names[i]; i++) snprintf(list + strlen(list), sizeof(list) - strlen(list), "%s%s", i ? ", " : "", v.names[i]);
+  error->code = LR_UNSUPPORTED;
+  error->op = "open";
+  snprintf(error->text, sizeof(error->text), "this machine cannot run the kernels \"%.40s\"; it can run %s", isa, list);
+  return nullptr;
+}
+
+/* Large blocks stand on huge-page boundaries: fewer TLB misses when a GEMM walks a weight. */
+void* lr_cpu_alloc(size_t bytes) {
+  if (bytes > SIZE_MAX - kHugePage) return nullptr;
+  size_t alignment = bytes >= kHugePage ? kHugePage : 64;
+  void* data = nullptr;
+  if (posix_memalign(&data, alignment, bytes ? bytes : 1)) return nullptr;
+#if defined(MADV_HUGEPAGE)
+  if (bytes >= kHugePage) madvise(data, bytes, MADV_HUGEPAGE);
+#endif
+  return data;
+}
+
+void lr_cpu_release(void* data, size_t) { free(data); }
+
+lr_error lr_cpu_upload(lr_queue*, void* dst, const void* src, size_t bytes) {
+  if (bytes) memcpy(dst, src, bytes);
+  return success();
+}
+
+lr_error lr_cpu_download(lr_queue* queue, void* dst, const void* src, size_t bytes) { return lr_cpu_upload(queue, dst, src, bytes); }
+
+lr_error lr_cpu_prefetch(lr_queue*, int32_t, lr_tensor dst, lr_tensor src) { return copy_bytes("prefetch", dst, src); }
+lr_error lr_cpu_write_back(lr_queue*, int32_t, lr_tensor dst, lr_tensor src) { return copy_bytes("write_back", dst, src); }
+
+/* Transfers are done when their entry returns. */
+lr_error lr_cpu_wait(lr_queue*, int32_t) { return success(); }
+
+}  // extern "C"

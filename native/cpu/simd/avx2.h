@@ -1,0 +1,71 @@
+/* AVX2 + FMA + F16C: eight lanes. */
+#ifndef LOWRANK_CPU_SIMD_AVX2_H
+#define LOWRANK_CPU_SIMD_AVX2_H
+#include <immintrin.h>
+#include "half.h"
+
+namespace LR_ISA { namespace {
+
+constexpr int kLanes = 8;
+constexpr bool kNativeBf16 = false;
+typedef Vec<float, 8> VF;
+typedef Vec<int32_t, 8> VI;
+typedef Vec<uint32_t, 8> VU;
+typedef Vec<double, 4> VD;
+
+LR_INLINE VF fma(VF a, VF b, VF c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+LR_INLINE VD fma(VD a, VD b, VD c) { return {_mm256_fmadd_pd(a.v, b.v, c.v)}; }
+LR_INLINE VF max(VF a, VF b) { return {_mm256_max_ps(a.v, b.v)}; }
+LR_INLINE VF min(VF a, VF b) { return {_mm256_min_ps(a.v, b.v)}; }
+LR_INLINE VF sqrt(VF a) { return {_mm256_sqrt_ps(a.v)}; }
+LR_INLINE VF select(VI mask, VF a, VF b) { return {_mm256_blendv_ps(b.v, a.v, (__m256)mask.v)}; }
+
+LR_INLINE __m256i first_lanes(int64_t n) { /* -1 in lanes below n */
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+template <> LR_INLINE VF load_n<VF, float>(const float* p, int64_t n) { return {_mm256_maskload_ps(p, first_lanes(n))}; }
+LR_INLINE void store_n(VF a, float* p, int64_t n) { _mm256_maskstore_ps(p, first_lanes(n), a.v); }
+
+LR_INLINE VF load_bf16(const uint16_t* p) {
+  return {(__m256)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16)};
+}
+LR_INLINE VF load_f16(const uint16_t* p) { return {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p))}; }
+LR_INLINE __m256i rounded_bf16_bits(VF a) { /* the high halves hold the rounded value */
+  __m256i u = (__m256i)a.v, odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+  __m256i r = _mm256_add_epi32(_mm256_add_epi32(u, odd), _mm256_set1_epi32(0x7fff));
+  __m256i nan = (__m256i)_mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q);
+  return _mm256_blendv_epi8(r, _mm256_or_si256(u, _mm256_set1_epi32(0x400000)), nan);
+}
+LR_INLINE VF round_bf16(VF a) { return {(__m256)_mm256_and_si256(rounded_bf16_bits(a), _mm256_set1_epi32((int)0xffff0000u))}; }
+LR_INLINE void store_bf16(VF a, uint16_t* p) {
+  __m256i h = _mm256_srli_epi32(rounded_bf16_bits(a), 16);
+  _mm_storeu_si128((__m128i*)p, _mm_packus_epi32(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1)));
+}
+LR_INLINE void store_f16(VF a, uint16_t* p) { _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT)); }
+
+LR_INLINE VD low_f64(VF a) { return {_mm256_cvtps_pd(_mm256_castps256_ps128(a.v))}; }
+LR_INLINE VD high_f64(VF a) { return {_mm256_cvtps_pd(_mm256_extractf128_ps(a.v, 1))}; }
+LR_INLINE VF from_f64(VD low, VD high) { return {_mm256_set_m128(_mm256_cvtpd_ps(high.v), _mm256_cvtpd_ps(low.v))}; }
+
+/* kLanes nibbles of kLanes / 2 bytes, the high one first. */
+LR_INLINE VI load_nibbles(const uint8_t* p) {
+  int32_t word;
+  __builtin_memcpy(&word, p, 4);
+  __m256i byte = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(word)); /* one byte a 64-bit lane */
+  __m256i low = _mm256_and_si256(byte, _mm256_set1_epi64x(15));
+  return {(VI::Native)_mm256_or_si256(_mm256_srli_epi64(byte, 4), _mm256_slli_epi64(low, 32))};
+}
+
+/* A table of 16 floats, looked up with indices in [0, 16). */
+struct Table16 {
+  __m256 low, high;
+  LR_INLINE explicit Table16(const float* t) : low(_mm256_loadu_ps(t)), high(_mm256_loadu_ps(t + 8)) {}
+  LR_INLINE VF operator()(VI i) const {
+    __m256i index = (__m256i)i.v;
+    __m256 upper = (__m256)_mm256_slli_epi32(index, 28); /* bit 3 becomes the sign, which blendv reads */
+    return {_mm256_blendv_ps(_mm256_permutevar8x32_ps(low, index), _mm256_permutevar8x32_ps(high, index), upper)};
+  }
+};
+
+}}  // namespace LR_ISA
+#endif

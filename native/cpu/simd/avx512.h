@@ -1,0 +1,70 @@
+/* AVX-512 F, BW, DQ, VL (with FMA and F16C): sixteen lanes. With AVX512-BF16 (LR_AVX512_BF16) products of bf16 are native. */
+#ifndef LOWRANK_CPU_SIMD_AVX512_H
+#define LOWRANK_CPU_SIMD_AVX512_H
+#include <immintrin.h>
+#include "half.h"
+
+namespace LR_ISA { namespace {
+
+constexpr int kLanes = 16;
+#ifdef LR_AVX512_BF16
+constexpr bool kNativeBf16 = true;
+#else
+constexpr bool kNativeBf16 = false;
+#endif
+typedef Vec<float, 16> VF;
+typedef Vec<int32_t, 16> VI;
+typedef Vec<uint32_t, 16> VU;
+typedef Vec<double, 8> VD;
+
+LR_INLINE VF fma(VF a, VF b, VF c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+LR_INLINE VD fma(VD a, VD b, VD c) { return {_mm512_fmadd_pd(a.v, b.v, c.v)}; }
+LR_INLINE VF max(VF a, VF b) { return {_mm512_max_ps(a.v, b.v)}; }
+LR_INLINE VF min(VF a, VF b) { return {_mm512_min_ps(a.v, b.v)}; }
+LR_INLINE VF sqrt(VF a) { return {_mm512_sqrt_ps(a.v)}; }
+LR_INLINE VF select(VI mask, VF a, VF b) { return {_mm512_mask_blend_ps(_mm512_movepi32_mask((__m512i)mask.v), b.v, a.v)}; }
+
+LR_INLINE __mmask16 first_lanes(int64_t n) { return (__mmask16)((1u << n) - 1u); }
+template <> LR_INLINE VF load_n<VF, float>(const float* p, int64_t n) { return {_mm512_maskz_loadu_ps(first_lanes(n), p)}; }
+LR_INLINE void store_n(VF a, float* p, int64_t n) { _mm512_mask_storeu_ps(p, first_lanes(n), a.v); }
+
+LR_INLINE VF load_bf16(const uint16_t* p) {
+  return {(__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16)};
+}
+LR_INLINE VF load_f16(const uint16_t* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p))}; }
+/* Not vcvtneps2bf16, which flushes subnormals: all variants round alike. */
+LR_INLINE __m512i rounded_bf16_bits(VF a) { /* the high halves hold the rounded value */
+  __m512i u = (__m512i)a.v, odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+  __m512i r = _mm512_add_epi32(_mm512_add_epi32(u, odd), _mm512_set1_epi32(0x7fff));
+  return _mm512_mask_or_epi32(r, _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q), u, _mm512_set1_epi32(0x400000));
+}
+LR_INLINE VF round_bf16(VF a) { return {(__m512)_mm512_and_si512(rounded_bf16_bits(a), _mm512_set1_epi32((int)0xffff0000u))}; }
+LR_INLINE void store_bf16(VF a, uint16_t* p) {
+  _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded_bf16_bits(a), 16)));
+}
+LR_INLINE void store_f16(VF a, uint16_t* p) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT)); }
+
+LR_INLINE VD low_f64(VF a) { return {_mm512_cvtps_pd(_mm512_castps512_ps256(a.v))}; }
+LR_INLINE VD high_f64(VF a) { return {_mm512_cvtps_pd(_mm512_extractf32x8_ps(a.v, 1))}; }
+LR_INLINE VF from_f64(VD low, VD high) {
+  return {_mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(low.v)), _mm512_cvtpd_ps(high.v), 1)};
+}
+
+/* kLanes nibbles of kLanes / 2 bytes, the high one first. */
+LR_INLINE VI load_nibbles(const uint8_t* p) {
+  int64_t word;
+  __builtin_memcpy(&word, p, 8);
+  __m512i byte = _mm512_cvtepu8_epi64(_mm_cvtsi64_si128(word)); /* one byte a 64-bit lane */
+  __m512i low = _mm512_and_si512(byte, _mm512_set1_epi64(15));
+  return {(VI::Native)_mm512_or_si512(_mm512_srli_epi64(byte, 4), _mm512_slli_epi64(low, 32))};
+}
+
+/* A table of 16 floats, looked up with indices in [0, 16). */
+struct Table16 {
+  __m512 table;
+  LR_INLINE explicit Table16(const float* t) : table(_mm512_loadu_ps(t)) {}
+  LR_INLINE VF operator()(VI i) const { return {_mm512_permutexvar_ps((__m512i)i.v, table)}; }
+};
+
+}}  // namespace LR_ISA
+#endif

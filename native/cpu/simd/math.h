@@ -1,0 +1,96 @@
+/* Elementary functions, the same bits rule on every machine of a variant: no libm. Included after an ISA header.
+ * exp, log, tanh: f32 vectors, at most 2 ulp (Cephes' polynomials). sin_cos: double, about 1 ulp of double (fdlibm's kernels). */
+#ifndef LOWRANK_CPU_SIMD_MATH_H
+#define LOWRANK_CPU_SIMD_MATH_H
+#include "vec.h"
+
+namespace LR_ISA { namespace {
+
+LR_INLINE VF exp(VF x) {
+  const VF high = VF::set(89.0f), low = VF::set(-104.0f);
+  VF c = select(x < high, x, high);
+  c = select(low < c, c, low);
+  VF n = round_small(c * VF::set(1.44269504088896341f));
+  VF r = fma(n, VF::set(-0.693359375f), c);          /* exact: 9 bits times at most 8 */
+  r = fma(n, VF::set(2.12194440e-4f), r);
+  VF p = VF::set(1.9875691500e-4f);
+  p = fma(p, r, VF::set(1.3981999507e-3f));
+  p = fma(p, r, VF::set(8.3334519073e-3f));
+  p = fma(p, r, VF::set(4.1665795894e-2f));
+  p = fma(p, r, VF::set(1.6666665459e-1f));
+  p = fma(p, r, VF::set(5.0000001201e-1f));
+  p = fma(p, r * r, r) + VF::set(1.0f);
+  /* 2^n in two factors, so that subnormal results round once and the largest finite ones do not overflow early */
+  VI i = to_int(n), half = i >> 1;
+  VF a = from_bits((half + VI::set(127)) << 23), b = from_bits((i - half + VI::set(127)) << 23);
+  VF y = p * a * b;
+  return select(x == x, y, x);
+}
+
+/* Natural logarithm of x > 0, normal or subnormal; 0 gives -inf, negative values NaN. */
+LR_INLINE VF log(VF x) {
+  const VF one = VF::set(1.0f), tiny = VF::set(1.17549435e-38f), inf = VF::set(__builtin_inff());
+  VI subnormal = x < tiny;
+  VF s = select(subnormal, x * VF::set(8388608.0f), x);
+  VI u = bits(s) - VI::set(0x3f3504f3); /* sqrt(1/2) */
+  VI e = u >> 23;
+  VF m = from_bits((u & VI::set(0x7fffff)) + VI::set(0x3f3504f3));
+  VF n = to_float(e) - select(subnormal, VF::set(23.0f), VF::zero());
+  VF f = m - one, z = f * f;
+  VF p = VF::set(7.0376836292e-2f);
+  p = fma(p, f, VF::set(-1.1514610310e-1f));
+  p = fma(p, f, VF::set(1.1676998740e-1f));
+  p = fma(p, f, VF::set(-1.2420140846e-1f));
+  p = fma(p, f, VF::set(1.4249322787e-1f));
+  p = fma(p, f, VF::set(-1.6668057665e-1f));
+  p = fma(p, f, VF::set(2.0000714765e-1f));
+  p = fma(p, f, VF::set(-2.4999993993e-1f));
+  p = fma(p, f, VF::set(3.3333331174e-1f));
+  VF y = p * f * z;
+  y = fma(n, VF::set(-2.12194440e-4f), y);
+  y = fma(z, VF::set(-0.5f), y);
+  VF r = fma(n, VF::set(0.693359375f), f + y);
+  r = select(x < inf, r, x);                                  /* inf and NaN */
+  r = select(x == VF::zero(), -inf, r);
+  return select(x < VF::zero(), VF::set(__builtin_nanf("")), r);
+}
+
+LR_INLINE VF tanh(VF x) {
+  VF a = abs(x), z = x * x;
+  VF p = VF::set(-5.70498872745e-3f);
+  p = fma(p, z, VF::set(2.06390887954e-2f));
+  p = fma(p, z, VF::set(-5.37397155531e-2f));
+  p = fma(p, z, VF::set(1.33314422036e-1f));
+  p = fma(p, z, VF::set(-3.33332819422e-1f));
+  VF small = fma(p * z, x, x);
+  VF large = VF::set(1.0f) - VF::set(2.0f) / (exp(a + a) + VF::set(1.0f));
+  large = from_bits(bits(large) | (bits(x) & VI::set((int32_t)0x80000000u)));
+  return select(a < VF::set(0.625f), small, large);
+}
+
+LR_INLINE VF sigmoid(VF x) { return VF::set(1.0f) / (VF::set(1.0f) + exp(-x)); }
+
+/* Of one value. Not overloads: a double would silently become a float. */
+LR_INLINE float log_scalar(float x) { return log(VF::set(x))[0]; }
+LR_INLINE float exp_scalar(float x) { return exp(VF::set(x))[0]; }
+
+/* Sine and cosine of x (radians, |x| < 2^30): Cody-Waite in three parts of pi/2, whose products with the quotient are exact. */
+LR_INLINE void sin_cos(double x, double* sine, double* cosine) {
+  double q = x * 0.63661977236758134308;
+  int64_t n = (int64_t)(q < 0 ? q - 0.5 : q + 0.5);
+  double d = (double)n;
+  double r = x - d * 1.57079632673412561417e+00; /* 33 bits each */
+  r = r - d * 6.07710050630396597660e-11;
+  r = r - d * 2.02226624879595063154e-21;
+  double z = r * r;
+  double s = r + r * z * (-1.66666666666666324348e-01 + z * (8.33333333332248946124e-03 + z * (-1.98412698298579493134e-04 +
+             z * (2.75573137070700676789e-06 + z * (-2.50507602534068634195e-08 + z * 1.58969099521155010221e-10)))));
+  double c = 1.0 - 0.5 * z + z * z * (4.16666666666666019037e-02 + z * (-1.38888888888741095749e-03 + z * (2.48015872894767294178e-05 +
+             z * (-2.75573143513906633035e-07 + z * (2.08757232129817482790e-09 + z * -1.13596475577881948265e-11)))));
+  double a = n & 1 ? c : s, b = n & 1 ? s : c;
+  *sine = n & 2 ? -a : a;
+  *cosine = (n + 1) & 2 ? -b : b;
+}
+
+}}  // namespace LR_ISA
+#endif

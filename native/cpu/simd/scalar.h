@@ -1,0 +1,42 @@
+/* The portable variant: four lanes of compiler vectors (SSE2 or NEON where the compiler's baseline has them). */
+#ifndef LOWRANK_CPU_SIMD_SCALAR_H
+#define LOWRANK_CPU_SIMD_SCALAR_H
+#include "half.h"
+
+namespace LR_ISA { namespace {
+
+constexpr int kLanes = 4;
+constexpr bool kNativeBf16 = false;
+typedef Vec<float, 4> VF;
+typedef Vec<int32_t, 4> VI;
+typedef Vec<uint32_t, 4> VU;
+typedef Vec<double, 2> VD;
+
+template <typename V, typename F> LR_INLINE V each(const F& f) { /* lane i = f(i) */
+  V r;
+  for (int i = 0; i < V::lanes; i++) r.v[i] = f(i);
+  return r;
+}
+
+LR_INLINE VF load_bf16(const uint16_t* p) { return each<VF>([=](int i) { return bf16_to_f32(p[i]); }); }
+LR_INLINE VF load_f16(const uint16_t* p) { return each<VF>([=](int i) { return f16_to_f32(p[i]); }); }
+LR_INLINE void store_bf16(VF a, uint16_t* p) { for (int i = 0; i < 4; i++) p[i] = f32_to_bf16(a.v[i]); }
+LR_INLINE void store_f16(VF a, uint16_t* p) { for (int i = 0; i < 4; i++) p[i] = f32_to_f16(a.v[i]); }
+LR_INLINE VF round_bf16(VF a) { return each<VF>([=](int i) { return round_bf16(a.v[i]); }); }
+
+LR_INLINE VD low_f64(VF a) { return each<VD>([=](int i) { return (double)a.v[i]; }); }
+LR_INLINE VD high_f64(VF a) { return each<VD>([=](int i) { return (double)a.v[i + 2]; }); }
+LR_INLINE VF from_f64(VD low, VD high) { return each<VF>([=](int i) { return (float)(i < 2 ? low.v[i & 1] : high.v[i & 1]); }); }
+
+/* kLanes nibbles of kLanes / 2 bytes, the high one first. */
+LR_INLINE VI load_nibbles(const uint8_t* p) { return each<VI>([=](int i) { return i & 1 ? p[i / 2] & 15 : p[i / 2] >> 4; }); }
+
+/* A table of 16 floats, looked up with indices in [0, 16). */
+struct Table16 {
+  const float* table;
+  LR_INLINE explicit Table16(const float* t) : table(t) {}
+  LR_INLINE VF operator()(VI index) const { return each<VF>([=](int i) { return table[index.v[i]]; }); }
+};
+
+}}  // namespace LR_ISA
+#endif

@@ -1,0 +1,110 @@
+/* Vec<T, N>: N lanes of T, the only vocabulary of the kernels in ops/.
+ *
+ * The base here is portable (compiler vectors, no intrinsics) and compiles everywhere; avx2.h and avx512.h overload what an
+ * ISA does better. Every ISA lives in its own namespace LR_ISA, all of it anonymous: no symbol of a kernel leaves its object,
+ * or the linker could keep the AVX-512 copy of a function for every machine.
+ *
+ * An ISA header sets the natural width kLanes and the aliases VF (float), VI (int32_t), VU (uint32_t), VD (double, half as many).
+ */
+#ifndef LR_ISA
+#error "define LR_ISA (the namespace of this variant) before including simd headers; see isa/"
+#endif
+#ifndef LOWRANK_CPU_SIMD_VEC_H
+#define LOWRANK_CPU_SIMD_VEC_H
+#include <stddef.h>
+#include <stdint.h>
+
+#define LR_INLINE inline __attribute__((always_inline))
+
+namespace LR_ISA { namespace {
+
+template <typename T, int N> struct Vec {
+  typedef T Native __attribute__((vector_size(N * sizeof(T))));
+  Native v;
+  static constexpr int lanes = N;
+  static LR_INLINE Vec set(T x) { return {x - Native{}}; } /* x - 0 keeps the sign of -0, x + 0 does not */
+  static LR_INLINE Vec zero() { return {Native{}}; }
+  static LR_INLINE Vec load(const T* p) { Vec r; __builtin_memcpy(&r.v, p, sizeof(r.v)); return r; }
+  LR_INLINE void store(T* p) const { __builtin_memcpy(p, &v, sizeof(v)); }
+  LR_INLINE T operator[](int i) const { return v[i]; }
+};
+
+template <typename T, int N> LR_INLINE Vec<T, N> operator+(Vec<T, N> a, Vec<T, N> b) { return {a.v + b.v}; }
+template <typename T, int N> LR_INLINE Vec<T, N> operator-(Vec<T, N> a, Vec<T, N> b) { return {a.v - b.v}; }
+template <typename T, int N> LR_INLINE Vec<T, N> operator*(Vec<T, N> a, Vec<T, N> b) { return {a.v * b.v}; }
+template <typename T, int N> LR_INLINE Vec<T, N> operator/(Vec<T, N> a, Vec<T, N> b) { return {a.v / b.v}; }
+template <typename T, int N> LR_INLINE Vec<T, N> operator-(Vec<T, N> a) { return {-a.v}; }
+template <typename T, int N> LR_INLINE Vec<T, N> operator&(Vec<T, N> a, Vec<T, N> b) { return {a.v & b.v}; }
+template <typename T, int N> LR_INLINE Vec<T, N> operator|(Vec<T, N> a, Vec<T, N> b) { return {a.v | b.v}; }
+template <typename T, int N> LR_INLINE Vec<T, N> operator^(Vec<T, N> a, Vec<T, N> b) { return {a.v ^ b.v}; }
+template <typename T, int N> LR_INLINE Vec<T, N> operator<<(Vec<T, N> a, int n) { return {a.v << n}; }
+template <typename T, int N> LR_INLINE Vec<T, N> operator>>(Vec<T, N> a, int n) { return {a.v >> n}; }
+
+/* Comparisons give lanes of 0 or -1. */
+template <int N> LR_INLINE Vec<int32_t, N> operator<(Vec<float, N> a, Vec<float, N> b) { return {a.v < b.v}; }
+template <int N> LR_INLINE Vec<int32_t, N> operator<=(Vec<float, N> a, Vec<float, N> b) { return {a.v <= b.v}; }
+template <int N> LR_INLINE Vec<int32_t, N> operator==(Vec<float, N> a, Vec<float, N> b) { return {a.v == b.v}; }
+template <int N> LR_INLINE Vec<int32_t, N> operator<(Vec<int32_t, N> a, Vec<int32_t, N> b) { return {a.v < b.v}; }
+template <typename T, int N> LR_INLINE Vec<T, N> select(Vec<int32_t, N> mask, Vec<T, N> a, Vec<T, N> b) { return {mask.v ? a.v : b.v}; }
+
+/* As maxps and minps: the second operand when either is NaN. */
+template <typename T, int N> LR_INLINE Vec<T, N> max(Vec<T, N> a, Vec<T, N> b) { return {a.v > b.v ? a.v : b.v}; }
+template <typename T, int N> LR_INLINE Vec<T, N> min(Vec<T, N> a, Vec<T, N> b) { return {a.v < b.v ? a.v : b.v}; }
+
+/* a * b + c, rounded once where the hardware fuses. */
+template <typename T, int N> LR_INLINE Vec<T, N> fma(Vec<T, N> a, Vec<T, N> b, Vec<T, N> c) {
+#ifdef __FP_FAST_FMAF
+  Vec<T, N> r;
+  for (int i = 0; i < N; i++) r.v[i] = sizeof(T) == 4 ? (T)__builtin_fmaf((float)a.v[i], (float)b.v[i], (float)c.v[i]) : (T)__builtin_fma(a.v[i], b.v[i], c.v[i]);
+  return r;
+#else
+  return {a.v * b.v + c.v};
+#endif
+}
+template <int N> LR_INLINE Vec<float, N> sqrt(Vec<float, N> a) {
+  Vec<float, N> r;
+  for (int i = 0; i < N; i++) r.v[i] = __builtin_sqrtf(a.v[i]);
+  return r;
+}
+
+template <int N> LR_INLINE Vec<int32_t, N> bits(Vec<float, N> a) { return {(typename Vec<int32_t, N>::Native)a.v}; }
+template <int N> LR_INLINE Vec<float, N> from_bits(Vec<int32_t, N> a) { return {(typename Vec<float, N>::Native)a.v}; }
+template <int N> LR_INLINE Vec<float, N> to_float(Vec<int32_t, N> a) { return {__builtin_convertvector(a.v, typename Vec<float, N>::Native)}; }
+template <int N> LR_INLINE Vec<int32_t, N> to_int(Vec<float, N> a) { return {__builtin_convertvector(a.v, typename Vec<int32_t, N>::Native)}; } /* truncates */
+template <int N> LR_INLINE Vec<float, N> abs(Vec<float, N> a) { return from_bits(bits(a) & Vec<int32_t, N>::set(0x7fffffff)); }
+/* To the nearest integer, ties to even, for |a| < 2^22. */
+template <int N> LR_INLINE Vec<float, N> round_small(Vec<float, N> a) {
+  Vec<float, N> magic = Vec<float, N>::set(12582912.0f);
+  return a + magic - magic;
+}
+
+/* Horizontal, as a binary tree over the lanes: always the same order. */
+template <typename T, int N> LR_INLINE T sum(Vec<T, N> a) {
+  T t[N];
+  a.store(t);
+  for (int w = N / 2; w > 0; w /= 2)
+    for (int i = 0; i < w; i++) t[i] = t[i] + t[i + w];
+  return t[0];
+}
+template <typename T, int N> LR_INLINE T hmax(Vec<T, N> a) {
+  T t[N];
+  a.store(t);
+  for (int w = N / 2; w > 0; w /= 2)
+    for (int i = 0; i < w; i++) t[i] = t[i] > t[i + w] ? t[i] : t[i + w];
+  return t[0];
+}
+
+/* The first n of N lanes (0 <= n <= N); the others read as zero and are not written. */
+template <typename V, typename T> LR_INLINE V load_n(const T* p, int64_t n) {
+  V r = V::zero();
+  for (int64_t i = 0; i < n; i++) r.v[i] = p[i];
+  return r;
+}
+template <typename T, int N> LR_INLINE void store_n(Vec<T, N> a, T* p, int64_t n) {
+  T t[N];
+  a.store(t);
+  for (int64_t i = 0; i < n; i++) p[i] = t[i];
+}
+
+}}  // namespace LR_ISA
+#endif
