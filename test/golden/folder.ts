@@ -5,11 +5,11 @@ import { join } from "node:path";
 const root = fileURLToPath(new URL("../../", import.meta.url));
 
 /**
- * Folder of a golden group: the copy in test/golden/data, else the shared one beside the checkout (LOWRANK_SHARED overrides
+ * Folder of a golden group: the copy in test/golden/cases, else the shared one beside the checkout (LOWRANK_SHARED overrides
  * its place). It may be absent: look before use.
  */
 export function goldenFolder(group: string): string {
-  const copied = join(root, "test", "golden", "data", group);
+  const copied = join(root, "test", "golden", "cases", group);
   return existsSync(copied) ? copied : join(sharedFolder(), "golden", group);
 }
 
