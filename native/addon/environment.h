@@ -1,0 +1,99 @@
+// State of one Node environment (the main thread or a worker), and one call into it.
+#ifndef LOWRANK_ADDON_ENVIRONMENT_H
+#define LOWRANK_ADDON_ENVIRONMENT_H
+#include <napi.h>
+
+#include <map>
+#include <memory>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "../core/device.h"
+#include "handles.h"
+#include "wait.h"
+
+namespace lr {
+
+struct Environment {
+  std::shared_ptr<Waiter> waiter;
+  HandleTable<TensorEntry> tensors;
+  HandleTable<WeightEntry> weights;
+  std::map<const Device*, std::shared_ptr<ErrorSlot>> errors;
+  std::vector<Storage*> used;  // by the call in progress; kept to save the allocation
+
+  std::shared_ptr<ErrorSlot>& errors_of(const Device& device);
+};
+
+// A JavaScript exception is pending already.
+struct Pending {};
+
+// Arguments of a call. Every reader throws a Fault that names the op and the argument.
+class Call {
+ public:
+  static constexpr size_t kMaxArguments = 16;
+  Call(napi_env env, napi_callback_info info, const char* op);
+
+  const napi_env env;
+  const char* const op;
+  Environment& environment;
+
+  void arity(size_t expected) const;
+  void check(napi_status status) const;
+  Device& device(size_t i);              // also the device that tensors must be on
+  double number(size_t i) const;         // any double
+  int64_t integer(size_t i, int64_t low, int64_t high) const;
+  bool boolean(size_t i) const;
+  uint64_t bigint(size_t i) const;
+  std::string string(size_t i) const;
+  void shape(size_t i, int32_t* rank, int64_t (&sizes)[4]) const;
+  // Bytes of a typed array, Buffer or DataView.
+  const void* bytes(size_t i, size_t* size) const;
+  const double* doubles(size_t i, size_t* count) const;
+
+  // By handle, 0 is absent; the storages are noted as used.
+  lr_tensor tensor(double handle);
+  lr_weight weight(double handle);
+  TensorEntry& tensor_entry(size_t i);
+
+  // Hands a record to the device's stream and marks what it uses.
+  Ticket enqueue(Device& device, std::unique_ptr<Record> record, size_t scratch = 0);
+
+  napi_value undefined() const;
+  napi_value from(double value) const;
+  napi_value from(const std::string& value) const;
+
+ private:
+  const Device* device_ = nullptr;
+  size_t count_ = kMaxArguments;
+  napi_value arguments_[kMaxArguments];
+};
+
+// Runs `body(call)`; whatever it throws becomes a JavaScript exception.
+template <class Body>
+napi_value guarded(napi_env env, napi_callback_info info, const char* op, Body body) noexcept {
+  try {
+    Call call(env, info, op);
+    return body(call);
+  } catch (const Fault& fault) {
+    napi_throw(env, to_js(env, fault));
+  } catch (const Pending&) {
+  } catch (const std::bad_alloc&) {
+    napi_throw(env, to_js(env, Fault{make_error(LR_OUT_OF_MEMORY, op, "out of host memory")}));
+  } catch (const std::exception& error) {
+    napi_throw(env, to_js(env, Fault{make_error(LR_DEVICE, op, "%s", error.what())}));
+  }
+  return nullptr;
+}
+
+void define(napi_env env, napi_value object, const char* name, napi_callback callback);
+
+void define_kernels(napi_env env, napi_value exports);
+void define_tensors(napi_env env, napi_value exports);
+void define_weights(napi_env env, napi_value exports);
+void define_transfers(napi_env env, napi_value exports);
+void define_devices(napi_env env, napi_value exports);
+const char* op_name(int op);
+
+}  // namespace lr
+#endif

@@ -1,0 +1,73 @@
+// Tensors: a storage, a byte offset and a contiguous shape.
+#include "environment.h"
+
+namespace lr {
+namespace {
+
+constexpr size_t kWidths[] = {4, 2, 2, 4, 1};  // in the order of lr_dtype
+
+// dtype and shape from arguments i and i + 1.
+lr_tensor describe(Call& call, size_t i, size_t* bytes) {
+  lr_tensor tensor{};
+  tensor.dtype = static_cast<int32_t>(call.integer(i, LR_F32, LR_U8));
+  call.shape(i + 1, &tensor.rank, tensor.shape);
+  *bytes = kWidths[tensor.dtype];
+  for (int32_t k = 0; k < tensor.rank; k++)
+    if (__builtin_mul_overflow(*bytes, static_cast<size_t>(tensor.shape[k]), bytes)) LR_THROW(LR_INVALID, call.op, "the shape has more bytes than 64 bits can count");
+  return tensor;
+}
+
+napi_value alloc(napi_env env, napi_callback_info info) {
+  return guarded(env, info, "alloc", [](Call& call) {
+    call.arity(3);
+    Device& device = call.device(0);
+    TensorEntry entry{&device, nullptr, 0, 0, {}};
+    entry.view = describe(call, 1, &entry.bytes);
+    entry.storage = device.memory.allocate(entry.bytes);
+    entry.view.data = entry.storage->data();
+    try {
+      return call.from(call.environment.tensors.add(entry, call.op));
+    } catch (...) {
+      entry.drop();
+      throw;
+    }
+  });
+}
+
+napi_value view(napi_env env, napi_callback_info info) {
+  return guarded(env, info, "view", [](Call& call) {
+    call.arity(4);
+    size_t bytes = 0;
+    lr_tensor described = describe(call, 2, &bytes);
+    TensorEntry entry = call.tensor_entry(0);
+    const size_t offset = static_cast<size_t>(call.integer(1, 0, int64_t{1} << 52));
+    if (offset > entry.bytes || bytes > entry.bytes - offset)
+      LR_THROW(LR_INVALID, call.op, "bytes %zu to %zu are outside the tensor's %zu bytes", offset, offset + bytes, entry.bytes);
+    if (offset % kWidths[described.dtype]) LR_THROW(LR_INVALID, call.op, "byte offset %zu is not a multiple of the element's %zu bytes", offset, kWidths[described.dtype]);
+    described.data = static_cast<uint8_t*>(entry.view.data) + offset;
+    entry.offset += offset;
+    entry.bytes = bytes;
+    entry.view = described;
+    const double handle = call.environment.tensors.add(entry, call.op);
+    entry.storage->retain();
+    return call.from(handle);
+  });
+}
+
+napi_value release(napi_env env, napi_callback_info info) {
+  return guarded(env, info, "free", [](Call& call) {
+    call.arity(1);
+    call.environment.tensors.remove(call.number(0), call.op);
+    return call.undefined();
+  });
+}
+
+}  // namespace
+
+void define_tensors(napi_env env, napi_value exports) {
+  define(env, exports, "alloc", alloc);
+  define(env, exports, "view", view);
+  define(env, exports, "free", release);
+}
+
+}  // namespace lr

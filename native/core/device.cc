@@ -1,0 +1,77 @@
+#include "device.h"
+
+#include <cstdlib>
+#include <memory>
+
+#include "../cpu/backend.h"
+#include "fault.h"
+#include "platform.h"
+
+namespace lr {
+namespace {
+
+constexpr int kMaxDevices = 16;
+constexpr int kMaxThreads = 256;
+std::mutex devices_mutex;
+std::atomic<Device*> devices[kMaxDevices];
+
+int thread_count() {
+  const char* text = std::getenv("LOWRANK_THREADS");
+  if (!text || !*text) return std::min(available_cores(), kMaxThreads);
+  char* end = nullptr;
+  const long threads = std::strtol(text, &end, 10);
+  if (*end || threads < 1 || threads > kMaxThreads) LR_THROW(LR_INVALID, "openDevice", "LOWRANK_THREADS must be a number from 1 to %d, got \"%s\"", kMaxThreads, text);
+  return static_cast<int>(threads);
+}
+
+size_t memory_limit() {
+  const char* text = std::getenv("LOWRANK_MEMORY_LIMIT");
+  if (!text || !*text) return SIZE_MAX;
+  char* end = nullptr;
+  const double value = std::strtod(text, &end);
+  double unit = 1;
+  if (*end == 'k' || *end == 'K') unit = 1024, end++;
+  else if (*end == 'm' || *end == 'M') unit = 1024.0 * 1024, end++;
+  else if (*end == 'g' || *end == 'G') unit = 1024.0 * 1024 * 1024, end++;
+  if (*end || !(value > 0) || value * unit > 1e18) LR_THROW(LR_INVALID, "openDevice", "LOWRANK_MEMORY_LIMIT must be a number of bytes, or one with k, m or g, got \"%s\"", text);
+  return static_cast<size_t>(value * unit);
+}
+
+}  // namespace
+
+Device::Device(int number, std::string name, const lr_backend& backend, int threads, size_t limit)
+    : number(number), name(std::move(name)), backend(backend), stream(threads), memory(backend, stream, limit) {}
+
+Ticket Device::enqueue(Record* record, size_t scratch) {
+  std::unique_ptr<Record> owned(record);
+  if (scratch == 0) return stream.enqueue(owned.release());
+  // Another environment must not replace the scratch between asking for it and enqueuing its use.
+  std::lock_guard<std::mutex> lock(scratch_mutex_);
+  record->scratch = memory.scratch(scratch);
+  record->scratch_size = scratch;
+  return stream.enqueue(owned.release());
+}
+
+Device& open_device(const std::string& name) {
+  std::lock_guard<std::mutex> lock(devices_mutex);
+  int number = 0;
+  for (; number < kMaxDevices && devices[number]; number++)
+    if (devices[number].load()->name == name) return *devices[number];
+  if (number == kMaxDevices) LR_THROW(LR_INVALID, "openDevice", "more than %d devices", kMaxDevices);
+  if (name != "cpu" && name.rfind("cpu:", 0) != 0) LR_THROW(LR_INVALID, "openDevice", "no device \"%.100s\": this build knows \"cpu\" and \"cpu:<isa>\"", name.c_str());
+  lr_error error{};
+  const char* isa = name == "cpu" ? std::getenv("LOWRANK_ISA") : name.c_str() + 4;
+  const lr_backend* backend = lr_cpu_open(isa, &error);
+  if (!backend) {
+    error.op = "openDevice";
+    throw Fault{error};
+  }
+  if (backend->abi != LR_ABI_VERSION || backend->size != sizeof(lr_backend)) LR_THROW(LR_DEVICE, "openDevice", "the backend of \"%.100s\" was built for another ABI", name.c_str());
+  Device* device = new Device(number, name, *backend, thread_count(), memory_limit());
+  devices[number].store(device, std::memory_order_release);
+  return *device;
+}
+
+Device* find_device(int number) { return number < 0 || number >= kMaxDevices ? nullptr : devices[number].load(std::memory_order_acquire); }
+
+}  // namespace lr

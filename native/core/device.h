@@ -1,0 +1,34 @@
+// Devices are process-wide and never destroyed: worker threads share them, and their streams outlive every environment.
+#ifndef LOWRANK_CORE_DEVICE_H
+#define LOWRANK_CORE_DEVICE_H
+#include <string>
+
+#include "../abi/backend.h"
+#include "memory.h"
+#include "stream.h"
+
+namespace lr {
+
+struct Device {
+  const int number;
+  const std::string name;
+  const lr_backend& backend;
+  Stream stream;
+  Memory memory;
+
+  // Enqueues a record that needs `scratch` bytes of the stream's scratch; throws LR_OUT_OF_MEMORY.
+  Ticket enqueue(Record* record, size_t scratch = 0);
+
+  Device(int number, std::string name, const lr_backend& backend, int threads, size_t limit);
+
+ private:
+  std::mutex scratch_mutex_;
+};
+
+// "cpu" (the best variant, or LOWRANK_ISA) or "cpu:<isa>". Reads LOWRANK_THREADS and LOWRANK_MEMORY_LIMIT.
+Device& open_device(const std::string& name);
+// NULL when there is no device of that number.
+Device* find_device(int number);
+
+}  // namespace lr
+#endif

@@ -1,0 +1,94 @@
+#include "platform.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <thread>
+
+namespace lr {
+namespace {
+
+// First number in a small file, or -1: also for the word "max" of a cgroup.
+int64_t number_in(const char* path, int64_t* second = nullptr) {
+  FILE* file = std::fopen(path, "re");
+  if (!file) return -1;
+  long long a = -1, b = -1;
+  if (std::fscanf(file, "%lld %lld", &a, &b) < 1) a = -1;
+  std::fclose(file);
+  if (second) *second = b;
+  return a;
+}
+
+int64_t mem_available() {
+  FILE* file = std::fopen("/proc/meminfo", "re");
+  if (!file) return -1;
+  char line[128];
+  long long kib = -1;
+  while (std::fgets(line, sizeof line, file))
+    if (std::sscanf(line, "MemAvailable: %lld", &kib) == 1) break;
+  std::fclose(file);
+  return kib < 0 ? -1 : kib * 1024;
+}
+
+}  // namespace
+
+int available_cores() {
+  int cores = static_cast<int>(std::thread::hardware_concurrency());
+#if defined(__linux__)
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) cores = CPU_COUNT(&set);
+  int64_t period = -1;
+  int64_t quota = number_in("/sys/fs/cgroup/cpu.max", &period);
+  if (quota < 0) {
+    quota = number_in("/sys/fs/cgroup/cpu/cpu.cfs_quota_us");
+    period = number_in("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
+  }
+  if (quota > 0 && period > 0) cores = std::min<int>(cores, static_cast<int>((quota + period - 1) / period));
+#endif
+  return std::max(cores, 1);
+}
+
+uint64_t available_memory() {
+  uint64_t free = UINT64_MAX;
+  const int64_t system = mem_available();
+  if (system >= 0) free = static_cast<uint64_t>(system);
+  const int64_t limit = number_in("/sys/fs/cgroup/memory.max"), used = number_in("/sys/fs/cgroup/memory.current");
+  // The page cache counts as used but is reclaimed under pressure, so only the limit less what is anonymous would be exact.
+  if (limit > 0 && used >= 0) free = std::min<uint64_t>(free, static_cast<uint64_t>(std::max<int64_t>(limit - used, limit / 16)));
+  return free;
+}
+
+std::string read_file(const char* path, void* to, uint64_t position, uint64_t length) {
+  const int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return std::string("cannot open ") + path + ": " + std::strerror(errno);
+  std::string failure;
+  uint64_t done = 0;
+  while (done < length) {
+    const size_t want = static_cast<size_t>(std::min<uint64_t>(length - done, 64u << 20));
+    const ssize_t got = pread(fd, static_cast<char*>(to) + done, want, static_cast<off_t>(position + done));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) failure = std::string("cannot read ") + path + ": " + std::strerror(errno);
+    if (got == 0) failure = std::string(path) + " ends at byte " + std::to_string(position + done) + ", expected " + std::to_string(position + length);
+    if (got <= 0) break;
+    done += static_cast<uint64_t>(got);
+  }
+  close(fd);
+  return failure;
+}
+
+void name_thread(const char* name) {
+#if defined(__linux__)
+  pthread_setname_np(pthread_self(), name);
+#else
+  (void)name;
+#endif
+}
+
+}  // namespace lr

@@ -1,0 +1,31 @@
+// The only code that asks the operating system for something.
+#ifndef LOWRANK_CORE_PLATFORM_H
+#define LOWRANK_CORE_PLATFORM_H
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace lr {
+
+// Cores this process may use: affinity mask, then the cgroup's CPU quota rounded up. At least 1.
+int available_cores();
+
+// Bytes that could still be allocated without swapping: MemAvailable, bounded by the cgroup's limit. UINT64_MAX: unknown.
+uint64_t available_memory();
+
+// Reads exactly `length` bytes at `position`. Empty on success, else a sentence.
+std::string read_file(const char* path, void* to, uint64_t position, uint64_t length);
+
+void name_thread(const char* name);
+
+// One pause of a spinning loop.
+inline void cpu_relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+}  // namespace lr
+#endif

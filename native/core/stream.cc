@@ -1,0 +1,128 @@
+#include "stream.h"
+
+#include <algorithm>
+#include <chrono>
+#include <iterator>
+#include <thread>
+#include <vector>
+
+#include "platform.h"
+
+namespace lr {
+
+constexpr int kSpins = 2000;
+
+void ErrorSlot::keep(const lr_error& error) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (first_.code == LR_OK) first_ = error;
+}
+
+lr_error ErrorSlot::take() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  lr_error error = first_;
+  first_ = lr_error{};
+  return error;
+}
+
+Stream::Stream(int threads) : pool_(threads) {
+  queue_.impl = this;
+  queue_.threads = threads;
+  queue_.parallel = [](lr_queue* queue, int64_t tasks, void (*body)(void*, int64_t, int32_t), void* ctx) {
+    static_cast<Stream*>(queue->impl)->pool_.run(tasks, body, ctx);
+  };
+  std::thread([this] { main(); }).detach();
+}
+
+Ticket Stream::enqueue(Record* record) {
+  bool wake;
+  Ticket ticket;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    *tail_ = record;
+    tail_ = &record->next;
+    ticket = ++last_;
+    last_hint_.store(ticket, std::memory_order_release);
+    wake = asleep_;
+  }
+  if (wake) wake_.notify_one();
+  return ticket;
+}
+
+Ticket Stream::last() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return last_;
+}
+
+void Stream::when_passed(Ticket ticket, std::function<void()> then) {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (!passed(ticket)) {
+      waiting_.emplace(ticket, std::move(then));
+      return;
+    }
+  }
+  then();
+}
+
+void Stream::drain() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  idle_.wait(lock, [this] { return passed(last_); });
+}
+
+void Stream::take_profile(OpTime (&times)[kMaxOps]) {
+  std::lock_guard<std::mutex> lock(profile_mutex_);
+  std::copy(std::begin(times_), std::end(times_), times);
+  for (OpTime& time : times_) time = {};
+}
+
+void Stream::run(Record* record) {
+  const bool timed = record->op >= 0 && profiling_.load(std::memory_order_relaxed);
+  const auto begin = timed ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point{};
+  queue_.scratch = record->scratch;
+  queue_.scratch_size = record->scratch_size;
+  const lr_error error = record->run(&queue_);
+  if (error.code != LR_OK && record->errors) record->errors->keep(error);
+  if (timed) {
+    const auto spent = std::chrono::steady_clock::now() - begin;
+    std::lock_guard<std::mutex> lock(profile_mutex_);
+    times_[record->op].calls++;
+    times_[record->op].nanoseconds += static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(spent).count());
+  }
+  delete record;
+}
+
+void Stream::main() {
+  name_thread("lowrank-stream");
+  for (;;) {
+    for (int spin = 0; spin < kSpins && last_hint_.load(std::memory_order_acquire) == done_.load(std::memory_order_relaxed); spin++) cpu_relax();
+    Record* batch;
+    {
+      std::unique_lock<std::mutex> lock(mutex_);
+      asleep_ = true;
+      wake_.wait(lock, [this] { return head_ != nullptr; });
+      asleep_ = false;
+      batch = head_;
+      head_ = nullptr;
+      tail_ = &head_;
+    }
+    while (batch) {
+      Record* next = batch->next;
+      run(batch);
+      batch = next;
+      std::vector<std::function<void()>> ready;
+      {
+        std::lock_guard<std::mutex> lock(mutex_);
+        const Ticket done = done_.load(std::memory_order_relaxed) + 1;
+        done_.store(done, std::memory_order_release);
+        while (!waiting_.empty() && waiting_.begin()->first <= done) {
+          ready.push_back(std::move(waiting_.begin()->second));
+          waiting_.erase(waiting_.begin());
+        }
+        if (done == last_) idle_.notify_all();
+      }
+      for (auto& then : ready) then();
+    }
+  }
+}
+
+}  // namespace lr

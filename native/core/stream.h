@@ -1,0 +1,86 @@
+// The one ordered stream of a device: a queue of records and the native thread that runs them.
+#ifndef LOWRANK_CORE_STREAM_H
+#define LOWRANK_CORE_STREAM_H
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+
+#include "../abi/backend.h"
+#include "thread_pool.h"
+
+namespace lr {
+
+// Position in the stream. Everything up to `done` has run.
+using Ticket = uint64_t;
+
+// Who enqueued: keeps the first error of its records until it asks.
+class ErrorSlot {
+ public:
+  void keep(const lr_error& error);
+  // The kept error, which is then forgotten; code LR_OK when there is none.
+  lr_error take();
+
+ private:
+  std::mutex mutex_;
+  lr_error first_{};
+};
+
+// One entry of the queue. Owns copies of all arguments.
+struct Record {
+  virtual ~Record() = default;
+  virtual lr_error run(lr_queue* queue) = 0;
+  Record* next = nullptr;
+  void* scratch = nullptr;
+  size_t scratch_size = 0;
+  int op = -1;  // index of the op for the profile; -1: not an op
+  std::shared_ptr<ErrorSlot> errors;
+};
+
+constexpr int kMaxOps = 64;
+struct OpTime {
+  uint64_t calls = 0, nanoseconds = 0;
+};
+
+class Stream {
+ public:
+  explicit Stream(int threads);
+  int threads() const { return pool_.threads(); }
+
+  // Never blocks, takes ownership.
+  Ticket enqueue(Record* record);
+  Ticket last() const;
+  bool passed(Ticket ticket) const { return done_.load(std::memory_order_acquire) >= ticket; }
+  // Runs `then` when the stream has passed the ticket: at once on this thread, or later on the stream's.
+  void when_passed(Ticket ticket, std::function<void()> then);
+  // Blocks the caller until everything enqueued is done.
+  void drain();
+
+  void profile(bool enable) { profiling_.store(enable, std::memory_order_relaxed); }
+  // Times since the last call.
+  void take_profile(OpTime (&times)[kMaxOps]);
+
+ private:
+  void main();
+  void run(Record* record);
+
+  ThreadPool pool_;
+  lr_queue queue_{};
+  mutable std::mutex mutex_;
+  std::condition_variable wake_, idle_;
+  Record* head_ = nullptr;
+  Record** tail_ = &head_;
+  bool asleep_ = false;
+  Ticket last_ = 0;
+  std::atomic<Ticket> last_hint_{0};
+  std::atomic<Ticket> done_{0};
+  std::multimap<Ticket, std::function<void()>> waiting_;
+  std::atomic<bool> profiling_{false};
+  std::mutex profile_mutex_;
+  OpTime times_[kMaxOps];
+};
+
+}  // namespace lr
+#endif

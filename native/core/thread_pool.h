@@ -1,0 +1,41 @@
+// A fixed set of threads that share the tasks of one job. The caller is thread 0 and works too.
+#ifndef LOWRANK_CORE_THREAD_POOL_H
+#define LOWRANK_CORE_THREAD_POOL_H
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+
+namespace lr {
+
+class ThreadPool {
+ public:
+  using Body = void (*)(void* ctx, int64_t task, int32_t thread);
+
+  // Starts threads - 1 threads, which live as long as the process.
+  explicit ThreadPool(int threads);
+  int threads() const { return threads_; }
+
+  // Runs body(ctx, task, thread) for every task; returns when all are done. Called by one thread only.
+  void run(int64_t tasks, Body body, void* ctx);
+
+ private:
+  void worker(int32_t thread);
+  void take(uint32_t generation, int32_t thread);
+
+  static constexpr uint64_t kClosed = 0xffffffffu;
+
+  const int threads_;
+  // High half: generation of the job. Low half: its next task, kClosed between jobs.
+  alignas(64) std::atomic<uint64_t> ticket_{kClosed};
+  alignas(64) std::atomic<int64_t> done_{0};
+  std::atomic<int64_t> tasks_{0};
+  std::atomic<Body> body_{nullptr};
+  std::atomic<void*> ctx_{nullptr};
+  alignas(64) std::atomic<int> sleepers_{0};
+  std::mutex mutex_;
+  std::condition_variable wake_;
+};
+
+}  // namespace lr
+#endif
