@@ -1,6 +1,10 @@
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
+import { parseJson } from "../../../src/data/json.js";
+import { LowrankError } from "../../../src/errors.js";
+import { type Conversation, renderChatBatch } from "../../../src/text/chat-template.js";
 import { AutoTokenizer } from "../../../src/text/tokenizer.js";
-import type { GoldenCase, GoldenHandler, GoldenOutcome } from "../types.js";
+import { type GoldenCase, type GoldenHandler, type GoldenOutcome, skipped } from "../types.js";
 
 /** Collects what differs; a case is right when nothing does. */
 export class Differences {
@@ -46,4 +50,44 @@ async function tokenizer(c: GoldenCase): Promise<GoldenOutcome> {
   return diff.outcome();
 }
 
-export const handlers: Record<string, GoldenHandler> = { tokenizer };
+/** case.json with floats kept apart from integers, which `spec` has lost: templates print `1.0`. */
+async function exactSpec(c: GoldenCase) {
+  // biome-ignore lint/suspicious/noExplicitAny: every kind has its own form
+  return parseJson(await readFile(join(c.dir, "case.json"), "utf8")) as any;
+}
+
+// biome-ignore lint/suspicious/noExplicitAny: the form is in the group's README
+function conversation(spec: any, r: any): Conversation {
+  return {
+    messages: r.messages,
+    tools: r.tools,
+    addGenerationPrompt: r.addGenerationPrompt ?? false,
+    continueFinalMessage: r.continueFinalMessage ?? false,
+    variables: { ...spec.specialTokens, ...r.kwargs },
+    ...(spec.now ? { now: new Date(spec.now) } : {}),
+  };
+}
+
+async function chatTemplate(c: GoldenCase): Promise<GoldenOutcome> {
+  const spec = await exactSpec(c);
+  const template = await readFile(join(c.dir, spec.template), "utf8");
+  // biome-ignore lint/suspicious/noExplicitAny: the form is in the group's README
+  const results = await renderChatBatch(template, spec.renders.map((r: any) => conversation(spec, r)));
+  const diff = new Differences(results.length);
+  const refused: string[] = [];
+  for (const [i, r] of spec.renders.entries()) {
+    const result = results[i]!;
+    if (!(result instanceof LowrankError)) {
+      diff.check(r.name, r.error ? "a text" : result.text, r.error ? `an error: ${r.error.message}` : r.expected);
+    } else if (r.error?.raisedBy === "template") {
+      diff.check(r.name, result.details.message, r.error.message);
+    } else if (!r.error && r.pythonOnly !== true) {
+      refused.push(`${r.name} (${result.message})`);
+    }
+  }
+  const outcome = diff.outcome();
+  if (!outcome.ok || refused.length === 0) return outcome;
+  return skipped(`the template uses what is not rendered yet: ${refused.join("; ")}`);
+}
+
+export const handlers: Record<string, GoldenHandler> = { tokenizer, chat_template: chatTemplate };
