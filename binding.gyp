@@ -4,8 +4,7 @@
     "conditions": [ [ "target_arch=='x64'", { "isa_targets": [ "lowrank_scalar", "lowrank_avx2", "lowrank_avx512", "lowrank_avx512bf16" ] } ] ]
   },
   "target_defaults": {
-    "cflags!": [ "-fno-omit-frame-pointer" ],
-    "cflags_cc!": [ "-std=gnu++17", "-std=gnu++20", "-fno-exceptions" ],
+    "cflags_cc!": [ "-std=gnu++17", "-std=gnu++20" ],
     "cflags_cc": [ "<!@(node -p \"require('./native/sources.json').cflags.join(' ')\")" ]
   },
   "targets": [
@@ -21,7 +20,7 @@
       "include_dirs": [ "<!(node -p \"require('node-addon-api').include_dir\")" ],
       "defines": [ "NAPI_VERSION=9", "NAPI_CPP_EXCEPTIONS" ],
       "sources": [ "<!@(node -p \"const s = require('./native/sources.json'); [...s.addon, ...s.core, ...s.cpu].join(' ')\")" ],
-      "cflags_cc": [ "-fexceptions" ],
+      "cflags_cc!": [ "-fno-exceptions" ],
       "ldflags": [ "-Wl,-z,nodelete" ]
     }
   ],

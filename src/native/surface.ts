@@ -52,8 +52,29 @@ export interface Kernels {
   random(d: number, y: TensorHandle, normal: number, a: number, b: number, key: bigint): void;
   embedding(d: number, y: TensorHandle, table: TensorHandle, ids: TensorHandle, scale: number): void;
   embeddingGrad(d: number, dtable: TensorHandle, dy: TensorHandle, ids: TensorHandle, scale: number): void;
-  rmsNorm(d: number, y: TensorHandle, sum: TensorHandle, rstd: TensorHandle, x: TensorHandle, residual: TensorHandle, weight: TensorHandle, eps: number, unitOffset: number): void;
-  rmsNormGrad(d: number, dx: TensorHandle, dweight: TensorHandle, dy: TensorHandle, dsum: TensorHandle, sum: TensorHandle, rstd: TensorHandle, weight: TensorHandle, unitOffset: number, accumulate: number): void;
+  rmsNorm(
+    d: number,
+    y: TensorHandle,
+    sum: TensorHandle,
+    rstd: TensorHandle,
+    x: TensorHandle,
+    residual: TensorHandle,
+    weight: TensorHandle,
+    eps: number,
+    unitOffset: number,
+  ): void;
+  rmsNormGrad(
+    d: number,
+    dx: TensorHandle,
+    dweight: TensorHandle,
+    dy: TensorHandle,
+    dsum: TensorHandle,
+    sum: TensorHandle,
+    rstd: TensorHandle,
+    weight: TensorHandle,
+    unitOffset: number,
+    accumulate: number,
+  ): void;
   ropeTable(d: number, table: TensorHandle, positions: TensorHandle, invFreq: TensorHandle, scaling: number): void;
   rope(d: number, y: TensorHandle, x: TensorHandle, table: TensorHandle, inverse: number): void;
   swiglu(d: number, y: TensorHandle, gate: TensorHandle, up: TensorHandle): void;
@@ -66,17 +87,62 @@ export interface Kernels {
   /** `args`: the fields of `lr_attention_args` in order, one number each (tensors as handles). */
   attention(d: number, args: Float64Array): void;
   attentionGrad(d: number, args: Float64Array): void;
-  kvAppend(d: number, kPool: TensorHandle, vPool: TensorHandle, k: TensorHandle, v: TensorHandle, cuQ: TensorHandle, kvLen: TensorHandle, blockTable: TensorHandle): void;
+  kvAppend(
+    d: number,
+    kPool: TensorHandle,
+    vPool: TensorHandle,
+    k: TensorHandle,
+    v: TensorHandle,
+    cuQ: TensorHandle,
+    kvLen: TensorHandle,
+    blockTable: TensorHandle,
+  ): void;
   /** `args`: the fields of `lr_head_args` in order, one number each (tensors and the weight as handles). */
   tokenLogprob(d: number, args: Float64Array): void;
   tokenLogprobGrad(d: number, args: Float64Array): void;
-  quantize4bit(d: number, codes: TensorHandle, absmax: TensorHandle, nonFinite: TensorHandle, x: TensorHandle, code4: number, blocksize: number): void;
+  quantize4bit(
+    d: number,
+    codes: TensorHandle,
+    absmax: TensorHandle,
+    nonFinite: TensorHandle,
+    x: TensorHandle,
+    code4: number,
+    blocksize: number,
+  ): void;
   dequantize4bit(d: number, y: TensorHandle, weight: WeightHandle): void;
   quantize8bit(d: number, codes: TensorHandle, absmax: TensorHandle, x: TensorHandle, map: TensorHandle, blocksize: number): void;
-  dequantize8bit(d: number, y: TensorHandle, codes: TensorHandle, absmax: TensorHandle, map: TensorHandle, blocksize: number): void;
-  quantizeAbsmax(d: number, codes: TensorHandle, nestedAbsmax: TensorHandle, offset: TensorHandle, absmax: TensorHandle, map: TensorHandle, blocksize: number): void;
+  dequantize8bit(
+    d: number,
+    y: TensorHandle,
+    codes: TensorHandle,
+    absmax: TensorHandle,
+    map: TensorHandle,
+    blocksize: number,
+  ): void;
+  quantizeAbsmax(
+    d: number,
+    codes: TensorHandle,
+    nestedAbsmax: TensorHandle,
+    offset: TensorHandle,
+    absmax: TensorHandle,
+    map: TensorHandle,
+    blocksize: number,
+  ): void;
   gradStats(d: number, header: TensorHandle, grad: TensorHandle, loss: TensorHandle): void;
-  adamw(d: number, param: TensorHandle, grad: TensorHandle, expAvg: TensorHandle, expAvgSq: TensorHandle, header: TensorHandle, segments: TensorHandle, lr: number, beta1: number, beta2: number, eps: number, maxGradNorm: number): void;
+  adamw(
+    d: number,
+    param: TensorHandle,
+    grad: TensorHandle,
+    expAvg: TensorHandle,
+    expAvgSq: TensorHandle,
+    header: TensorHandle,
+    segments: TensorHandle,
+    lr: number,
+    beta1: number,
+    beta2: number,
+    eps: number,
+    maxGradNorm: number,
+  ): void;
 }
 
 /**
@@ -117,7 +183,19 @@ export interface Addon {
 
   weightDense(t: TensorHandle): WeightHandle;
   /** `absmax` is f32, or u8 with the three nested tensors. codes u8 with ceil(n*k/2) bytes. */
-  weight4bit(codes: TensorHandle, absmax: TensorHandle, nestedAbsmax: TensorHandle, nestedCode: TensorHandle, nestedOffset: TensorHandle, code: TensorHandle, n: number, k: number, blocksize: number, nestedBlocksize: number, round: number): WeightHandle;
+  weight4bit(
+    codes: TensorHandle,
+    absmax: TensorHandle,
+    nestedAbsmax: TensorHandle,
+    nestedCode: TensorHandle,
+    nestedOffset: TensorHandle,
+    code: TensorHandle,
+    n: number,
+    k: number,
+    blocksize: number,
+    nestedBlocksize: number,
+    round: number,
+  ): WeightHandle;
   freeWeight(w: WeightHandle): void;
   /** Makes the n-th allocation from now fail (tests); 0 switches it off. */
   failAllocation(n: number): void;
