@@ -1,0 +1,217 @@
+import { createHash } from "node:crypto";
+import { lstatSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { type ResolveOptions, resolveModel } from "../../src/io/hub.js";
+import { errorOf, tempFolder } from "./files.js";
+
+const COMMIT = "0123456789abcdef0123456789abcdef01234567";
+const weights = Buffer.from(Uint8Array.from({ length: 300_000 }, (_, i) => (i * 31) % 251));
+const config = Buffer.from('{"model_type":"llama"}');
+const sha256 = createHash("sha256").update(weights).digest("hex");
+const gitSha1 = createHash("sha1").update(`blob ${config.length}\0`).update(config).digest("hex");
+
+type Behaviour = (request: IncomingMessage, response: ServerResponse, file: string) => boolean;
+let server: Server;
+let behave: Behaviour;
+let requests: { url: string; range: string | undefined; authorization: string | undefined }[];
+let siblings: unknown[];
+let options: ResolveOptions & { cacheDir: string };
+const environment = { ...process.env };
+
+beforeEach(async () => {
+  behave = () => false;
+  requests = [];
+  siblings = [
+    { rfilename: "config.json", size: config.length, blobId: gitSha1 },
+    { rfilename: "model.safetensors", size: weights.length, blobId: "f".repeat(40), lfs: { sha256, size: weights.length } },
+    { rfilename: "pytorch_model.bin", size: 5, blobId: "e".repeat(40) },
+    { rfilename: "original/consolidated.safetensors", size: 5, blobId: "d".repeat(40) },
+    { rfilename: "../evil.json", size: 5, blobId: "c".repeat(40) },
+  ];
+  server = createServer((request, response) => {
+    const url = request.url ?? "";
+    requests.push({ url, range: request.headers.range, authorization: request.headers.authorization });
+    const file = url.split("/").pop() ?? "";
+    if (behave(request, response, file)) return;
+    if (url.startsWith("/api/models/org/name/revision/main")) return response.end(JSON.stringify({ sha: COMMIT, siblings }));
+    const bytes = file === "config.json" ? config : file === "model.safetensors" ? weights : undefined;
+    if (bytes === undefined || !url.startsWith(`/org/name/resolve/${COMMIT}/`)) return response.writeHead(404).end();
+    const from = Number(/bytes=(\d+)-/.exec(request.headers.range ?? "")?.[1] ?? 0);
+    response.writeHead(from > 0 ? 206 : 200, { "content-length": bytes.length - from }).end(bytes.subarray(from));
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  for (const name of ["HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE"]) delete process.env[name];
+  process.env.HF_HOME = tempFolder();
+  process.env.HF_ENDPOINT = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  options = { cacheDir: tempFolder() };
+});
+
+afterEach(async () => {
+  server.closeAllConnections();
+  await new Promise((resolve) => server.close(resolve));
+  process.env = { ...environment };
+});
+
+const repository = () => join(options.cacheDir, "models--org--name");
+const status = (code: number, headers: Record<string, string> = {}): Behaviour => {
+  return (_, response) => {
+    response.writeHead(code, headers).end();
+    return true;
+  };
+};
+
+describe("resolveModel", () => {
+  it("gives a folder as it is and refuses what is neither folder nor id", async () => {
+    const folder = tempFolder();
+    expect(await resolveModel(folder)).toBe(folder);
+    for (const name of ["./missing", "/missing/model", "a/b/c", "org/../x"])
+      expect((await errorOf(resolveModel(name, options))).code).toBe("NOT_FOUND");
+    expect(requests).toEqual([]);
+  });
+
+  it("downloads what a model needs into the layout of Python's cache, and asks for no file twice", async () => {
+    const progress: number[] = [];
+    const folder = await resolveModel("org/name", { ...options, token: "secret", onProgress: ({ done }) => progress.push(done) });
+    expect(folder).toBe(join(repository(), "snapshots", COMMIT));
+    expect(readdirSync(folder).sort()).toEqual(["config.json", "model.safetensors"]);
+    expect(readlinkSync(join(folder, "model.safetensors"))).toBe(`../../blobs/${sha256}`);
+    expect(readlinkSync(join(folder, "config.json"))).toBe(`../../blobs/${gitSha1}`);
+    expect(readFileSync(join(folder, "model.safetensors")).equals(weights)).toBe(true);
+    expect(readFileSync(join(repository(), "refs", "main"), "utf8")).toBe(COMMIT);
+    expect(progress.at(-1)).toBe(weights.length + config.length);
+    expect(requests.every(({ authorization }) => authorization === "Bearer secret")).toBe(true);
+    requests = [];
+    await resolveModel("org/name", options);
+    expect(requests.map(({ url }) => url)).toEqual(["/api/models/org/name/revision/main?blobs=true"]);
+  });
+
+  it("continues where a dropped connection stopped", async () => {
+    let drops = 2;
+    behave = (request, response, file) => {
+      if (file !== "model.safetensors" || drops-- <= 0) return false;
+      const from = Number(/bytes=(\d+)-/.exec(request.headers.range ?? "")?.[1] ?? 0);
+      response.writeHead(from > 0 ? 206 : 200, { "content-length": weights.length - from });
+      response.write(weights.subarray(from, from + 100_000), () => response.destroy());
+      return true;
+    };
+    const folder = await resolveModel("org/name", options);
+    expect(readFileSync(join(folder, "model.safetensors")).equals(weights)).toBe(true);
+    const ranges = requests.filter(({ url }) => url.endsWith(".safetensors")).map(({ range }) => range);
+    expect(ranges).toHaveLength(3);
+    expect(ranges[1]).toMatch(/^bytes=[1-9]\d*-$/);
+  });
+
+  it("continues a former process's part, and begins anew when that part was wrong or the server cannot continue", async () => {
+    const partial = join(repository(), "blobs", `${sha256}.incomplete`);
+    const parts: [string, Buffer, Behaviour][] = [
+      ["right", weights.subarray(0, 1000), () => false],
+      ["wrong bytes", Buffer.alloc(1000), () => false],
+      ["too long", Buffer.alloc(weights.length + 1), () => false],
+      [
+        "416",
+        weights.subarray(0, 1000),
+        (request, response, file) =>
+          file === "model.safetensors" && request.headers.range !== undefined && status(416)(request, response, file),
+      ],
+      [
+        "200",
+        weights.subarray(0, 1000),
+        (_, response, file) => {
+          if (file !== "model.safetensors") return false;
+          response.writeHead(200).end(weights);
+          return true;
+        },
+      ],
+    ];
+    for (const [name, part, behaviour] of parts) {
+      rmSync(repository(), { recursive: true, force: true });
+      mkdirSync(join(repository(), "blobs"), { recursive: true });
+      writeFileSync(partial, part);
+      behave = behaviour;
+      const folder = await resolveModel("org/name", options);
+      expect(readFileSync(join(folder, "model.safetensors")).equals(weights), name).toBe(true);
+      expect(readdirSync(join(repository(), "blobs")).sort()).toEqual([sha256, gitSha1].sort());
+    }
+  });
+
+  it("refuses wrong bytes and keeps none of them", async () => {
+    behave = (_, response, file) => {
+      if (file !== "model.safetensors") return false;
+      response.end(Buffer.alloc(weights.length));
+      return true;
+    };
+    const error = await errorOf(resolveModel("org/name", options));
+    expect(error.code).toBe("HUB");
+    expect(error.message).toMatch(/checksum mismatch: model.safetensors/);
+    expect(readdirSync(join(repository(), "blobs"))).not.toContain(sha256);
+    expect(readdirSync(repository())).not.toContain("refs");
+  });
+
+  it("has a sentence for gated and absent models, absent revisions and a full disk", async () => {
+    for (const code of [401, 403]) {
+      behave = status(code);
+      const error = await errorOf(resolveModel("org/name", options));
+      expect(error.code).toBe("HUB");
+      expect(error.message).toBe(
+        `org/name is gated: accept its licence at ${process.env.HF_ENDPOINT}/org/name, then set HF_TOKEN`,
+      );
+    }
+    behave = (request, response, file) => file === "config.json" && status(403)(request, response, file);
+    expect((await errorOf(resolveModel("org/name", options))).message).toMatch(/^org\/name is gated/);
+    behave = status(404);
+    expect((await errorOf(resolveModel("org/name", options))).message).toMatch(/org\/name is not on the Hub/);
+    behave = status(404, { "x-error-code": "RevisionNotFound" });
+    expect((await errorOf(resolveModel("org/name", { ...options, revision: "v9" }))).message).toMatch(/no revision 'v9'/);
+    behave = () => false;
+    siblings.push({ rfilename: "model-2.safetensors", size: 2 ** 50, blobId: "a".repeat(40) });
+    const error = await errorOf(resolveModel("org/name", options));
+    expect(error.code).toBe("NO_SPACE");
+    expect(error.message).toMatch(/1024.0 TiB are needed, .* free/);
+    expect(requests.some(({ url }) => url.endsWith(".safetensors"))).toBe(false);
+  });
+
+  it("refuses a model that has pickles only, and a listing without hashes", async () => {
+    siblings = [
+      { rfilename: "config.json", size: 1, blobId: gitSha1 },
+      { rfilename: "pytorch_model.bin", size: 5, blobId: "e".repeat(40) },
+    ];
+    expect((await errorOf(resolveModel("org/name", options))).code).toBe("UNSUPPORTED");
+    siblings = [{ rfilename: "model.safetensors", size: 1, blobId: "../../x" }];
+    expect((await errorOf(resolveModel("org/name", options))).message).toMatch(/no size or hash for model.safetensors/);
+  });
+
+  it("works offline from a complete cache, and says so when it is not", async () => {
+    const error = await errorOf(resolveModel("org/name", { ...options, offline: true }));
+    expect(error.code).toBe("HUB");
+    expect(error.message).toMatch(/not in the cache .*offline/);
+    const folder = await resolveModel("org/name", options);
+    requests = [];
+    process.env.HF_HUB_OFFLINE = "1";
+    expect(await resolveModel("org/name", options)).toBe(folder);
+    delete process.env.HF_HUB_OFFLINE;
+    expect(await resolveModel("org/name", { ...options, revision: COMMIT })).toBe(folder);
+    expect(requests).toEqual([]);
+    process.env.HF_ENDPOINT = "http://127.0.0.1:9"; // nothing listens there
+    expect(await resolveModel("org/name", options)).toBe(folder);
+    expect((await errorOf(resolveModel("org/other", options))).message).toMatch(/cannot be reached/);
+    rmSync(join(repository(), "blobs", sha256));
+    expect(lstatSync(join(folder, "model.safetensors")).isSymbolicLink()).toBe(true);
+    expect((await errorOf(resolveModel("org/name", { ...options, offline: true }))).code).toBe("HUB");
+  });
+
+  it("stops at an abort with the signal's reason and keeps the part", async () => {
+    const controller = new AbortController();
+    behave = (_, response, file) => {
+      if (file !== "model.safetensors") return false;
+      response.writeHead(200, { "content-length": weights.length });
+      response.write(weights.subarray(0, 1000));
+      setTimeout(() => controller.abort(new Error("enough")), 100);
+      return true;
+    };
+    await expect(resolveModel("org/name", { ...options, signal: controller.signal })).rejects.toThrow("enough");
+    expect(readFileSync(join(repository(), "blobs", `${sha256}.incomplete`))).toHaveLength(1000);
+  });
+});
