@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { parseJson } from "../../../src/data/json.js";
 import { LowrankError } from "../../../src/errors.js";
 import { type Conversation, renderChatBatch } from "../../../src/text/chat-template.js";
+import { isIllDefined, maskConversations } from "../../../src/text/masks.js";
 import { AutoTokenizer } from "../../../src/text/tokenizer.js";
 import { type GoldenCase, type GoldenHandler, type GoldenOutcome, skipped } from "../types.js";
 
@@ -90,4 +91,35 @@ async function chatTemplate(c: GoldenCase): Promise<GoldenOutcome> {
   return skipped(`the template uses what is not rendered yet: ${refused.join("; ")}`);
 }
 
-export const handlers: Record<string, GoldenHandler> = { tokenizer, chat_template: chatTemplate };
+async function mask(c: GoldenCase): Promise<GoldenOutcome> {
+  const spec = await exactSpec(c);
+  const template = await readFile(join(c.dir, spec.template), "utf8");
+  const tok = await AutoTokenizer.fromPretrained(join(c.dir, spec.tokenizer));
+  // biome-ignore lint/suspicious/noExplicitAny: the form is in the group's README
+  const results = await maskConversations(tok, template, spec.renders.map((r: any) => conversation(spec, r)));
+  const diff = new Differences(results.length);
+  for (const [i, r] of spec.renders.entries()) {
+    const result = results[i]!;
+    if (result instanceof LowrankError) {
+      if (r.wellDefined !== false || !isIllDefined(result)) diff.fail(`${r.name}: ${result.message}`);
+      continue;
+    }
+    if (r.wellDefined === false) {
+      diff.fail(`${r.name}: a mask, expected a refusal: ${r.reason}`);
+      continue;
+    }
+    diff.check(`${r.name} text`, result.text, r.expected);
+    diff.check(`${r.name} ids`, result.ids, r.ids);
+    diff.check(`${r.name} mask`, [...result.mask], r.assistantMask);
+    const trained = result.ids.filter((_, j) => result.mask[j] === 1);
+    diff.check(`${r.name} masked text`, tok.decode(trained), r.maskedText);
+  }
+  return diff.outcome();
+}
+
+export const handlers: Record<string, GoldenHandler> = {
+  tokenizer,
+  chat_template: chatTemplate,
+  generation_mask: mask,
+  prefix_mask: mask,
+};
