@@ -1,0 +1,67 @@
+/** What `Trainer.run()` yields and `lowrank train --json` prints, one object an event. */
+export type TrainEvent =
+  | StartEvent
+  | StepEvent
+  | EvalEvent
+  | CheckpointEvent
+  | { type: "warning"; message: string }
+  | { type: "done"; result: TrainResult };
+
+export interface StartEvent {
+  type: "start";
+  totalSteps: number;
+  /** Step the run continues from; 0 for a new one. */
+  step: number;
+  examples: number;
+  targetTokensPerEpoch: number;
+  trainableParameters: number;
+  allParameters: number;
+}
+
+export interface StepEvent {
+  type: "step";
+  step: number;
+  totalSteps: number;
+  epoch: number;
+  /** Sum of the token losses of the whole accumulated step divided by its target tokens, in nats. */
+  loss: number;
+  /** Norm of the whole gradient before clipping. */
+  gradNorm: number;
+  /** Learning rate this step used. */
+  lr: number;
+  targetTokens: number;
+  /** Tokens (targets or not, no padding) per second since the last step event. */
+  tokensPerSecond: number;
+  etaSeconds: number;
+  /** True when loss or gradient was not finite: the step changed nothing. */
+  skipped?: true;
+}
+
+export interface EvalEvent {
+  type: "eval";
+  step: number;
+  /** Mean loss over all target tokens, and its exponential. */
+  loss: number;
+  perplexity: number;
+  targetTokens: number;
+  /** Share of target positions whose most likely token is the target. */
+  meanTokenAccuracy: number;
+}
+
+export interface CheckpointEvent {
+  type: "checkpoint";
+  step: number;
+  path: string;
+}
+
+export interface TrainResult {
+  steps: number;
+  epochs: number;
+  /** Mean of the steps' losses weighted by target tokens. */
+  trainLoss: number;
+  evalLoss?: number;
+  runtimeSeconds: number;
+  targetTokens: number;
+  skippedSteps: number;
+  outputDir?: string;
+}
