@@ -233,7 +233,7 @@ typedef struct lr_backend {
   /* optimizer over the arena */
   lr_error (*grad_stats)(lr_queue*, lr_tensor header, lr_tensor grad, lr_tensor loss);  /* [scratch] grad_norm_sq and finite (loss f32 may be absent) */
   lr_error (*adamw)(lr_queue*, lr_tensor param, lr_tensor grad, lr_tensor exp_avg, lr_tensor exp_avg_sq, lr_tensor header, lr_tensor segments,
-                    float lr, float beta1, float beta2, float eps, float max_grad_norm);
+                    double lr, double beta1, double beta2, double eps, double max_grad_norm);
       /* torch's AdamW per segment, lr * lr_scale; max_grad_norm > 0: gradient times min(1, max / (norm + 1e-6)). Not finite: counts and changes no other byte */
 } lr_backend;
 

@@ -3,7 +3,21 @@
 #include "backend.h"
 #include "simd/math.h"
 #include "simd/philox.h"
+#include "ops/attention.h"
+#include "ops/attention_grad.h"
 #include "ops/common.h"
+#include "ops/linear.h"
+#include "ops/dequantize.h"
+#include "ops/elementwise.h"
+#include "ops/embedding.h"
+#include "ops/kv_append.h"
+#include "ops/optim.h"
+#include "ops/quantize.h"
+#include "ops/random.h"
+#include "ops/reduce.h"
+#include "ops/rms_norm.h"
+#include "ops/rope.h"
+#include "ops/swiglu.h"
 
 namespace LR_ISA { namespace {
 
@@ -20,6 +34,35 @@ constexpr lr_backend make_table(const char* name) {
   t.prefetch = lr_cpu_prefetch;
   t.write_back = lr_cpu_write_back;
   t.wait = lr_cpu_wait;
+  t.fill = fill;
+  t.copy = copy;
+  t.axpy = axpy;
+  t.add = add;
+  t.scale_rows = scale_rows;
+  t.dot = dot;
+  t.random = random;
+  t.embedding = embedding;
+  t.embedding_grad = embedding_grad;
+  t.rms_norm = rms_norm;
+  t.rms_norm_grad = rms_norm_grad;
+  t.rope_table = rope_table;
+  t.rope = rope;
+  t.swiglu = swiglu;
+  t.swiglu_grad = swiglu_grad;
+  t.attention = attention;
+  t.attention_grad = attention_grad;
+  t.kv_append = kv_append;
+  t.quantize_4bit = quantize_4bit;
+  t.dequantize_4bit = dequantize_4bit;
+  t.quantize_8bit = quantize_8bit;
+  t.dequantize_8bit = dequantize_8bit;
+  t.quantize_absmax = quantize_absmax;
+  t.grad_stats = grad_stats;
+  t.adamw = adamw;
+  t.linear = linear;
+  t.linear_dx = linear_dx;
+  t.lora_grad = lora_grad;
+  t.linear_dw = linear_dw;
   return t;
 }
 

@@ -1,0 +1,127 @@
+/* What attention and its gradient share: validation, the split into blocks of queries and keys, scores of one tile.
+ *
+ * A block holds up to `block_q` queries of one sequence for all heads of one kv head (group = H / Hkv): row r of it is query
+ * r / group, head r % group, so K and V are read once for the whole group. A tile holds kTileKeys keys, counted from the
+ * sequence's first key, which is also one block of the paged cache. Inside a tile keys are the columns. */
+#ifndef LOWRANK_CPU_OPS_ATTENTION_BLOCK_H
+#define LOWRANK_CPU_OPS_ATTENTION_BLOCK_H
+#include "../simd/math.h"
+#include "check.h"
+#include "paged.h"
+#include "ranges.h"
+#include "tile.h"
+
+namespace LR_ISA { namespace {
+
+constexpr int64_t kTileKeys = kPageSize;
+constexpr float kLowest = -3.0e38f;
+
+struct QueryBlock {
+  int32_t sequence, begin; /* first query, counted from the sequence's first */
+};
+
+struct Attention {
+  const lr_attention_args& args;
+  int64_t tokens, heads, d, kv_heads, group, ld; /* ld: d padded to whole vectors */
+  int64_t sequences, block_q, rows;              /* rows of a block: block_q * group */
+  bool paged;
+  const int32_t *cu_q, *cu_k;
+
+  explicit Attention(const lr_attention_args& a) : args(a) {
+    tokens = a.q.shape[0];
+    heads = a.q.shape[1];
+    d = a.q.shape[2];
+    paged = present(a.block_table);
+    kv_heads = a.k.shape[a.k.rank == 4 ? 2 : 1];
+    group = kv_heads > 0 ? heads / kv_heads : 0;
+    ld = round_up(d, kLanes);
+    sequences = max64(0, elements(a.cu_q) - 1);
+    block_q = min64(max64(1, 64 / max64(1, group)), max64(1, a.max_q));
+    rows = block_q * group;
+    cu_q = (const int32_t*)a.cu_q.data;
+    cu_k = present(a.cu_k) ? (const int32_t*)a.cu_k.data : cu_q;
+  }
+
+  int64_t query_count(int64_t s) const { return cu_q[s + 1] - cu_q[s]; }
+  int64_t key_count(int64_t s) const { return paged ? ((const int32_t*)args.kv_len.data)[s] : cu_k[s + 1] - cu_k[s]; }
+  /* Positions of a query minus its number in the sequence: the last query stands at the last key. */
+  int64_t offset(int64_t s) const { return key_count(s) - query_count(s); }
+  int64_t kv_stride() const { return kv_heads * d; }
+  const float* key_tile(const lr_tensor& kv, int64_t s, int64_t tile, int64_t kv_head) const {
+    const int64_t first = paged ? ((const int32_t*)args.block_table.data)[s * args.block_table.shape[1] + tile] * kPageSize
+                                : cu_k[s] + tile * kTileKeys;
+    return (const float*)kv.data + (first * kv_heads + kv_head) * d;
+  }
+  /* Row r of the block of queries from `begin`: where its head's vector lies in a [T, H, D] tensor. */
+  int64_t row_offset(int64_t s, int64_t begin, int64_t kv_head, int64_t r) const {
+    return ((cu_q[s] + begin + r / group) * heads + kv_head * group + r % group) * d;
+  }
+
+  int64_t max_blocks() const { return ceil_div(tokens, block_q) + sequences; }
+  int64_t list_blocks(QueryBlock* blocks) const {
+    int64_t count = 0;
+    for (int64_t s = 0; s < sequences; s++)
+      for (int64_t begin = 0; begin < query_count(s); begin += block_q) blocks[count++] = {(int32_t)s, (int32_t)begin};
+    return count;
+  }
+
+  /* Shapes; indices in device memory are left to check_indices. */
+  void check_shapes(Check& check) const {
+    const lr_attention_args& a = args;
+    check.tensor("q", a.q, LR_F32);
+    check.tensor("k", a.k, LR_F32);
+    check.tensor("v", a.v, LR_F32);
+    check.rank("q", a.q, 3);
+    check.rank("k", a.k, paged ? 4 : 3);
+    check.require(a.v.rank == a.k.rank && elements(a.v) == elements(a.k), "v must have the shape of k");
+    if (check.failed) return;
+    check.require(a.k.shape[a.k.rank - 1] == d, "k has heads of %lld but q has heads of %lld", (long long)a.k.shape[a.k.rank - 1], (long long)d);
+    check.require(d >= 1 && d <= 512, "the head size must be from 1 to 512 but is %lld", (long long)d);
+    check.require(kv_heads >= 1 && heads % kv_heads == 0, "%lld query heads are no multiple of %lld kv heads", (long long)heads, (long long)kv_heads);
+    check.require(!paged || a.k.shape[1] == kPageSize, "the cache must have blocks of %d keys but has %lld", (int)kPageSize,
+                  (long long)a.k.shape[1]);
+    check.tensor("cu_q", a.cu_q, LR_I32);
+    check.optional("cu_k", a.cu_k, LR_I32, elements(a.cu_q));
+    check.tensor("out", a.out, LR_F32, elements(a.q));
+    check.optional("lse", a.lse, LR_F32, tokens * heads);
+    check.require(a.max_q >= 0, "max_q must not be negative but is %d", (int)a.max_q);
+  }
+  void check_indices(Check& check) const {
+    check_cu(check, "cu_q", args.cu_q, tokens);
+    if (paged) check_pages(check, args.cu_q, args.kv_len, args.block_table, args.k.shape[0]);
+    else check_cu(check, present(args.cu_k) ? "cu_k" : "cu_q", present(args.cu_k) ? args.cu_k : args.cu_q, args.k.shape[0]);
+  }
+
+  /* Tiles that the queries [begin, end) of sequence s may see: [first, last). */
+  void visible_tiles(int64_t s, int64_t begin, int64_t end, int64_t* first, int64_t* last) const {
+    const int64_t oldest = args.window > 0 ? max64(0, offset(s) + begin - args.window + 1) : 0;
+    *first = oldest / kTileKeys;
+    *last = max64(*first, ceil_div(max64(0, min64(key_count(s), offset(s) + end)), kTileKeys));
+  }
+  /* Keys of the tile from `key` that a query at `position` sees, as columns [from, to). */
+  LR_INLINE void visible_columns(int64_t position, int64_t key, int64_t keys, int64_t* from, int64_t* to) const {
+    *to = max64(0, min64(keys, position - key + 1));
+    *from = args.window > 0 ? min64(*to, max64(0, position - args.window + 1 - key)) : 0;
+  }
+
+  /* The block's rows of a [T, H, D] tensor, times `factor`, packed to [rows, ld]. */
+  void pack_rows(const lr_tensor& x, int64_t s, int64_t begin, int64_t kv_head, int64_t count, float factor, float* out) const {
+    for (int64_t r = 0; r < count; r++) pack_row((const float*)x.data + row_offset(s, begin, kv_head, r), d, out + r * ld, ld, VF::set(factor));
+  }
+  /* Scores of the block's rows (already scaled) with a transposed tile of keys, through the softcap. */
+  void scores(const float* q, int64_t count, const float* kt, float* s) const {
+    tile_product(count, kTileKeys, d, q, ld, 1, kt, kTileKeys, s, kTileKeys, false);
+    if (!(args.softcap > 0)) return;
+    const VF cap = VF::set(args.softcap), inverse = VF::set(1.0f / args.softcap);
+    for (int64_t i = 0; i < count * kTileKeys; i += kLanes) (cap * tanh(VF::load(s + i) * inverse)).store(s + i);
+  }
+};
+
+/* Columns outside [from, to) of a row of scores become `value`. */
+LR_INLINE void mask_row(float* s, int64_t from, int64_t to, float value) {
+  for (int64_t j = 0; j < from; j++) s[j] = value;
+  for (int64_t j = to; j < kTileKeys; j++) s[j] = value;
+}
+
+}}  // namespace LR_ISA
+#endif

@@ -1,0 +1,44 @@
+/* kv_append: writes the new keys and values of every sequence into its blocks of the paged cache. */
+#ifndef LOWRANK_CPU_OPS_KV_APPEND_H
+#define LOWRANK_CPU_OPS_KV_APPEND_H
+#include "check.h"
+#include "paged.h"
+#include "ranges.h"
+
+namespace LR_ISA { namespace {
+
+lr_error kv_append(lr_queue* queue, lr_tensor k_pool, lr_tensor v_pool, lr_tensor k, lr_tensor v, lr_tensor cu_q, lr_tensor kv_len,
+                   lr_tensor block_table) {
+  Check check("kv_append");
+  check.tensor("k_pool", k_pool, LR_F32);
+  check.tensor("k", k, LR_F32);
+  check.rank("k_pool", k_pool, 4);
+  check.rank("k", k, 3);
+  if (check.failed) return check.error;
+  check.tensor("v_pool", v_pool, LR_F32, elements(k_pool));
+  check.tensor("v", v, LR_F32, elements(k));
+  check.require(k_pool.shape[1] == kPageSize, "k_pool must have blocks of %d keys but has %lld", (int)kPageSize, (long long)k_pool.shape[1]);
+  const int64_t width = k.shape[1] * k.shape[2];
+  check.require(k_pool.shape[2] * k_pool.shape[3] == width, "k has %lld values a token but k_pool has %lld", (long long)width,
+                (long long)(k_pool.shape[2] * k_pool.shape[3]));
+  check_cu(check, "cu_q", cu_q, k.shape[0]);
+  check_pages(check, cu_q, kv_len, block_table, k_pool.shape[0]);
+  if (check.failed) return check.error;
+  const int32_t* cu = (const int32_t*)cu_q.data;
+  for (int64_t s = 0; s + 1 < elements(cu_q); s++) {
+    const int64_t first = ((const int32_t*)kv_len.data)[s] - (cu[s + 1] - cu[s]);
+    const int32_t* pages = (const int32_t*)block_table.data + s * block_table.shape[1];
+    parallel_ranges(queue, cu[s + 1] - cu[s], [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i++) {
+        const int64_t from = (cu[s] + i) * width, position = first + i;
+        const int64_t to = (pages[position / kPageSize] * kPageSize + position % kPageSize) * width;
+        memcpy((float*)k_pool.data + to, (const float*)k.data + from, (size_t)width * sizeof(float));
+        memcpy((float*)v_pool.data + to, (const float*)v.data + from, (size_t)width * sizeof(float));
+      }
+    }, max64(1, kRange / max64(1, width)));
+  }
+  return success();
+}
+
+}}  // namespace LR_ISA
+#endif

@@ -1,0 +1,107 @@
+/* Small dense products in cache, for attention: C [m, n] (+)= A [m, k] B [k, n] in float32. n is a multiple of kLanes and rows of B and C
+ * are padded to it, so there are no masks; A's element (i, p) lies at a[i * row + p * column], so A may be transposed. */
+#ifndef LOWRANK_CPU_OPS_TILE_H
+#define LOWRANK_CPU_OPS_TILE_H
+#include "common.h"
+
+namespace LR_ISA { namespace {
+
+/* Accumulators must fit the registers: 32 of 16 lanes, else 16. */
+constexpr int kTileRows = 6;
+constexpr int kTileVectors = kLanes == 16 ? 4 : 2;
+
+template <int Rows, int Vectors>
+LR_INLINE void tile_kernel(int64_t k, const float* a, int64_t row, int64_t column, const float* b, int64_t ldb, float* c, int64_t ldc,
+                           bool accumulate) {
+  VF sums[Rows][Vectors];
+#pragma GCC unroll 8
+  for (int i = 0; i < Rows; i++)
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; v++) sums[i][v] = accumulate ? VF::load(c + i * ldc + v * kLanes) : VF::zero();
+  for (int64_t p = 0; p < k; p++) {
+    VF loaded[Vectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; v++) loaded[v] = VF::load(b + p * ldb + v * kLanes);
+#pragma GCC unroll 8
+    for (int i = 0; i < Rows; i++) {
+      const VF factor = VF::set(a[i * row + p * column]);
+#pragma GCC unroll 8
+      for (int v = 0; v < Vectors; v++) sums[i][v] = fma(factor, loaded[v], sums[i][v]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < Rows; i++)
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; v++) sums[i][v].store(c + i * ldc + v * kLanes);
+}
+
+template <int Vectors>
+void tile_column(int64_t m, int64_t k, const float* a, int64_t row, int64_t column, const float* b, int64_t ldb, float* c, int64_t ldc,
+                 bool accumulate) {
+  int64_t i = 0;
+  for (; i + kTileRows <= m; i += kTileRows) tile_kernel<kTileRows, Vectors>(k, a + i * row, row, column, b, ldb, c + i * ldc, ldc, accumulate);
+  a += i * row;
+  c += i * ldc;
+  switch (m - i) {
+    case 5: tile_kernel<5, Vectors>(k, a, row, column, b, ldb, c, ldc, accumulate); break;
+    case 4: tile_kernel<4, Vectors>(k, a, row, column, b, ldb, c, ldc, accumulate); break;
+    case 3: tile_kernel<3, Vectors>(k, a, row, column, b, ldb, c, ldc, accumulate); break;
+    case 2: tile_kernel<2, Vectors>(k, a, row, column, b, ldb, c, ldc, accumulate); break;
+    case 1: tile_kernel<1, Vectors>(k, a, row, column, b, ldb, c, ldc, accumulate); break;
+  }
+}
+
+LR_INLINE void tile_product(int64_t m, int64_t n, int64_t k, const float* a, int64_t row, int64_t column, const float* b, int64_t ldb, float* c,
+                            int64_t ldc, bool accumulate) {
+  int64_t j = 0;
+  for (; j + kTileVectors * kLanes <= n; j += kTileVectors * kLanes)
+    tile_column<kTileVectors>(m, k, a, row, column, b + j, ldb, c + j, ldc, accumulate);
+  for (; j < n; j += kLanes) tile_column<1>(m, k, a, row, column, b + j, ldb, c + j, ldc, accumulate);
+}
+
+/* One step of a transposition in registers: exchanges the blocks off the diagonal of size `Width` in rows i and i + Width. */
+template <int Width> LR_INLINE void exchange(VF& a, VF& b) {
+  VI::Native low, high;
+  for (int i = 0; i < kLanes; i++) {
+    low[i] = i & Width ? kLanes + (i - Width) : i;
+    high[i] = i & Width ? kLanes + i : i + Width;
+  }
+  const VF first = {__builtin_shuffle(a.v, b.v, low)}, second = {__builtin_shuffle(a.v, b.v, high)};
+  a = first;
+  b = second;
+}
+template <int Width> LR_INLINE void exchange_all(VF* rows) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; i++)
+    if (!(i & Width)) exchange<Width>(rows[i], rows[i | Width]);
+}
+
+/* out [width rounded up, ld] = inᵀ for in [count, width] with rows `stride` apart; columns from count to `padded` become zero.
+ * padded is a multiple of kLanes. */
+LR_INLINE void transpose(const float* in, int64_t stride, int64_t count, int64_t width, float* out, int64_t ld, int64_t padded) {
+  for (int64_t j = 0; j < padded; j += kLanes)
+    for (int64_t d = 0; d < width; d += kLanes) {
+      VF rows[kLanes];
+      const int64_t lanes = min64(kLanes, width - d);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; i++) {
+        const float* p = in + (j + i) * stride + d;
+        rows[i] = j + i >= count ? VF::zero() : lanes == kLanes ? VF::load(p) : load_n<VF>(p, lanes);
+      }
+      exchange_all<1>(rows);
+      exchange_all<2>(rows);
+      if (kLanes > 4) exchange_all<4 % kLanes>(rows);
+      if (kLanes > 8) exchange_all<8 % kLanes>(rows);
+      for (int64_t i = 0; i < lanes; i++) rows[i].store(out + (d + i) * ld + j);
+    }
+}
+
+/* out [count, ld] = in, rows padded with zeros to `ld`, a multiple of kLanes; values times `factor`. */
+LR_INLINE void pack_row(const float* in, int64_t width, float* out, int64_t ld, VF factor) {
+  int64_t d = 0;
+  for (; d + kLanes <= width; d += kLanes) (VF::load(in + d) * factor).store(out + d);
+  if (d < ld) (load_n<VF>(in + d, width - d) * factor).store(out + d);
+}
+
+}}  // namespace LR_ISA
+#endif
