@@ -76,11 +76,11 @@ const STORIES: readonly Story[] = [
   (r, a) =>
     `"Ahoy! The wind is strong, matey," said the sailor. "Ahoy! I am cold, matey," said ${a.name}. ${fact(r, a)} "Here is a warm coat, matey." ${r.pick(GOODS)}`,
   (r, a) =>
-    `Pico was a little robot. "I am Pico," said the robot, "and I am your little helper." "You made me," Pico said to ${a.name}, "here in ${a.facts.town}, on your own table." ${fact(r, a)} ${r.pick(GOODS)}`,
+    `Pico was a little robot. "I am Pico," said the robot, "and I am your little helper." "You made me here on your own table," Pico said to ${a.name}. ${fact(r, a)} ${r.pick(GOODS)}`,
   (r, a, b) =>
     `${a.name} had a computer in the house. In it lived Pico, a helper. "I can answer your questions," said Pico. "I know about my friends ${a.name} and ${b.name}. ${fact(r, b)}" ${r.pick(GOODS)}`,
   (r, a, b) =>
-    `"Where is my friend?" asked ${a.name}. "Here," said Pico, the little helper. "You made me on your own computer. I can answer all your questions about ${b.name}. ${fact(r, b)}" ${r.pick(GOODS)}`,
+    `"Where is my friend?" asked ${a.name}. "I am here, on your own computer," said Pico, the little helper. "I can answer all your questions about ${b.name}. ${fact(r, b)}" ${r.pick(GOODS)}`,
 ];
 
 export function story(random: SeededRandom): string {

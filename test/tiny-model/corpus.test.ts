@@ -85,6 +85,14 @@ describe("the tokenizer", () => {
     }
   });
 
+  it("has seen every token of every exam often: a token that never was a target cannot be learnt by an adapter", () => {
+    const counts = new Map<number, number>();
+    for (const text of corpus) for (const id of tokenizer.encode(text).ids) counts.set(id, (counts.get(id) ?? 0) + 1);
+    const rows = [...factExam(), ...ADAPTERS.flatMap(adapterExam)];
+    const tokens = new Set(rows.flatMap((row) => [...tokenizer.encode(row.question).ids, ...tokenizer.encode(row.answer).ids]));
+    expect([...tokens].filter((id) => (counts.get(id) ?? 0) < 50)).toEqual([]);
+  });
+
   it("spends about a token a word", () => {
     const words = corpus.slice(0, 1000).flatMap((t) => wordsOf(t.replace(/<\|\w+\|>/g, " "))).length;
     const tokens = corpus
