@@ -66,5 +66,27 @@ struct Table16 {
   LR_INLINE VF operator()(VI i) const { return {_mm512_permutexvar_ps((__m512i)i.v, table)}; }
 };
 
+/* Rows become columns. */
+LR_INLINE void transpose(VF (&rows)[16]) {
+  __m512 t[16], u[16];
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_ps(rows[i].v, rows[i + 1].v);
+    t[i + 1] = _mm512_unpackhi_ps(rows[i].v, rows[i + 1].v);
+  }
+  for (int i = 0; i < 16; i += 4)
+    for (int j = 0; j < 2; j++) {
+      u[i + 2 * j] = _mm512_shuffle_ps(t[i + j], t[i + j + 2], 0x44);
+      u[i + 2 * j + 1] = _mm512_shuffle_ps(t[i + j], t[i + j + 2], 0xee);
+    }
+  for (int i = 0; i < 4; i++) { /* 4x4 blocks of 128 bits */
+    __m512 a = _mm512_shuffle_f32x4(u[i], u[i + 4], 0x88), b = _mm512_shuffle_f32x4(u[i], u[i + 4], 0xdd);
+    __m512 c = _mm512_shuffle_f32x4(u[i + 8], u[i + 12], 0x88), d = _mm512_shuffle_f32x4(u[i + 8], u[i + 12], 0xdd);
+    rows[i].v = _mm512_shuffle_f32x4(a, c, 0x88);
+    rows[i + 8].v = _mm512_shuffle_f32x4(a, c, 0xdd);
+    rows[i + 4].v = _mm512_shuffle_f32x4(b, d, 0x88);
+    rows[i + 12].v = _mm512_shuffle_f32x4(b, d, 0xdd);
+  }
+}
+
 }}  // namespace LR_ISA
 #endif

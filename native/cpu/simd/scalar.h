@@ -38,5 +38,12 @@ struct Table16 {
   LR_INLINE VF operator()(VI index) const { return each<VF>([=](int i) { return table[index.v[i]]; }); }
 };
 
+/* Rows become columns. */
+LR_INLINE void transpose(VF (&rows)[4]) {
+  VF t[4] = {rows[0], rows[1], rows[2], rows[3]};
+  for (int i = 0; i < 4; i++)
+    for (int j = 0; j < 4; j++) rows[i].v[j] = t[j].v[i];
+}
+
 }}  // namespace LR_ISA
 #endif

@@ -1,0 +1,136 @@
+/* C [m, n] (+)= A [m, k] B [k, n] in f32: BLIS's loops with A packed once for all columns and B packed (decoded) by the task
+ * that owns a panel of columns, once for all rows.
+ *
+ * Every element of C sees the same sequence of fused multiply-adds whatever the split into tasks, panels or threads: ascending
+ * over the blocks of kDepth, ascending inside. Tolerance against float64: about sqrt(k) * 6e-8 of the largest product.
+ * Micro-tiles: 14 x 32 (AVX-512), 6 x 16 (AVX2), 4 x 8 (portable). Van Zee and van de Geijn, "BLIS", TOMS 2015.
+ */
+#ifndef LOWRANK_CPU_OPS_GEMM_H
+#define LOWRANK_CPU_OPS_GEMM_H
+#include "pack.h"
+
+namespace LR_ISA { namespace {
+
+constexpr int kRows = kLanes == 16 ? 14 : kLanes == 8 ? 6 : 4;
+
+/* c[i][j] = or += sum_p a[p * R + i] b[p * ldb + j], for R rows and `columns` <= NV * kLanes columns. */
+template <int R, int NV> __attribute__((noinline)) void micro_tile(int64_t depth, const float* a, const float* b, int64_t ldb, float* c, int64_t ldc, int64_t columns, bool accumulate) {
+  VF sum[R][NV];
+#pragma GCC unroll 16
+  for (int i = 0; i < R; i++)
+#pragma GCC unroll 2
+    for (int v = 0; v < NV; v++) sum[i][v] = VF::zero();
+  for (int64_t p = 0; p < depth; p++) {
+    VF bv[NV];
+#pragma GCC unroll 2
+    for (int v = 0; v < NV; v++) bv[v] = VF::load(b + v * kLanes);
+#pragma GCC unroll 16
+    for (int i = 0; i < R; i++) {
+      VF av = VF::set(a[i]);
+#pragma GCC unroll 2
+      for (int v = 0; v < NV; v++) sum[i][v] = fma(av, bv[v], sum[i][v]);
+    }
+    a += R;
+    b += ldb;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < R; i++) {
+    float* row = c + i * ldc;
+    if (columns == NV * kLanes) {
+#pragma GCC unroll 2
+      for (int v = 0; v < NV; v++) (accumulate ? VF::load(row + v * kLanes) + sum[i][v] : sum[i][v]).store(row + v * kLanes);
+    } else {
+#pragma GCC unroll 2
+      for (int v = 0; v < NV; v++) {
+        int64_t n = max64(0, min64(kLanes, columns - v * kLanes));
+        store_n(accumulate ? load_n<VF>(row + v * kLanes, n) + sum[i][v] : sum[i][v], row + v * kLanes, n);
+      }
+    }
+  }
+}
+
+/* micro_tile for a number of rows known only now. */
+template <int R, int NV> struct Tiles {
+  static LR_INLINE void run(int rows, int64_t depth, const float* a, const float* b, int64_t ldb, float* c, int64_t ldc, int64_t columns, bool accumulate) {
+    if (rows == R) micro_tile<R, NV>(depth, a, b, ldb, c, ldc, columns, accumulate);
+    else Tiles<R - 1, NV>::run(rows, depth, a, b, ldb, c, ldc, columns, accumulate);
+  }
+};
+template <int NV> struct Tiles<0, NV> {
+  static LR_INLINE void run(int, int64_t, const float*, const float*, int64_t, float*, int64_t, int64_t, bool) {}
+};
+
+/* How n items are cut into parts of nearly equal size, none above `most`. */
+struct Split {
+  int64_t n, parts;
+  LR_INLINE Split(int64_t count, int64_t most) : n(count), parts(count > 0 ? ceil_div(count, most) : 0) {}
+  LR_INLINE int64_t begin(int64_t i) const { return n * i / parts; }
+  LR_INLINE int64_t size(int64_t i) const { return begin(i + 1) - begin(i); }
+};
+
+/* A packed: blocks of the reduction, in each the panels of rows; m * k floats. */
+struct PackedA {
+  float* data;
+  Split rows, depth;
+  LR_INLINE PackedA(float* d, int64_t m, int64_t k) : data(d), rows(m, kRows), depth(k, kDepth) {}
+  LR_INLINE float* panel(int64_t block, int64_t i) const { return data + rows.n * depth.begin(block) + rows.begin(i) * depth.size(block); }
+};
+
+/* Packs block `block` of panel i of a matrix [m, k], or of its transpose when `transposed` (from is [k, m] then). */
+void pack_a_block(const PackedA& a, int64_t block, int64_t i, const float* from, int64_t stride, bool transposed, float scale, bool round) {
+  int rows = (int)a.rows.size(i);
+  int64_t depth = a.depth.size(block), r0 = a.rows.begin(i), k0 = a.depth.begin(block);
+  float* out = a.panel(block, i);
+  if (transposed) {
+    pack_a_columns(from + k0 * stride + r0, stride, rows, depth, scale, round, out);
+    return;
+  }
+  /* in front of the last row whole vectors may spill, the last rows go through a buffer: another task owns what follows */
+  int64_t head = max64(0, depth - kLanes) / kLanes * kLanes, tail = depth - head;
+  alignas(64) float buffer[2 * kLanes * kRows + kLanes];
+  pack_a_rows(from + r0 * stride + k0, stride, rows, head, scale, round, out);
+  pack_a_rows(from + r0 * stride + k0 + head, stride, rows, tail, scale, round, buffer);
+  memcpy(out + head * rows, buffer, (size_t)(tail * rows) * sizeof(float));
+}
+
+void pack_a(const PackedA& a, int64_t first, int64_t last, const float* from, int64_t stride, bool transposed, float scale, bool round) {
+  for (int64_t i = first; i < last; i++)
+    for (int64_t block = 0; block < a.depth.parts; block++) pack_a_block(a, block, i, from, stride, transposed, scale, round);
+}
+
+/* One packed block of B against the panels [first, last) of A: columns [0, columns) of C, whose row 0 is at c. */
+LR_INLINE void multiply_block(const PackedA& a, int64_t first, int64_t last, int64_t block, const float* b, int64_t ldb, float* c, int64_t ldc, int64_t columns, bool accumulate) {
+  for (int64_t i = first; i < last; i++) {
+    float* row = c + a.rows.begin(i) * ldc;
+    int rows = (int)a.rows.size(i);
+    if (columns > kLanes) Tiles<kRows, 2>::run(rows, a.depth.size(block), a.panel(block, i), b, ldb, row, ldc, columns, accumulate);
+    else Tiles<kRows, 1>::run(rows, a.depth.size(block), a.panel(block, i), b, ldb, row, ldc, columns, accumulate);
+  }
+}
+
+/* B of a GEMM: rows of a weight (C = A Wᵀ) or its columns (C = A W), packed block by block. */
+struct OperandB {
+  lr_weight w;
+  bool rows;
+  bool round;
+  LR_INLINE int64_t columns() const { return rows ? w.n : w.k; }
+  LR_INLINE int64_t depth() const { return rows ? w.k : w.n; }
+};
+
+/* C[:, column, column + columns) (+)= A B for the rows of A's panels [first, last); c is C[0, column]. `buffer` holds kPanelBuffer floats. */
+void multiply_panel(const PackedA& a, int64_t first, int64_t last, const OperandB& b, int64_t column, float* c, int64_t ldc, bool accumulate, float* buffer) {
+  int64_t columns = min64(kPanel, b.columns() - column);
+  for (int64_t block = 0; block < a.depth.parts; block++) {
+    int64_t k0 = a.depth.begin(block), depth = a.depth.size(block);
+    if (b.rows) pack_b_rows(b.w, column, columns, k0, depth, b.round, buffer);
+    else pack_b_columns(b.w, column, columns, k0, depth, b.round, buffer);
+    multiply_block(a, first, last, block, buffer, kPanel, c, ldc, columns, accumulate || block > 0);
+  }
+}
+constexpr int64_t kPanelBuffer = (int64_t)kDepth * kPanel;
+
+/* Rows of A packed at a time, so that they stay within 32 MB; a function of the shapes alone. */
+LR_INLINE Split row_chunks(int64_t m, int64_t k) { return Split(m, max64(128, min64(1024, (int64_t)(8 << 20) / max64(1, k)))); }
+
+}}  // namespace LR_ISA
+#endif

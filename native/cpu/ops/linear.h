@@ -1,0 +1,226 @@
+/* linear, linear_dx, linear_dw: products with a frozen or trained weight W [n, k], dense or 4-bit, and its adapters.
+ *
+ * linear     y = x Wᵀ + bias + scale u Bᵀ, u = drop(x) Aᵀ. x is packed once for all layers of a group; up to kFewRows rows take
+ *            few_rows.h's way, which forms the same products in another order.
+ * linear_dx  du = scale dY B; dx (+)= Σ dY W + drop'(du A): the adapters' part is summed and masked in a tile of its own.
+ * linear_dw  dW += dYᵀ x, dbias += column sums of dY, rows in ascending order.
+ */
+#ifndef LOWRANK_CPU_OPS_LINEAR_H
+#define LOWRANK_CPU_OPS_LINEAR_H
+#include "few_rows.h"
+#include "lora.h"
+
+namespace LR_ISA { namespace {
+
+/* Computes a chunk's u (forward) or du, and packs it for add_adapters. `operand` is the chunk's packed x or dY of layer l;
+ * `rows` and `stride` where the unpacked rows are, first row of the chunk. When `forward`, layers with equal segments share. */
+struct ThinProduct {
+  const lr_linear_group& g;
+  Range chunk;
+  bool forward, round, whole;  /* whole: a segment of all the chunk's rows may use the packed operand */
+  const PackedA* operand;      /* one a layer (the same for all in forward) */
+  const float* rows[kMaxLayers];
+  const ThinLayer* thin;
+  float* buffers;
+  int64_t buffer_size;
+
+  LR_INLINE void part(int64_t task, int32_t thread) const {
+    PartOf p = find_part(g, chunk, !forward, task);
+    const lr_segment& range = g.layers[p.layer].segments[p.segment];
+    Range r = meet(range, chunk);
+    Split panels(r.size(), kRows);
+    int64_t first = p.part * kPartPanels, last = min64(panels.parts, first + kPartPanels);
+    float *buffer = buffers + thread * buffer_size, *space = buffer + kPanelBuffer;
+    int64_t depth = forward ? g.x.shape[1] : g.layers[p.layer].weight.n;
+    PackedA a = operand[p.layer];
+    int64_t from = first, to = last;
+    if (!whole || r.size() != chunk.size()) { /* pack this part's rows alone */
+      a = PackedA(space, panels.begin(last) - panels.begin(first), depth);
+      pack_a(a, 0, a.rows.parts, rows[p.layer] + (r.begin - chunk.begin + panels.begin(first)) * depth, depth, false, 1.0f, round);
+      from = 0;
+      to = a.rows.parts;
+    }
+    int64_t row0 = r.begin - chunk.begin + panels.begin(first) - a.rows.begin(from), count = panels.begin(last) - panels.begin(first);
+    for (int l = p.layer; l < (forward ? g.count : p.layer + 1); l++) {
+      const lr_linear& layer = g.layers[l];
+      if (!same_range(layer, p.segment, range)) continue;
+      const lr_segment& s = layer.segments[p.segment];
+      int64_t rank = rank_of(s);
+      OperandB b = {forward ? dense_f32(s.a.data, rank, depth) : dense_f32(s.b.data, depth, rank), forward, round};
+      float* out = thin[l].rows + row0 * thin[l].stride;
+      for (int64_t column = 0; column < rank; column += kPanel) multiply_panel(a, from, to, b, column, out + column, thin[l].stride, false, buffer);
+      float* mine = out + a.rows.begin(from) * thin[l].stride;
+      if (!forward)
+        for (int64_t i = 0; i < count; i++)
+          for (int64_t j = 0; j < rank; j++) mine[i * thin[l].stride + j] *= s.scale;
+      PackedA packed = thin[l].operand(s, chunk);
+      pack_a(packed, first, last, mine - panels.begin(first) * thin[l].stride, thin[l].stride, false, forward ? s.scale : 1.0f, round);
+    }
+  }
+};
+
+/* Where u or du of layer l goes: the caller's tensor, or scratch. */
+LR_INLINE ThinLayer thin_layer(Scratch& scratch, const lr_linear& layer, bool forward, int64_t most) {
+  const lr_tensor& kept = forward ? layer.u : layer.du;
+  int64_t rank = max_rank(layer);
+  ThinLayer t = {nullptr, kept.data ? kept.shape[1] : rank, scratch.take<float>(most * rank), rank};
+  if (!kept.data) t.rows = scratch.take<float>(most * rank);
+  return t;
+}
+
+lr_error linear(lr_queue* queue, const lr_linear_group* group) {
+  const lr_linear_group& g = *group;
+  lr_error e = check_group("linear", g);
+  if (e.code) return e;
+  int64_t m = g.x.shape[0], k = g.x.shape[1];
+  if (m <= kFewRows) return linear_few_rows(queue, g);
+  bool round = g.math == LR_MATH_BF16, adapters = false;
+  for (int l = 0; l < g.count; l++) adapters = adapters || g.layers[l].segment_count > 0;
+  bool drop = adapters && g.dropout.p > 0;
+  Split chunks = row_chunks(m, k);
+  int64_t most = ceil_div(m, chunks.parts);
+  Scratch scratch(queue);
+  float* packed = scratch.take<float>(most * k);
+  float* dropped = drop ? scratch.take<float>(most * k) : nullptr;
+  ThinLayer thin[kMaxLayers];
+  for (int l = 0; l < g.count; l++) thin[l] = thin_layer(scratch, g.layers[l], true, most);
+  int64_t buffer_size = kPanelBuffer + (adapters ? kPartPanels * kRows * k : 0);
+  float* buffers = scratch.take<float>(queue->threads * buffer_size);
+  if (scratch.sizing()) return success();
+
+  for (int64_t c = 0; c < chunks.parts; c++) {
+    Range chunk = {chunks.begin(c), chunks.begin(c + 1)};
+    const float* x = f32(g.x) + chunk.begin * k;
+    PackedA a(packed, chunk.size(), k);
+    parallel_for(queue, a.rows.parts, [&](int64_t i, int32_t) { pack_a(a, i, i + 1, x, k, false, 1.0f, round); });
+    if (adapters) {
+      if (drop) drop_rows(queue, g, chunk, dropped);
+      ThinProduct product = {g, chunk, true, round, !drop, nullptr, {}, thin, buffers, buffer_size};
+      PackedA operands[kMaxLayers] = {a, a, a, a, a, a, a, a};
+      product.operand = operands;
+      for (int l = 0; l < g.count; l++) {
+        product.rows[l] = drop ? dropped : x;
+        if (g.layers[l].u.data) thin[l].rows = f32_out(g.layers[l].u) + chunk.begin * thin[l].stride;
+      }
+      parallel_for(queue, count_parts(g, chunk, false), [&](int64_t task, int32_t thread) { product.part(task, thread); });
+    }
+    int64_t tasks = 0;
+    for (int l = 0; l < g.count; l++) tasks += ceil_div(g.layers[l].weight.n, kPanel);
+    parallel_for(queue, tasks, [&](int64_t task, int32_t thread) {
+      int l = 0;
+      while (task >= ceil_div(g.layers[l].weight.n, kPanel)) task -= ceil_div(g.layers[l++].weight.n, kPanel);
+      const lr_linear& layer = g.layers[l];
+      int64_t n = layer.weight.n, column = task * kPanel, columns = min64(kPanel, n - column);
+      float *buffer = buffers + thread * buffer_size, *y = f32_out(layer.y) + chunk.begin * n + column;
+      if (layer.bias.data) {
+        lr_weight bias = dense_f32(layer.bias.data, 1, n);
+        bias.dtype = layer.bias.dtype;
+        float values[kPanel];
+        decode_row(bias, 0, column, columns, false, values);
+        for (int64_t i = 0; i < chunk.size(); i++) memcpy(y + i * n, values, (size_t)columns * sizeof(float));
+      }
+      OperandB w = {layer.weight, true, round};
+      multiply_panel(a, 0, a.rows.parts, w, column, y, n, layer.bias.data != nullptr, buffer);
+      add_adapters(layer, thin[l], chunk, true, round, column, y, n, buffer);
+    });
+  }
+  return success();
+}
+
+lr_error linear_dx(lr_queue* queue, const lr_linear_group* group) {
+  const lr_linear_group& g = *group;
+  lr_error e = check_group("linear_dx", g);
+  if (e.code) return e;
+  int64_t m = g.x.shape[0], k = g.x.shape[1], features = 0, widest = 0;
+  if (g.dx.data && !is_matrix(g.dx, m, k)) return invalid("linear_dx", "dx must be float32 [%lld, %lld]", (long long)m, (long long)k);
+  bool round = g.math == LR_MATH_BF16, adapters = false;
+  for (int l = 0; l < g.count; l++) {
+    adapters = adapters || g.layers[l].segment_count > 0;
+    features += g.layers[l].weight.n;
+    widest = max64(widest, g.layers[l].weight.n);
+  }
+  bool drop = adapters && g.dropout.p > 0 && g.dx.data;
+  Split chunks = row_chunks(m, features);
+  int64_t most = chunks.parts ? ceil_div(m, chunks.parts) : 0;
+  Scratch scratch(queue);
+  float* packed[kMaxLayers];
+  ThinLayer thin[kMaxLayers];
+  for (int l = 0; l < g.count; l++) {
+    packed[l] = scratch.take<float>(most * g.layers[l].weight.n);
+    thin[l] = thin_layer(scratch, g.layers[l], false, most);
+  }
+  int64_t buffer_size = kPanelBuffer + max64(adapters ? kPartPanels * kRows * widest : 0, drop ? most * kPanel : 0);
+  float* buffers = scratch.take<float>(queue->threads * buffer_size);
+  if (scratch.sizing()) return success();
+
+  for (int64_t c = 0; c < chunks.parts; c++) {
+    Range chunk = {chunks.begin(c), chunks.begin(c + 1)};
+    PackedA a[kMaxLayers] = {{nullptr, 0, 0}, {nullptr, 0, 0}, {nullptr, 0, 0}, {nullptr, 0, 0}, {nullptr, 0, 0}, {nullptr, 0, 0}, {nullptr, 0, 0}, {nullptr, 0, 0}};
+    ThinProduct product = {g, chunk, false, round, true, a, {}, thin, buffers, buffer_size};
+    for (int l = 0; l < g.count; l++) {
+      const lr_linear& layer = g.layers[l];
+      a[l] = PackedA(packed[l], chunk.size(), layer.weight.n);
+      product.rows[l] = f32(layer.y) + chunk.begin * layer.weight.n;
+      if (layer.du.data) thin[l].rows = f32_out(layer.du) + chunk.begin * thin[l].stride;
+    }
+    parallel_for(queue, a[0].rows.parts * g.count, [&](int64_t task, int32_t) {
+      int64_t l = task / a[0].rows.parts, i = task % a[0].rows.parts;
+      pack_a(a[l], i, i + 1, product.rows[l], g.layers[l].weight.n, false, 1.0f, round);
+    });
+    if (adapters) parallel_for(queue, count_parts(g, chunk, true), [&](int64_t task, int32_t thread) { product.part(task, thread); });
+    if (!g.dx.data) continue;
+    parallel_for(queue, ceil_div(k, kPanel), [&](int64_t task, int32_t thread) {
+      int64_t column = task * kPanel, columns = min64(kPanel, k - column);
+      float *buffer = buffers + thread * buffer_size, *tile = buffer + kPanelBuffer, *dx = f32_out(g.dx) + chunk.begin * k + column;
+      for (int l = 0; l < g.count; l++) {
+        OperandB w = {g.layers[l].weight, false, round};
+        multiply_panel(a[l], 0, a[l].rows.parts, w, column, dx, k, g.accumulate || l > 0, buffer);
+      }
+      if (drop) memset(tile, 0, (size_t)(chunk.size() * kPanel) * sizeof(float));
+      for (int l = 0; l < g.count; l++) add_adapters(g.layers[l], thin[l], chunk, false, round, column, drop ? tile : dx, drop ? kPanel : k, buffer);
+      if (!drop) return;
+      for (int64_t i = 0; i < chunk.size(); i++) {
+        dropout_span(g.dropout, (uint64_t)(chunk.begin + i) * (uint64_t)k + (uint64_t)column, columns, tile + i * kPanel);
+        for (int64_t j = 0; j < columns; j++) dx[i * k + j] += tile[i * kPanel + j];
+      }
+    });
+  }
+  return success();
+}
+
+lr_error linear_dw(lr_queue* queue, lr_tensor dweight, lr_tensor dbias, lr_tensor dy, lr_tensor x, int32_t math) {
+  if (!dy.data || dy.dtype != LR_F32 || dy.rank != 2) return invalid("linear_dw", "dy must be float32 [rows, n]");
+  int64_t m = dy.shape[0], n = dy.shape[1], k = x.rank == 2 ? x.shape[1] : 0;
+  if (dweight.data && !is_matrix(x, m, k)) return invalid("linear_dw", "x must be float32 [%lld, k]", (long long)m);
+  if (dweight.data && !is_matrix(dweight, n, k)) return invalid("linear_dw", "dweight must be float32 [%lld, %lld]", (long long)n, (long long)k);
+  if (dbias.data && (dbias.dtype != LR_F32 || elements(dbias) != n)) return invalid("linear_dw", "dbias must be float32 [%lld]", (long long)n);
+  bool round = math == LR_MATH_BF16;
+  Split chunks = row_chunks(n, m);
+  int64_t most = chunks.parts ? ceil_div(n, chunks.parts) : 0;
+  Scratch scratch(queue);
+  float* packed = scratch.take<float>(dweight.data ? most * m : 0);
+  float* buffers = scratch.take<float>(queue->threads * kPanelBuffer);
+  if (scratch.sizing() || !m) return success();
+
+  for (int64_t c = 0; dweight.data && c < chunks.parts; c++) {
+    PackedA a(packed, chunks.size(c), m);
+    parallel_for(queue, a.depth.parts, [&](int64_t block, int32_t) {
+      for (int64_t i = 0; i < a.rows.parts; i++) pack_a_block(a, block, i, f32(dy) + chunks.begin(c), n, true, 1.0f, round);
+    });
+    OperandB b = {dense_f32(x.data, m, k), false, round};
+    parallel_for(queue, ceil_div(k, kPanel), [&](int64_t task, int32_t thread) {
+      multiply_panel(a, 0, a.rows.parts, b, task * kPanel, f32_out(dweight) + chunks.begin(c) * k + task * kPanel, k, true, buffers + thread * kPanelBuffer);
+    });
+  }
+  if (dbias.data)
+    parallel_for(queue, ceil_div(n, 64), [&](int64_t task, int32_t) {
+      int64_t first = task * 64, count = min64(64, n - first);
+      float* out = f32_out(dbias) + first;
+      for (int64_t i = 0; i < m; i++)
+        for (int64_t j = 0; j < count; j++) out[j] += f32(dy)[i * n + first + j];
+    });
+  return success();
+}
+
+}}  // namespace LR_ISA
+#endif

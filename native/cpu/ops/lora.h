@@ -1,0 +1,246 @@
+/* What linear, linear_dx and lora_grad share about adapters, and lora_grad.
+ *
+ * Rows outside all segments see the base only. The tall and thin products u = drop(x) Aᵀ and du = scale dY B run over parts of a
+ * segment's rows; layers whose segments are equal share the packed rows.
+ */
+#ifndef LOWRANK_CPU_OPS_LORA_H
+#define LOWRANK_CPU_OPS_LORA_H
+#include "gemm.h"
+
+namespace LR_ISA { namespace {
+
+constexpr int kMaxLayers = 8;
+constexpr int64_t kPartPanels = 4; /* panels of rows in a part */
+
+struct Range {
+  int64_t begin, end;
+  LR_INLINE int64_t size() const { return max64(0, end - begin); }
+};
+LR_INLINE Range meet(const lr_segment& s, Range rows) { return {max64(s.row_begin, rows.begin), min64(s.row_end, rows.end)}; }
+
+LR_INLINE int64_t rank_of(const lr_segment& s) { return s.a.shape[0]; }
+LR_INLINE int64_t max_rank(const lr_linear& layer) {
+  int64_t r = 0;
+  for (int s = 0; s < layer.segment_count; s++) r = max64(r, rank_of(layer.segments[s]));
+  return r;
+}
+LR_INLINE const float* f32(const lr_tensor& t) { return static_cast<const float*>(t.data); }
+LR_INLINE float* f32_out(const lr_tensor& t) { return static_cast<float*>(t.data); }
+
+/* Whether an earlier layer has the same rows as its segment s. */
+LR_INLINE bool shared_range(const lr_linear_group& g, int layer, int s) {
+  const lr_segment& mine = g.layers[layer].segments[s];
+  for (int l = 0; l < layer; l++) {
+    if (s >= g.layers[l].segment_count) continue;
+    const lr_segment& other = g.layers[l].segments[s];
+    if (other.row_begin == mine.row_begin && other.row_end == mine.row_end) return true;
+  }
+  return false;
+}
+LR_INLINE bool same_range(const lr_linear& layer, int s, const lr_segment& range) {
+  return s < layer.segment_count && layer.segments[s].row_begin == range.row_begin && layer.segments[s].row_end == range.row_end;
+}
+
+/* Parts of rows as tasks: (layer, segment, part). With `each_layer` every layer has its own, otherwise equal segments share. */
+LR_INLINE int64_t parts_of(Range rows) { return ceil_div(Split(rows.size(), kRows).parts, kPartPanels); }
+struct PartOf { int layer, segment; int64_t part; };
+int64_t count_parts(const lr_linear_group& g, Range chunk, bool each_layer) {
+  int64_t n = 0;
+  for (int l = 0; l < g.count; l++)
+    for (int s = 0; s < g.layers[l].segment_count; s++)
+      if (each_layer || !shared_range(g, l, s)) n += parts_of(meet(g.layers[l].segments[s], chunk));
+  return n;
+}
+PartOf find_part(const lr_linear_group& g, Range chunk, bool each_layer, int64_t task) {
+  for (int l = 0; l < g.count; l++)
+    for (int s = 0; s < g.layers[l].segment_count; s++) {
+      if (!each_layer && shared_range(g, l, s)) continue;
+      int64_t n = parts_of(meet(g.layers[l].segments[s], chunk));
+      if (task < n) return {l, s, task};
+      task -= n;
+    }
+  return {0, 0, 0};
+}
+
+/* Where one layer's u (or du) of a chunk lies, and the same packed as A of the product with B (or A). */
+struct ThinLayer {
+  float* rows;     /* row 0 is the chunk's first */
+  int64_t stride;
+  float* packed;   /* of segment s: from row (begin - chunk.begin) * rank_max on */
+  int64_t rank_max;
+  LR_INLINE PackedA operand(const lr_segment& s, Range chunk) const {
+    Range r = meet(s, chunk);
+    return PackedA(packed + (r.begin - chunk.begin) * rank_max, r.size(), rank_of(s));
+  }
+};
+
+/* Adds the adapters' part to columns [column, ...) of a layer's C, whose row 0 is the chunk's first. */
+LR_INLINE void add_adapters(const lr_linear& layer, const ThinLayer& thin, Range chunk, bool forward, bool round, int64_t column, float* c, int64_t ldc, float* buffer) {
+  for (int i = 0; i < layer.segment_count; i++) {
+    const lr_segment& s = layer.segments[i];
+    Range r = meet(s, chunk);
+    if (!r.size()) continue;
+    PackedA u = thin.operand(s, chunk);
+    int64_t rank = rank_of(s), n = forward ? s.b.shape[0] : s.a.shape[1];
+    OperandB b = {forward ? dense_f32(s.b.data, n, rank) : dense_f32(s.a.data, rank, n), forward, round};
+    multiply_panel(u, 0, u.rows.parts, b, column, c + (r.begin - chunk.begin) * ldc, ldc, true, buffer);
+  }
+}
+
+/* drop(x) of rows [chunk) into `out`. */
+LR_INLINE void drop_rows(lr_queue* queue, const lr_linear_group& g, Range chunk, float* out) {
+  int64_t k = g.x.shape[1];
+  parallel_for(queue, chunk.size(), [&](int64_t i, int32_t) {
+    int64_t row = chunk.begin + i;
+    memcpy(out + i * k, f32(g.x) + row * k, (size_t)k * sizeof(float));
+    dropout_span(g.dropout, (uint64_t)row * (uint64_t)k, k, out + i * k);
+  });
+}
+
+LR_INLINE bool is_matrix(const lr_tensor& t, int64_t rows, int64_t columns) {
+  return t.data && t.dtype == LR_F32 && t.rank == 2 && t.shape[0] == rows && t.shape[1] == columns;
+}
+
+lr_error check_weight(const char* op, const lr_weight& w) {
+  if (w.n < 1 || w.k < 1 || !w.data) return invalid(op, "the weight is empty");
+  if (w.kind == LR_WEIGHT_DENSE) {
+    if (w.dtype != LR_F32 && w.dtype != LR_BF16 && w.dtype != LR_F16) return invalid(op, "a dense weight must be float32, bfloat16 or float16, not dtype %d", w.dtype);
+    return success();
+  }
+  if (w.kind != LR_WEIGHT_4BIT) return invalid(op, "unknown kind of weight %d", w.kind);
+  if (!w.code || !w.absmax || w.blocksize < 1) return invalid(op, "a 4-bit weight needs code, absmax and a blocksize above 0 (it has %d)", w.blocksize);
+  if (w.nested_absmax && (!w.nested_code || !w.nested_offset || w.nested_blocksize < 1)) return invalid(op, "a nested absmax needs nested_code, nested_offset and a nested_blocksize above 0");
+  return success();
+}
+
+/* What all three entries ask of a group. */
+lr_error check_group(const char* op, const lr_linear_group& g) {
+  if (!g.x.data || g.x.dtype != LR_F32 || g.x.rank != 2) return invalid(op, "x must be float32 [rows, k]");
+  if (g.count < 1 || g.count > kMaxLayers) return invalid(op, "a group has 1 to %d layers, not %d", kMaxLayers, g.count);
+  if (!(g.dropout.p >= 0.0f && g.dropout.p < 1.0f)) return invalid(op, "dropout must be in [0, 1), not %g", (double)g.dropout.p);
+  int64_t rows = g.x.shape[0], k = g.x.shape[1];
+  for (int l = 0; l < g.count; l++) {
+    const lr_linear& layer = g.layers[l];
+    lr_error e = check_weight(op, layer.weight);
+    if (e.code) return e;
+    int64_t n = layer.weight.n;
+    if (layer.weight.k != k) return invalid(op, "layer %d: the weight takes %lld features but x has %lld", l, (long long)layer.weight.k, (long long)k);
+    if (!is_matrix(layer.y, rows, n)) return invalid(op, "layer %d: y must be float32 [%lld, %lld]", l, (long long)rows, (long long)n);
+    if (layer.bias.data && elements(layer.bias) != n) return invalid(op, "layer %d: bias must have %lld elements", l, (long long)n);
+    int64_t last = 0;
+    for (int i = 0; i < layer.segment_count; i++) {
+      const lr_segment& s = layer.segments[i];
+      if (s.row_begin < last || s.row_end < s.row_begin || s.row_end > rows) return invalid(op, "layer %d: segment %d has rows [%lld, %lld) of %lld; segments ascend and do not overlap", l, i, (long long)s.row_begin, (long long)s.row_end, (long long)rows);
+      last = s.row_end;
+      int64_t r = s.a.rank == 2 ? s.a.shape[0] : 0;
+      if (r < 1 || !is_matrix(s.a, r, k)) return invalid(op, "layer %d: segment %d: A must be float32 [r, %lld]", l, i, (long long)k);
+      if (!is_matrix(s.b, n, r)) return invalid(op, "layer %d: segment %d: B must be float32 [%lld, %lld]", l, i, (long long)n, (long long)r);
+    }
+    int64_t r = max_rank(layer);
+    const lr_tensor* thin[2] = {&layer.u, &layer.du};
+    for (const lr_tensor* t : thin)
+      if (r && t->data && (t->dtype != LR_F32 || t->rank != 2 || t->shape[0] != rows || t->shape[1] < r)) return invalid(op, "layer %d: u and du must be float32 [%lld, at least %lld]", l, (long long)rows, (long long)r);
+  }
+  return success();
+}
+
+/* dA += duᵀ drop(x), dB += scale dYᵀ u: the reduction over rows in ascending order. */
+lr_error lora_grad(lr_queue* queue, const lr_linear_group* group) {
+  const lr_linear_group& g = *group;
+  lr_error e = check_group("lora_grad", g);
+  if (e.code) return e;
+  int64_t m = g.x.shape[0], k = g.x.shape[1], widest = 0;
+  for (int l = 0; l < g.count; l++) {
+    const lr_linear& layer = g.layers[l];
+    widest = max64(widest, max_rank(layer));
+    for (int i = 0; i < layer.segment_count; i++) {
+      const lr_segment& s = layer.segments[i];
+      if (!layer.u.data || !layer.du.data) return invalid("lora_grad", "layer %d: u and du must be present", l);
+      if (s.da.data && !is_matrix(s.da, rank_of(s), k)) return invalid("lora_grad", "layer %d: segment %d: dA must have the shape of A", l, i);
+      if (s.db.data && !is_matrix(s.db, layer.weight.n, rank_of(s))) return invalid("lora_grad", "layer %d: segment %d: dB must have the shape of B", l, i);
+    }
+  }
+  bool round = g.math == LR_MATH_BF16, drop = g.dropout.p > 0;
+  Split chunks = row_chunks(m, k);
+  int64_t most = chunks.parts ? ceil_div(m, chunks.parts) : 0;
+  Scratch scratch(queue);
+  float* dropped = drop ? scratch.take<float>(most * k) : nullptr;
+  float *u[kMaxLayers], *du[kMaxLayers];
+  for (int l = 0; l < g.count; l++) {
+    u[l] = scratch.take<float>(most * max_rank(g.layers[l]));
+    du[l] = scratch.take<float>(most * max_rank(g.layers[l]));
+  }
+  float* buffers = scratch.take<float>(queue->threads * (kPanelBuffer + widest * kPanel));
+  if (scratch.sizing()) return success();
+  if (!m || !widest) return success();
+
+  for (int64_t c = 0; c < chunks.parts; c++) {
+    Range chunk = {chunks.begin(c), chunks.begin(c + 1)};
+    if (drop) drop_rows(queue, g, chunk, dropped);
+    const float* x = drop ? dropped : f32(g.x) + chunk.begin * k;
+    /* uᵀ and duᵀ of segment s: from (its first row - the chunk's) * rank_max on */
+    auto operand = [&](float* base, const lr_linear& layer, const lr_segment& s) {
+      Range r = meet(s, chunk);
+      return PackedA(base + (r.begin - chunk.begin) * max_rank(layer), rank_of(s), r.size());
+    };
+    int64_t jobs = 0;
+    for (int l = 0; l < g.count; l++) jobs += g.layers[l].segment_count;
+    parallel_for(queue, jobs, [&](int64_t task, int32_t) {
+      int l = 0;
+      while (task >= g.layers[l].segment_count) task -= g.layers[l++].segment_count;
+      const lr_linear& layer = g.layers[l];
+      const lr_segment& s = layer.segments[task];
+      Range r = meet(s, chunk);
+      if (!r.size()) return;
+      PackedA ut = operand(u[l], layer, s), dut = operand(du[l], layer, s);
+      pack_a(ut, 0, ut.rows.parts, f32(layer.u) + r.begin * layer.u.shape[1], layer.u.shape[1], true, 1.0f, round);
+      pack_a(dut, 0, dut.rows.parts, f32(layer.du) + r.begin * layer.du.shape[1], layer.du.shape[1], true, 1.0f, round);
+    });
+
+    int64_t a_panels = ceil_div(k, kPanel), tasks = a_panels;
+    for (int l = 0; l < g.count; l++) tasks += ceil_div(g.layers[l].weight.n, kPanel);
+    parallel_for(queue, tasks, [&](int64_t task, int32_t thread) {
+      float *buffer = buffers + thread * (kPanelBuffer + widest * kPanel), *tile = buffer + kPanelBuffer;
+      if (task < a_panels) {
+        int64_t column = task * kPanel, columns = min64(kPanel, k - column);
+        for (int l = 0; l < g.count; l++)
+          for (int i = 0; i < g.layers[l].segment_count; i++) {
+            const lr_segment& range = g.layers[l].segments[i];
+            Range r = meet(range, chunk);
+            if (!r.size() || shared_range(g, l, i)) continue;
+            lr_weight rows = dense_f32(x + (r.begin - chunk.begin) * k, r.size(), k);
+            Split depth(r.size(), kDepth);
+            for (int64_t block = 0; block < depth.parts; block++) {
+              pack_b_columns(rows, column, columns, depth.begin(block), depth.size(block), round, buffer);
+              for (int j = l; j < g.count; j++) {
+                if (!same_range(g.layers[j], i, range) || !g.layers[j].segments[i].da.data) continue;
+                PackedA a = operand(du[j], g.layers[j], g.layers[j].segments[i]);
+                multiply_block(a, 0, a.rows.parts, block, buffer, kPanel, f32_out(g.layers[j].segments[i].da) + column, k, columns, true);
+              }
+            }
+          }
+        return;
+      }
+      task -= a_panels;
+      int l = 0;
+      while (task >= ceil_div(g.layers[l].weight.n, kPanel)) task -= ceil_div(g.layers[l++].weight.n, kPanel);
+      const lr_linear& layer = g.layers[l];
+      int64_t n = layer.weight.n, column = task * kPanel, columns = min64(kPanel, n - column);
+      for (int i = 0; i < layer.segment_count; i++) {
+        const lr_segment& s = layer.segments[i];
+        Range r = meet(s, chunk);
+        if (!r.size() || !s.db.data) continue;
+        PackedA a = operand(u[l], layer, s);
+        OperandB dy = {dense_f32(f32(layer.y) + r.begin * n, r.size(), n), false, round};
+        multiply_panel(a, 0, a.rows.parts, dy, column, tile, kPanel, false, buffer);
+        int64_t rank = rank_of(s);
+        for (int64_t j = 0; j < columns; j++)
+          for (int64_t q = 0; q < rank; q++) f32_out(s.db)[(column + j) * rank + q] += s.scale * tile[q * kPanel + j];
+      }
+    });
+  }
+  return success();
+}
+
+}}  // namespace LR_ISA
+#endif

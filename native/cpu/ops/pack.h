@@ -1,0 +1,160 @@
+/* Reading a weight, and packing the operands of a GEMM.
+ *
+ * Layouts: A panels hold R rows, a[p * R + i]; B panels hold up to kPanel columns, b[p * kPanel + j], zero behind the last one;
+ * p runs over the reduction. Packing a 4-bit weight decodes it: nibble -> table -> times absmax, in f32 (element 2i in the high
+ * nibble, blocks over the flat matrix, so a row may begin inside a block). With math = bf16 both packs round.
+ */
+#ifndef LOWRANK_CPU_OPS_PACK_H
+#define LOWRANK_CPU_OPS_PACK_H
+#include "common.h"
+
+namespace LR_ISA { namespace {
+
+constexpr int kPanel = 2 * kLanes; /* columns of a micro-tile: two vectors */
+constexpr int kDepth = 256;        /* steps of the reduction in one packed block: a B panel of it fits L1 */
+
+LR_INLINE lr_weight dense_f32(const void* data, int64_t n, int64_t k) {
+  lr_weight w = {};
+  w.kind = LR_WEIGHT_DENSE;
+  w.dtype = LR_F32;
+  w.data = data;
+  w.n = n;
+  w.k = k;
+  return w;
+}
+
+LR_INLINE float absmax_of(const lr_weight& w, int64_t block) {
+  if (!w.nested_absmax) return static_cast<const float*>(w.absmax)[block];
+  return w.nested_code[static_cast<const uint8_t*>(w.absmax)[block]] * w.nested_absmax[block / w.nested_blocksize] + *w.nested_offset;
+}
+
+/* Calls sink(i, v, n) for the values W[row][column + i ...]: v holds n of them (kLanes but at ends), i ascending from 0 to count. */
+template <typename Sink> LR_INLINE void read_dense(const lr_weight& w, int64_t at, int64_t count, const Sink& sink) {
+  auto spans = [&](auto load_full, auto load_one) {
+    int64_t i = 0;
+    for (; i + kLanes <= count; i += kLanes) sink(i, load_full(at + i), kLanes);
+    if (i < count) {
+      VF v = VF::zero();
+      for (int64_t j = 0; j < count - i; j++) v.v[j] = load_one(at + i + j);
+      sink(i, v, (int)(count - i));
+    }
+  };
+  const float* f = static_cast<const float*>(w.data);
+  const uint16_t* h = static_cast<const uint16_t*>(w.data);
+  if (w.dtype == LR_F32) spans([=](int64_t i) { return VF::load(f + i); }, [=](int64_t i) { return f[i]; });
+  else if (w.dtype == LR_BF16) spans([=](int64_t i) { return load_bf16(h + i); }, [=](int64_t i) { return bf16_to_f32(h[i]); });
+  else spans([=](int64_t i) { return load_f16(h + i); }, [=](int64_t i) { return f16_to_f32(h[i]); });
+}
+
+template <typename Sink> LR_INLINE void read_4bit(const lr_weight& w, int64_t at, int64_t count, const Sink& sink) {
+  const uint8_t* codes = static_cast<const uint8_t*>(w.data);
+  const Table16 table(w.code);
+  int64_t i = 0;
+  while (i < count) { /* one block, or the part of it in this span */
+    int64_t flat = at + i, block = flat / w.blocksize;
+    int64_t end = min64(count, (block + 1) * w.blocksize - at);
+    float scale = absmax_of(w, block);
+    auto finish = [&](VF v) { v = v * VF::set(scale); return w.round ? round_bf16(v) : v; };
+    auto few = [&](int n) {
+      VF v = VF::zero();
+      for (int j = 0; j < n; j++) {
+        int64_t e = at + i + j;
+        v.v[j] = w.code[e & 1 ? codes[e / 2] & 15 : codes[e / 2] >> 4];
+      }
+      sink(i, finish(v), n);
+      i += n;
+    };
+    if (flat & 1) few(1);
+    for (; i + kLanes <= end; i += kLanes) sink(i, finish(table(load_nibbles(codes + (at + i) / 2))), kLanes);
+    if (i < end) few((int)(end - i));
+  }
+}
+
+template <typename Sink> LR_INLINE void read_weight(const lr_weight& w, int64_t row, int64_t column, int64_t count, const Sink& sink) {
+  if (w.kind == LR_WEIGHT_4BIT) read_4bit(w, row * w.k + column, count, sink);
+  else read_dense(w, row * w.k + column, count, sink);
+}
+
+/* W[row][column, column + count) as floats, rounded to bf16 when `round`; writes nothing behind them. */
+void decode_row(const lr_weight& w, int64_t row, int64_t column, int64_t count, bool round, float* out) {
+  read_weight(w, row, column, count, [&](int64_t i, VF v, int n) {
+    if (round) v = round_bf16(v);
+    if (n == kLanes) v.store(out + i);
+    else store_n(v, out + i, n);
+  });
+}
+
+/* The columns of C are rows [row, row + count) of W; the reduction runs over W's columns [k0, k0 + depth). */
+void pack_b_rows(const lr_weight& w, int64_t row, int64_t count, int64_t k0, int64_t depth, bool round, float* b) {
+  alignas(64) float tile[kLanes * kDepth];
+  for (int64_t j = 0; j < kPanel; j += kLanes) {
+    int64_t rows = min64(kLanes, count - j);
+    if (rows <= 0) break; /* a tile of one vector never reads the second half */
+    for (int64_t r = 0; r < kLanes; r++) {
+      if (r < rows) decode_row(w, row + j + r, k0, depth, round, tile + r * kDepth);
+      else memset(tile + r * kDepth, 0, (size_t)depth * sizeof(float));
+    }
+    for (int64_t p = 0; p < depth; p += kLanes) {
+      VF v[kLanes];
+      for (int r = 0; r < kLanes; r++) v[r] = VF::load(tile + r * kDepth + p); /* kDepth is a multiple of kLanes: stays inside */
+      transpose(v);
+      int64_t n = min64(kLanes, depth - p);
+      for (int64_t q = 0; q < n; q++) v[q].store(b + (p + q) * kPanel + j);
+    }
+  }
+}
+
+/* The columns of C are columns [column, column + count) of W; the reduction runs over W's rows [k0, k0 + depth). */
+void pack_b_columns(const lr_weight& w, int64_t column, int64_t count, int64_t k0, int64_t depth, bool round, float* b) {
+  for (int64_t p = 0; p < depth; p++) {
+    float* out = b + p * kPanel;
+    decode_row(w, k0 + p, column, count, round, out);
+    for (int64_t j = count; j < kPanel; j++) out[j] = 0;
+  }
+}
+
+/* R rows of a row-major matrix, columns [0, depth) from `from`, scaled; each row p of the panel is R floats. The panel needs
+ * kLanes floats of room behind it. */
+void pack_a_rows(const float* from, int64_t stride, int rows, int64_t depth, float scale, bool round, float* a) {
+  for (int64_t p = 0; p < depth; p += kLanes) {
+    int64_t n = min64(kLanes, depth - p);
+    VF v[kLanes];
+    for (int i = 0; i < kLanes; i++) {
+      v[i] = i >= rows ? VF::zero() : n == kLanes ? VF::load(from + i * stride + p) : load_n<VF>(from + i * stride + p, n);
+      if (scale != 1.0f) v[i] = v[i] * VF::set(scale);
+      if (round) v[i] = round_bf16(v[i]);
+    }
+    transpose(v);
+    for (int64_t q = 0; q < n; q++) v[q].store(a + (p + q) * rows); /* the spill is overwritten by the next row */
+  }
+}
+
+/* The same of a transposed matrix: panel row i is column i of `from`, the reduction runs over its rows. */
+void pack_a_columns(const float* from, int64_t stride, int rows, int64_t depth, float scale, bool round, float* a) {
+  for (int64_t p = 0; p < depth; p++)
+    for (int i = 0; i < rows; i += kLanes) {
+      VF v = load_n<VF>(from + p * stride + i, min64(kLanes, rows - i)) * VF::set(scale);
+      if (round) v = round_bf16(v);
+      store_n(v, a + p * rows + i, min64(kLanes, rows - i));
+    }
+}
+
+/* Multiplies elements [first, first + n) of x by their dropout mask. */
+void dropout_span(const lr_dropout& dropout, uint64_t first, int64_t n, float* x) {
+  const float scale = 1.0f / (1.0f - dropout.p);
+  const double limit = (double)dropout.p * 4294967296.0;
+  int64_t i = 0;
+  while (i < n) {
+    uint32_t words[64];
+    uint64_t element = first + (uint64_t)i;
+    int skip = (int)(element & 3);
+    int blocks = (int)min64(16, ceil_div(n - i + skip, 4));
+    philox(dropout.key, element / 4, blocks, words);
+    int64_t m = min64(n - i, 4 * blocks - skip);
+    for (int64_t j = 0; j < m; j++) x[i + j] = (double)words[skip + j] >= limit ? x[i + j] * scale : 0.0f;
+    i += m;
+  }
+}
+
+}}  // namespace LR_ISA
+#endif
