@@ -1,0 +1,73 @@
+import { describe, expect, it } from "vitest";
+import { addon, cpu, F32, thrown, U8, upload } from "./helpers.js";
+
+const invalid = (op: string) => ({ code: "INVALID", op });
+
+describe("wrong calls throw typed errors", () => {
+  it("for a wrong number of arguments", () => {
+    expect(thrown(() => (addon.alloc as (...a: unknown[]) => unknown)(cpu, F32))).toMatchObject(invalid("alloc"));
+    expect(thrown(() => (addon.kernels.add as (...a: unknown[]) => unknown)(cpu))).toMatchObject(invalid("add"));
+    expect(thrown(() => (addon.memory as (...a: unknown[]) => unknown)(cpu, 1)).message).toBe(
+      "[memory] expected 1 arguments but received 2",
+    );
+  });
+
+  it("for a wrong device, dtype or shape", () => {
+    for (const bad of [-1, 7, 99, 0.5, Number.NaN, "cpu"]) expect(thrown(() => addon.memory(bad as number)).code).toBe("INVALID");
+    for (const bad of [-1, 5, 1.5, "float32"]) expect(thrown(() => addon.alloc(cpu, bad as number, [1])).code).toBe("INVALID");
+    const shapes = [3, "3", null, [1, 2, 3, 4, 5], [-1], [1.5], [Number.NaN], ["2"], [2 ** 60], [2 ** 30, 2 ** 30, 2 ** 30]];
+    for (const bad of shapes) expect(thrown(() => addon.alloc(cpu, F32, bad as number[]))).toMatchObject(invalid("alloc"));
+    expect(thrown(() => addon.openDevice("tpu")).message).toContain('no device "tpu"');
+    expect(thrown(() => addon.openDevice("cpu:mmx"))).toMatchObject({ code: "UNSUPPORTED", op: "openDevice" });
+  });
+
+  it("for data of another size, another type, or detached", () => {
+    const t = upload([1, 2]);
+    expect(thrown(() => addon.upload(t, new Float32Array(3))).message).toContain("the tensor has 8 bytes but the data has 12");
+    expect(thrown(() => addon.upload(t, [1, 2] as never))).toMatchObject(invalid("upload"));
+    const data = new Float32Array(2);
+    structuredClone(data.buffer, { transfer: [data.buffer] });
+    expect(thrown(() => addon.upload(t, data))).toMatchObject(invalid("upload"));
+    addon.free(t);
+  });
+
+  it("for argument arrays that are too short, too long or not whole numbers", () => {
+    const { linear, attention, tokenLogprob } = addon.kernels;
+    for (const bad of [
+      [],
+      [0, 0, 0],
+      [0, 0, 0, 0, 0, 0, 0, 1],
+      [0, 0, 0, 0, 0, 0, 0, 2 ** 31],
+      [0, 0, 0.5, 0, 0, 0, 0, 0],
+      [0, 0, 0, 0, 0, 0, 0, 0, 9],
+    ]) {
+      expect(["INVALID", "UNSUPPORTED"]).toContain(thrown(() => linear(cpu, new Float64Array(bad))).code);
+    }
+    for (const run of [attention, tokenLogprob, linear]) {
+      expect(["INVALID", "UNSUPPORTED"]).toContain(thrown(() => run(cpu, new Float32Array(17) as never)).code);
+      expect(["INVALID", "UNSUPPORTED"]).toContain(thrown(() => run(cpu, new Float64Array(3))).code);
+    }
+  });
+
+  it("for a 4-bit weight whose parts do not fit", () => {
+    const codes = addon.alloc(cpu, U8, [32]);
+    const absmax = upload([1]);
+    const code = upload(Array.from({ length: 16 }, (_, i) => i));
+    const make = (n: number, k: number, parts = [codes, absmax, 0, 0, 0, code]) =>
+      addon.weight4bit(...(parts as [number, number, number, number, number, number]), n, k, 64, 0, 0);
+    addon.freeWeight(make(8, 8));
+    expect(thrown(() => make(8, 9)).message).toContain("codes must have 36 elements but has 32");
+    expect(thrown(() => make(8, 8, [codes, absmax, absmax, absmax, absmax, code])).code).toBe("INVALID");
+    expect(thrown(() => make(8, 8, [codes, absmax, 0, 0, 0, absmax])).message).toContain("code must have 16 elements");
+    expect(thrown(() => make(8, 8, [absmax, absmax, 0, 0, 0, code])).message).toContain("codes has the wrong dtype");
+    expect(thrown(() => make(8, 8, [codes, 0, 0, 0, 0, code])).code).toBe("INVALID");
+    for (const t of [codes, absmax, code]) addon.free(t);
+  });
+
+  it("as errors with a code, an op and both named in the text", () => {
+    const error = thrown(() => addon.alloc(cpu, F32, [-1]));
+    expect(error).toBeInstanceOf(Error);
+    expect(error.message).toMatch(/^\[alloc\] /);
+    expect(Object.keys(error)).toEqual(expect.arrayContaining(["code", "op"]));
+  });
+});

@@ -1,0 +1,104 @@
+import { describe, expect, it } from "vitest";
+import { addon, cpu, F32, readFloats, thrown, upload } from "./helpers.js";
+
+describe("the stream", () => {
+  it("runs everything in the order of the calls", async () => {
+    const a = upload([1, 2]);
+    const b = addon.alloc(cpu, F32, [2]);
+    addon.kernels.prefetch(cpu, 0, b, a);
+    addon.upload(a, new Float32Array([3, 4]));
+    const first = addon.read(b);
+    addon.kernels.prefetch(cpu, 0, b, a);
+    const second = addon.read(b);
+    expect([...new Float32Array(await first)]).toEqual([1, 2]);
+    expect([...new Float32Array(await second)]).toEqual([3, 4]);
+    addon.free(a);
+    addon.free(b);
+  });
+
+  it("takes the uploaded bytes at the call", async () => {
+    const data = new Float32Array([1, 2]);
+    const t = addon.alloc(cpu, F32, [2]);
+    addon.upload(t, data);
+    data.fill(9);
+    expect(await readFloats(t)).toEqual([1, 2]);
+    addon.free(t);
+  });
+
+  it("returns from a call before the work is done", async () => {
+    const a = addon.alloc(cpu, F32, [1 << 26]);
+    const b = addon.alloc(cpu, F32, [1 << 26]);
+    const begin = performance.now();
+    for (let i = 0; i < 5; i++) addon.kernels.prefetch(cpu, 0, b, a);
+    const enqueued = performance.now() - begin;
+    await addon.synchronize(cpu);
+    expect(enqueued).toBeLessThan((performance.now() - begin) / 4);
+    addon.free(a);
+    addon.free(b);
+    addon.trim(cpu);
+  });
+
+  it("gives freed memory to the next tensor without harm to work that is queued", async () => {
+    const big = addon.alloc(cpu, F32, [1 << 24]);
+    const other = addon.alloc(cpu, F32, [1 << 24]);
+    addon.kernels.prefetch(cpu, 0, other, big);
+    const results: Promise<number[]>[] = [];
+    for (let i = 0; i < 50; i++) {
+      const t = upload([i, i]);
+      results.push(readFloats(t));
+      addon.free(t);
+    }
+    expect(await Promise.all(results)).toEqual(Array.from({ length: 50 }, (_, i) => [i, i]));
+    addon.free(big);
+    addon.free(other);
+    addon.trim(cpu);
+  });
+
+  it("reports the first error of an op at the next wait, once", async () => {
+    const a = upload([1, 2]);
+    const b = upload([1, 2, 3]);
+    addon.kernels.prefetch(cpu, 0, b, a);
+    addon.kernels.writeBack(cpu, 0, b, a);
+    await expect(addon.synchronize(cpu)).rejects.toMatchObject({ code: "INVALID", op: "prefetch" });
+    await addon.synchronize(cpu);
+    addon.kernels.writeBack(cpu, 0, a, b);
+    await expect(addon.read(a)).rejects.toMatchObject({ code: "INVALID", op: "write_back" });
+    expect(await readFloats(a)).toEqual([1, 2]);
+    addon.free(a);
+    addon.free(b);
+  });
+
+  it("enqueues nothing when an argument is wrong", async () => {
+    const a = upload([1, 2]);
+    const b = upload([3, 4]);
+    expect(thrown(() => addon.kernels.prefetch(cpu, 0.5, a, b)).code).toBe("INVALID");
+    expect(await readFloats(a)).toEqual([1, 2]);
+    addon.free(a);
+    addon.free(b);
+  });
+
+  it("times each op while profiling", async () => {
+    const a = addon.alloc(cpu, F32, [1 << 20]);
+    addon.profile(cpu, true);
+    for (let i = 0; i < 3; i++) addon.kernels.prefetch(cpu, 0, a, a);
+    await addon.synchronize(cpu);
+    const times = addon.profile(cpu, false);
+    expect(times.prefetch?.calls).toBe(3);
+    expect(times.prefetch?.ms).toBeGreaterThan(0);
+    addon.kernels.prefetch(cpu, 0, a, a);
+    await addon.synchronize(cpu);
+    expect(addon.profile(cpu, false)).toEqual({});
+    addon.free(a);
+  });
+
+  it("keeps devices apart", async () => {
+    const scalar = addon.openDevice("cpu:scalar");
+    expect(addon.openDevice("cpu:scalar")).toBe(scalar);
+    expect(addon.deviceInfo(scalar).isa).toBe("scalar");
+    const here = upload([1]);
+    const there = addon.alloc(scalar, F32, [1]);
+    expect(thrown(() => addon.kernels.prefetch(cpu, 0, here, there)).message).toContain("a tensor is on device cpu:scalar");
+    addon.free(here);
+    addon.free(there);
+  });
+});
