@@ -1,0 +1,54 @@
+import { LowrankError } from "../errors.js";
+import { loadAddon } from "../native/load.js";
+import type { Addon, DeviceInfo, Kernels, MemoryStats } from "../native/surface.js";
+import { native, nativeAsync } from "./native-errors.js";
+
+/** A device: one ordered stream of work, its memory, and its kernels. */
+export class Device {
+  readonly name: string;
+  /** Number native code knows the device by; first argument of every kernel. */
+  readonly number: number;
+  readonly info: DeviceInfo;
+  readonly kernels: Kernels;
+  readonly addon: Addon;
+
+  constructor(name: string, addon: Addon) {
+    this.name = name;
+    this.addon = addon;
+    this.number = native(() => addon.openDevice(name));
+    this.info = addon.deviceInfo(this.number);
+    this.kernels = addon.kernels;
+  }
+
+  /** Bytes in use, the largest number so far, bytes kept for reuse; number of tensors alive. */
+  get memory(): MemoryStats {
+    return this.addon.memory(this.number);
+  }
+
+  /** Starts the peak of `memory` anew from what is live. */
+  resetPeak(): void {
+    this.addon.resetPeak(this.number);
+  }
+
+  /** Resolves when everything enqueued so far is done; rejects with the first asynchronous error, naming its op. */
+  synchronize(): Promise<void> {
+    return nativeAsync(() => this.addon.synchronize(this.number));
+  }
+}
+
+const devices = new Map<string, Device>();
+
+/**
+ * The device of that name; the same object for the same name.
+ * Throws DEVICE_NOT_FOUND when this build or machine has none.
+ */
+export function getDevice(name = "cpu"): Device {
+  const known = devices.get(name);
+  if (known) return known;
+  if (name !== "cpu") {
+    throw new LowrankError("DEVICE_NOT_FOUND", `There is no device '${name}'`, { hint: "This version computes on 'cpu' only." });
+  }
+  const device = new Device(name, loadAddon());
+  devices.set(name, device);
+  return device;
+}
