@@ -9,6 +9,8 @@ namespace lr {
 namespace {
 
 constexpr size_t kLarge = size_t{1} << 20;
+// What the pool may hold beyond a quarter more than was ever live.
+constexpr size_t kSlack = size_t{32} << 20;
 
 // Eight classes per power of two below 1 MiB, multiples of 64 KiB above: at most an eighth is lost.
 size_t size_class(size_t bytes) {
@@ -39,12 +41,25 @@ Block Memory::take(size_t bytes) {
     pooled_ -= block.bytes;
     return block;
   }
+  shed(size);
   if (held_ > limit_ || size > limit_ - held_) return {};
   // An overcommitting kernel grants what it cannot give and kills the process later: refuse what is plainly too much.
   if (size > (size_t{64} << 20) && size > available_memory()) return {};
   Block block{backend_.alloc(size), size, 0};
   if (block.data) held_ += size;
   return block;
+}
+
+// Sizes that change from step to step would fill the pool with blocks nobody asks for again: before more is taken from the
+// system, those unused for longest are given back until the total is near what was ever live at once.
+void Memory::shed(size_t bytes) {
+  const size_t allowed = std::max(most_live_, live_ + bytes);
+  while (!pool_.empty() && held_ + bytes > allowed + allowed / 4 + kSlack) {
+    const auto oldest = std::min_element(pool_.begin(), pool_.end(), [](const auto& a, const auto& b) { return a.second.last_use < b.second.last_use; });
+    pooled_ -= oldest->second.bytes;
+    release_later(oldest->second);
+    pool_.erase(oldest);
+  }
 }
 
 Storage* Memory::allocate(size_t bytes) {
@@ -74,6 +89,7 @@ Storage* Memory::allocate(size_t bytes) {
   }
   live_ += bytes;
   peak_ = std::max(peak_, live_);
+  most_live_ = std::max(most_live_, live_);
   return new Storage(*this, block, bytes);
 }
 

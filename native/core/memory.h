@@ -66,6 +66,7 @@ class Memory {
   friend class Storage;
   void recycle(Storage* storage);
   Block take(size_t bytes);        // from the pool or the system; data NULL: there is none
+  void shed(size_t bytes);
   void trim_locked();
   void release_later(Block block);
 
@@ -75,7 +76,7 @@ class Memory {
   mutable std::mutex mutex_;
   std::multimap<size_t, Block> pool_;
   Block scratch_;
-  size_t held_ = 0, live_ = 0, peak_ = 0, pooled_ = 0;
+  size_t held_ = 0, live_ = 0, peak_ = 0, most_live_ = 0, pooled_ = 0;
   static std::atomic<int64_t> fail_in_;
 };
 

@@ -26,15 +26,16 @@ int64_t number_in(const char* path, int64_t* second = nullptr) {
   return a;
 }
 
-int64_t mem_available() {
-  FILE* file = std::fopen("/proc/meminfo", "re");
+// The number behind `name` in a file of "name number" lines, or -1.
+int64_t field_of(const char* path, const char* name) {
+  FILE* file = std::fopen(path, "re");
   if (!file) return -1;
-  char line[128];
-  long long kib = -1;
-  while (std::fgets(line, sizeof line, file))
-    if (std::sscanf(line, "MemAvailable: %lld", &kib) == 1) break;
+  char line[256], word[128];
+  long long value = -1, found = -1;
+  while (found < 0 && std::fgets(line, sizeof line, file))
+    if (std::sscanf(line, "%127s %lld", word, &value) == 2 && std::strcmp(word, name) == 0) found = value;
   std::fclose(file);
-  return kib < 0 ? -1 : kib * 1024;
+  return found;
 }
 
 }  // namespace
@@ -57,12 +58,13 @@ int available_cores() {
 
 uint64_t available_memory() {
   uint64_t free = UINT64_MAX;
-  const int64_t system = mem_available();
-  if (system >= 0) free = static_cast<uint64_t>(system);
+  const int64_t system = field_of("/proc/meminfo", "MemAvailable:");
+  if (system >= 0) free = static_cast<uint64_t>(system) * 1024;
   const int64_t limit = number_in("/sys/fs/cgroup/memory.max"), used = number_in("/sys/fs/cgroup/memory.current");
-  // The page cache counts as used but is reclaimed under pressure, so only the limit less what is anonymous would be exact.
-  if (limit > 0 && used >= 0) free = std::min<uint64_t>(free, static_cast<uint64_t>(std::max<int64_t>(limit - used, limit / 16)));
-  return free;
+  if (limit < 0 || used < 0) return free;
+  // The page cache counts as used but is given up under pressure.
+  const int64_t cache = std::max<int64_t>(field_of("/sys/fs/cgroup/memory.stat", "file"), 0);
+  return std::min<uint64_t>(free, static_cast<uint64_t>(std::max<int64_t>(limit - used + cache, 0)));
 }
 
 std::string read_file(const char* path, void* to, uint64_t position, uint64_t length) {

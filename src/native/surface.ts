@@ -22,7 +22,7 @@ export interface NativeError extends Error {
 }
 
 export interface MemoryStats {
-  /** Bytes of storages in use, the largest `live` so far, bytes cached by the pool, and number of tensor handles. */
+  /** Bytes of storages in use, the largest `live` so far, bytes cached by the pool (scratch included), and tensor handles of this environment. */
   live: number;
   peak: number;
   pooled: number;
@@ -156,7 +156,7 @@ export interface Addon {
   readonly abi: number;
   readonly kernels: Kernels;
 
-  /** Opens a device ("cpu") and returns its number; the same name gives the same number. */
+  /** Opens a device ("cpu", or "cpu:<isa>" for one variant) and returns its number; the same name gives the same number. */
   openDevice(name: string): number;
   deviceInfo(d: number): DeviceInfo;
   memory(d: number): MemoryStats;
@@ -174,7 +174,10 @@ export interface Addon {
   free(t: TensorHandle): void;
   /** Copies the bytes at the call, writes them in stream order. `data` is any typed array of exactly the tensor's bytes. */
   upload(t: TensorHandle, data: ArrayBufferView): void;
-  /** Reads `length` bytes of a file into the tensor at `byteOffset`, on a native I/O thread straight into its memory; the promise resolves when done. */
+  /**
+   * Reads `length` bytes of a file into the tensor at `byteOffset`, on a native I/O thread straight into its memory, behind work
+   * that is queued for the same memory. Enqueue what uses the tensor only when the promise has resolved.
+   */
   readFile(t: TensorHandle, byteOffset: number, path: string, filePosition: number, length: number): Promise<void>;
   /** Copies the tensor's bytes after everything enqueued before; rejects with the stream's first error. */
   read(t: TensorHandle): Promise<ArrayBuffer>;
@@ -197,8 +200,8 @@ export interface Addon {
     round: number,
   ): WeightHandle;
   freeWeight(w: WeightHandle): void;
-  /** Makes the n-th allocation from now fail (tests); 0 switches it off. */
+  /** Makes the n-th allocation from now on any device fail (tests); 0 switches it off. */
   failAllocation(n: number): void;
-  /** Time spent in each entry since the last call, in milliseconds and calls: for `bench step`. */
+  /** Time spent in each kernel (keys of {@link Kernels}) since the last call, as far as the stream has run: for `bench step`. */
   profile(d: number, enable: boolean): Record<string, { calls: number; ms: number }>;
 }

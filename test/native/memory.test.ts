@@ -21,6 +21,17 @@ describe("memory", () => {
     expect(addon.memory(cpu).pooled).toBe(0);
   });
 
+  it("does not pile up in the pool when sizes change all the time", () => {
+    addon.trim(cpu);
+    let most = 0;
+    for (let mib = 8; mib < 200; mib += 3) {
+      addon.free(addon.alloc(cpu, F32, [mib << 18]));
+      most = Math.max(most, addon.memory(cpu).pooled);
+    }
+    expect(most).toBeLessThan((200 * 1.25 + 33) * 2 ** 20);
+    addon.trim(cpu);
+  });
+
   it("that cannot be had is OUT_OF_MEMORY with bytes, and the next allocation works", () => {
     const error = thrown(() => addon.alloc(cpu, F32, [2 ** 40]));
     expect(error).toMatchObject({ code: "OUT_OF_MEMORY", op: "alloc", needed: 2 ** 42 });
