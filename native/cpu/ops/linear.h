@@ -194,24 +194,12 @@ lr_error linear_dw(lr_queue* queue, lr_tensor dweight, lr_tensor dbias, lr_tenso
   if (dweight.data && !is_matrix(x, m, k)) return invalid("linear_dw", "x must be float32 [%lld, k]", (long long)m);
   if (dweight.data && !is_matrix(dweight, n, k)) return invalid("linear_dw", "dweight must be float32 [%lld, %lld]", (long long)n, (long long)k);
   if (dbias.data && (dbias.dtype != LR_F32 || elements(dbias) != n)) return invalid("linear_dw", "dbias must be float32 [%lld]", (long long)n);
-  bool round = math == LR_MATH_BF16;
-  Split chunks = row_chunks(n, m);
-  int64_t most = chunks.parts ? ceil_div(n, chunks.parts) : 0;
   Scratch scratch(queue);
-  float* packed = scratch.take<float>(dweight.data ? most * m : 0);
+  float* packed = scratch.take<float>(dweight.data ? outer_product_room(n, m) : 0);
   float* buffers = scratch.take<float>(queue->threads * kPanelBuffer);
   if (scratch.sizing() || !m) return success();
 
-  for (int64_t c = 0; dweight.data && c < chunks.parts; c++) {
-    PackedA a(packed, chunks.size(c), m);
-    parallel_for(queue, a.depth.parts, [&](int64_t block, int32_t) {
-      for (int64_t i = 0; i < a.rows.parts; i++) pack_a_block(a, block, i, f32(dy) + chunks.begin(c), n, true, 1.0f, round);
-    });
-    OperandB b = {dense_f32(x.data, m, k), false, round};
-    parallel_for(queue, ceil_div(k, kPanel), [&](int64_t task, int32_t thread) {
-      multiply_panel(a, 0, a.rows.parts, b, task * kPanel, f32_out(dweight) + chunks.begin(c) * k + task * kPanel, k, true, buffers + thread * kPanelBuffer);
-    });
-  }
+  if (dweight.data) add_outer_product(queue, f32_out(dweight), f32(dy), f32(x), m, n, k, math == LR_MATH_BF16, packed, buffers, kPanelBuffer);
   if (dbias.data)
     parallel_for(queue, ceil_div(n, 64), [&](int64_t task, int32_t) {
       int64_t first = task * 64, count = min64(64, n - first);
