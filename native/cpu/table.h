@@ -6,11 +6,12 @@
 #include "ops/attention.h"
 #include "ops/attention_grad.h"
 #include "ops/common.h"
-#include "ops/linear.h"
 #include "ops/dequantize.h"
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
+#include "ops/head.h"
 #include "ops/kv_append.h"
+#include "ops/linear.h"
 #include "ops/optim.h"
 #include "ops/quantize.h"
 #include "ops/random.h"
@@ -63,6 +64,8 @@ constexpr lr_backend make_table(const char* name) {
   t.linear_dx = linear_dx;
   t.lora_grad = lora_grad;
   t.linear_dw = linear_dw;
+  t.token_logprob = token_logprob;
+  t.token_logprob_grad = token_logprob_grad;
   return t;
 }
 
