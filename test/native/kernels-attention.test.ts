@@ -1,0 +1,208 @@
+import { describe, expect, it } from "vitest";
+import { type AttentionShape, attention } from "../reference/attention.js";
+import { gaussian, gradientError, relativeError, weighted } from "../reference/numeric.js";
+import { isas, Raw, refusal, withRaw } from "./raw.js";
+
+interface Case extends AttentionShape {
+  name: string;
+}
+
+const self = (...lengths: number[]) => lengths.map((n) => ({ queries: n, keys: n }));
+const base = { heads: 1, kvHeads: 1, d: 8, scale: 0.4 };
+const cases: Case[] = [
+  { ...base, name: "one token", lengths: self(1) },
+  { ...base, name: "odd head size", d: 3, lengths: self(5) },
+  { ...base, name: "two tiles of keys, head size 65", d: 65, scale: 0.125, lengths: self(70) },
+  { ...base, name: "grouped heads, packed sequences", heads: 6, kvHeads: 2, d: 16, lengths: self(3, 1, 65, 7) },
+  { ...base, name: "nine heads on three, several blocks", heads: 9, kvHeads: 3, lengths: self(90) },
+  { ...base, name: "multi-query", heads: 4, kvHeads: 1, lengths: self(9, 2) },
+  { ...base, name: "window", heads: 2, lengths: self(140), window: 5 },
+  { ...base, name: "window wider than a tile", lengths: self(150), window: 70 },
+  { ...base, name: "softcap", heads: 2, kvHeads: 2, lengths: self(33), softcap: 1.5 },
+  { ...base, name: "softcap and window", lengths: self(80), softcap: 2, window: 20 },
+  {
+    ...base,
+    name: "more keys than queries",
+    lengths: [
+      { queries: 3, keys: 100 },
+      { queries: 1, keys: 1 },
+    ],
+  },
+  { ...base, name: "large scores", d: 16, scale: 40, lengths: self(20) },
+  { ...base, name: "head size 128", d: 128, scale: 0.09, heads: 2, lengths: self(17) },
+  { ...base, name: "an empty sequence", lengths: self(2, 0, 3) },
+];
+
+function inputs(c: Case, seed: number) {
+  const tokens = c.lengths.reduce((n, s) => n + s.queries, 0);
+  const keys = c.lengths.reduce((n, s) => n + s.keys, 0);
+  return {
+    tokens,
+    keys,
+    q: gaussian(tokens * c.heads * c.d, seed),
+    k: gaussian(keys * c.kvHeads * c.d, seed + 1),
+    v: gaussian(keys * c.kvHeads * c.d, seed + 2),
+    dout: gaussian(tokens * c.heads * c.d, seed + 3),
+    cuQ: cumulative(c.lengths.map((s) => s.queries)),
+    cuK: cumulative(c.lengths.map((s) => s.keys)),
+  };
+}
+
+const cumulative = (counts: readonly number[]): Int32Array =>
+  Int32Array.from([0, ...counts.map((_, i) => counts.slice(0, i + 1).reduce((a, b) => a + b, 0))]);
+
+/** Fields of lr_attention_args in order. */
+const words = (a: Record<string, number>): Float64Array =>
+  Float64Array.from(
+    [
+      "out",
+      "lse",
+      "q",
+      "k",
+      "v",
+      "cuQ",
+      "cuK",
+      "kvLen",
+      "blockTable",
+      "scale",
+      "softcap",
+      "window",
+      "maxQ",
+      "dout",
+      "dq",
+      "dk",
+      "dv",
+    ],
+    (name) => a[name] ?? 0,
+  );
+
+async function run(raw: Raw, c: Case, seed: number) {
+  const x = inputs(c, seed);
+  const queryShape = [x.tokens, c.heads, c.d];
+  const keyShape = [x.keys, c.kvHeads, c.d];
+  const t = {
+    q: raw.from(x.q, queryShape),
+    k: raw.from(x.k, keyShape),
+    v: raw.from(x.v, keyShape),
+    dout: raw.from(x.dout, queryShape),
+    cuQ: raw.from(x.cuQ, [x.cuQ.length]),
+    cuK: raw.from(x.cuK, [x.cuK.length]),
+    out: raw.out(queryShape),
+    lse: raw.out([x.tokens, c.heads]),
+    dq: raw.out(queryShape),
+    dk: raw.out(keyShape),
+    dv: raw.out(keyShape),
+    scale: c.scale,
+    softcap: c.softcap ?? 0,
+    window: c.window ?? 0,
+    maxQ: Math.max(...c.lengths.map((s) => s.queries)),
+  };
+  raw.kernels.attention(raw.d, words(t));
+  raw.kernels.attentionGrad(raw.d, words(t));
+  const [out, lse, dq, dk, dv] = await Promise.all([t.out, t.lse, t.dq, t.dk, t.dv].map((h) => raw.f32(h)));
+  return { x, out, lse, dq, dk, dv } as { x: typeof x } & Record<"out" | "lse" | "dq" | "dk" | "dv", Float32Array>;
+}
+
+describe.each(isas)("attention on %s", (isa) => {
+  it.each(cases)("equals float64: $name", async (c) => {
+    await withRaw(`cpu:${isa}`, async (raw) => {
+      const { x, out, lse, dq, dk, dv } = await run(raw, c, 11);
+      const expected = attention(x.q, x.k, x.v, c);
+      const tolerance = c.scale > 1 ? 1e-4 : 1e-5;
+      expect(relativeError(out, expected.out)).toBeLessThan(tolerance);
+      expect(relativeError(lse, expected.lse)).toBeLessThan(tolerance);
+      if (c.scale > 1) return; // finite differences of a hard maximum say nothing
+      expect(gradientError((q) => weighted(attention(q, x.k, x.v, c).out, x.dout), x.q, dq, 21)).toBeLessThan(3e-5);
+      expect(gradientError((k) => weighted(attention(x.q, k, x.v, c).out, x.dout), x.k, dk, 22)).toBeLessThan(3e-5);
+      expect(gradientError((v) => weighted(attention(x.q, x.k, v, c).out, x.dout), x.v, dv, 23)).toBeLessThan(3e-5);
+    });
+  });
+
+  it("reads keys from a paged cache that kvAppend filled in steps", async () => {
+    await withRaw(`cpu:${isa}`, async (raw) => {
+      const c: Case = {
+        ...base,
+        name: "",
+        heads: 4,
+        kvHeads: 2,
+        d: 5,
+        lengths: [
+          { queries: 3, keys: 131 },
+          { queries: 2, keys: 2 },
+        ],
+      };
+      const x = inputs(c, 5);
+      const pool = [6, 64, c.kvHeads, c.d];
+      const t = {
+        k: raw.out(pool),
+        v: raw.out(pool),
+        blockTable: raw.from(Int32Array.from([4, 0, 5, 2, -1, -1]), [2, 3]),
+        cuQ: raw.from(x.cuQ, [3]),
+      };
+      const width = c.kvHeads * c.d;
+      const append = (keys: number[], from: (s: number) => number, upTo: (s: number) => number) => {
+        const rows = (data: Float32Array) =>
+          keys.flatMap((_, s) => {
+            const first = (x.cuK[s] as number) * width;
+            return [...data.slice(first + from(s) * width, first + upTo(s) * width)];
+          });
+        const counts = keys.map((_, s) => upTo(s) - from(s));
+        const total = counts.reduce((a, b) => a + b, 0);
+        const lengths = raw.from(Int32Array.from(keys.map((_, s) => upTo(s))), [2]);
+        const cu = raw.from(cumulative(counts), [3]);
+        const [k, v] = [x.k, x.v].map((data) => raw.from(rows(data), [total, c.kvHeads, c.d])) as [number, number];
+        raw.kernels.kvAppend(raw.d, t.k, t.v, k, v, cu, lengths, t.blockTable);
+        return lengths;
+      };
+      append(
+        [0, 1],
+        (s) => 0 * s,
+        (s) => (s === 0 ? 60 : 0),
+      );
+      append(
+        [0, 1],
+        (s) => (s === 0 ? 60 : 0),
+        (s) => (s === 0 ? 128 : 0),
+      );
+      const kvLen = append(
+        [0, 1],
+        (s) => (s === 0 ? 128 : 0),
+        (s) => (s === 0 ? 131 : 2),
+      );
+      const out = raw.out([5, c.heads, c.d]);
+      raw.kernels.attention(raw.d, words({ ...t, q: raw.from(x.q, [5, c.heads, c.d]), out, kvLen, scale: c.scale, maxQ: 3 }));
+      expect(relativeError(await raw.f32(out), attention(x.q, x.k, x.v, c).out)).toBeLessThan(1e-5);
+    });
+  });
+});
+
+describe("attention", () => {
+  it("gives the same bits with 1, 2 and 4 threads", async () => {
+    const best = isas.at(-1) as string;
+    const c: Case = { ...base, name: "", heads: 9, kvHeads: 3, d: 64, scale: 0.125, lengths: self(100, 37) };
+    const devices = [new Raw(`cpu:${best}`, 1), new Raw("cpu", 2), new Raw("cpu:", 4)];
+    const [one, ...others] = await Promise.all(devices.map((raw) => run(raw, c, 3)));
+    for (const other of others) {
+      for (const name of ["out", "lse", "dq", "dk", "dv"] as const) expect(other[name]).toEqual(one?.[name]);
+    }
+    for (const raw of devices) raw.dispose();
+  });
+
+  it("refuses what does not fit, in one sentence", async () => {
+    await withRaw("cpu", async (raw) => {
+      const t = {
+        q: raw.out([4, 3, 8]),
+        k: raw.out([4, 2, 8]),
+        v: raw.out([4, 2, 8]),
+        out: raw.out([4, 3, 8]),
+        cuQ: raw.from(Int32Array.of(0, 4), [2]),
+      };
+      const heads = await refusal(raw, () => raw.kernels.attention(raw.d, words({ ...t, scale: 1, maxQ: 4 })));
+      expect(heads).toMatchObject({ code: "INVALID", op: "attention" });
+      expect(heads.message).toContain("3 query heads are no multiple of 2 kv heads");
+      const falling = { ...t, k: raw.out([4, 1, 8]), v: raw.out([4, 1, 8]), cuQ: raw.from(Int32Array.of(0, 5, 4), [3]) };
+      const order = await refusal(raw, () => raw.kernels.attention(raw.d, words({ ...falling, scale: 1, maxQ: 4 })));
+      expect(order.message).toContain("cu_q must not fall but goes from 5 to 4");
+    });
+  });
+});

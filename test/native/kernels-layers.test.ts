@@ -1,0 +1,168 @@
+import { describe, expect, it } from "vitest";
+import { rmsNorm, rope, swiglu } from "../reference/layers.js";
+import { gaussian, gradientError, relativeError, weighted } from "../reference/numeric.js";
+import { isas, Raw, refusal, withRaw } from "./raw.js";
+
+const shapes = [
+  [1, 1],
+  [3, 65],
+  [5, 64],
+  [7, 127],
+  [70, 33],
+] as const;
+
+describe.each(isas)("layers on %s", (isa) => {
+  const device = `cpu:${isa}`;
+
+  describe.each(shapes)("rms_norm of %i rows of %i", (rows, d) => {
+    it.each([false, true])("and its gradients equal float64, unit offset %s", async (unitOffset) => {
+      await withRaw(device, async (raw) => {
+        const n = rows * d;
+        const [x, residual, weight, dy, dsum] = [
+          gaussian(n, 1),
+          gaussian(n, 2),
+          gaussian(d, 3),
+          gaussian(n, 4),
+          gaussian(n, 5),
+        ] as const;
+        const total = x.map((value, i) => value + (residual[i] as number));
+        const shape = [rows, d];
+        const t = {
+          x: raw.from(x, shape),
+          residual: raw.from(residual, shape),
+          w: raw.from(weight, [d]),
+          y: raw.out(shape),
+          sum: raw.out(shape),
+          rstd: raw.out([rows]),
+        };
+        raw.kernels.rmsNorm(raw.d, t.y, t.sum, t.rstd, t.x, t.residual, t.w, 1e-6, unitOffset ? 1 : 0);
+        const dx = raw.out(shape);
+        const dweight = raw.from(gaussian(d, 6), [d]);
+        raw.kernels.rmsNormGrad(
+          raw.d,
+          dx,
+          dweight,
+          raw.from(dy, shape),
+          raw.from(dsum, shape),
+          t.sum,
+          t.rstd,
+          t.w,
+          unitOffset ? 1 : 0,
+          0,
+        );
+        const expected = rmsNorm(total, weight, 1e-6, unitOffset);
+        expect(await raw.f32(t.sum)).toEqual(total);
+        expect(relativeError(await raw.f32(t.y), expected.y)).toBeLessThan(2e-6);
+        expect(relativeError(await raw.f32(t.rstd), expected.rstd)).toBeLessThan(2e-6);
+        const loss = (s: ArrayLike<number>, w: ArrayLike<number>) => weighted(rmsNorm(s, w, 1e-6, unitOffset).y, dy);
+        expect(gradientError((s) => loss(s, weight) + weighted(s, dsum), total, await raw.f32(dx), 7)).toBeLessThan(2e-5);
+        const added = (await raw.f32(dweight)).map((value, i) => value - (gaussian(d, 6)[i] as number));
+        expect(gradientError((w) => loss(total, w), weight, added, 8)).toBeLessThan(2e-5);
+      });
+    });
+
+    it("without residual, sum or dweight, and accumulating", async () => {
+      await withRaw(device, async (raw) => {
+        const [x, weight, dy, before] = [
+          gaussian(rows * d, 1),
+          gaussian(d, 3),
+          gaussian(rows * d, 4),
+          gaussian(rows * d, 5),
+        ] as const;
+        const t = {
+          x: raw.from(x, [rows, d]),
+          w: raw.from(weight, [d]),
+          y: raw.out([rows, d]),
+          rstd: raw.out([rows]),
+          dx: raw.from(before, [rows, d]),
+        };
+        raw.kernels.rmsNorm(raw.d, t.y, 0, t.rstd, t.x, 0, t.w, 1e-5, 0);
+        raw.kernels.rmsNormGrad(raw.d, t.dx, 0, raw.from(dy, [rows, d]), 0, t.x, t.rstd, t.w, 0, 1);
+        expect(relativeError(await raw.f32(t.y), rmsNorm(x, weight, 1e-5, false).y)).toBeLessThan(2e-6);
+        const loss = (s: Float64Array) => weighted(rmsNorm(s, weight, 1e-5, false).y, dy) + weighted(s, before);
+        expect(gradientError(loss, x, await raw.f32(t.dx), 7)).toBeLessThan(2e-5);
+      });
+    });
+  });
+
+  it.each([
+    [3, 2, 8, 4],
+    [5, 3, 66, 33],
+    [4, 1, 32, 8],
+    [2, 2, 5, 1],
+  ])("rope of %i tokens, %i heads of %i, %i pairs", async (tokens, heads, d, h) => {
+    await withRaw(device, async (raw) => {
+      const x = gaussian(tokens * heads * d, 1);
+      const positions = Int32Array.from({ length: tokens }, (_, i) => i * 1237);
+      const invFreq = Float32Array.from({ length: h }, (_, i) => 10000 ** (-i / h));
+      const shape = [tokens, heads, d];
+      const t = { table: raw.out([tokens, 2 * h]), x: raw.from(x, shape), y: raw.out(shape) };
+      raw.kernels.ropeTable(raw.d, t.table, raw.from(positions, [tokens]), raw.from(invFreq, [h]), 1.25);
+      raw.kernels.rope(raw.d, t.y, t.x, t.table, 0);
+      const expected = rope(x, positions, invFreq, heads, d, 1.25);
+      expect(relativeError(await raw.f32(t.y), expected)).toBeLessThan(1e-6);
+      // The inverse is the transpose: <rope(x), g> = <x, inverse(g)>; in place as well.
+      const g = gaussian(x.length, 2);
+      const back = raw.from(g, shape);
+      raw.kernels.rope(raw.d, back, back, t.table, 1);
+      expect(weighted(await raw.f32(back), x)).toBeCloseTo(weighted(expected, g), 3);
+    });
+  });
+
+  it.each([1, 3, 65, 127, 20000])("swiglu and its gradients, %i elements", async (n) => {
+    await withRaw(device, async (raw) => {
+      const gate = gaussian(n, 1, 3);
+      if (n > 3) gate.set([100, -100, 0], 0);
+      const [up, dy] = [gaussian(n, 2), gaussian(n, 3)] as const;
+      const t = {
+        y: raw.out([n]),
+        dgate: raw.out([n]),
+        dup: raw.out([n]),
+        gate: raw.from(gate, [n]),
+        up: raw.from(up, [n]),
+        dy: raw.from(dy, [n]),
+      };
+      raw.kernels.swiglu(raw.d, t.y, t.gate, t.up);
+      raw.kernels.swigluGrad(raw.d, t.dgate, t.dup, t.dy, t.gate, t.up);
+      expect(relativeError(await raw.f32(t.y), swiglu(gate, up))).toBeLessThan(1e-6);
+      if (n > 1000) return;
+      expect(gradientError((g) => weighted(swiglu(g, up), dy), gate, await raw.f32(t.dgate), 4)).toBeLessThan(1e-5);
+      expect(gradientError((u) => weighted(swiglu(gate, u), dy), up, await raw.f32(t.dup), 5)).toBeLessThan(1e-5);
+    });
+  });
+});
+
+describe("layers", () => {
+  it("give the same bits with 1, 2 and 4 threads", async () => {
+    const devices = [new Raw(`cpu:${isas.at(-1)}`, 1), new Raw("cpu", 2), new Raw("cpu:", 4)];
+    const [rows, d] = [300, 129];
+    const results = await Promise.all(
+      devices.map(async (raw) => {
+        const [x, dy] = [raw.from(gaussian(rows * d, 1), [rows, d]), raw.from(gaussian(rows * d, 2), [rows, d])];
+        const t = {
+          w: raw.from(gaussian(d, 3), [d]),
+          y: raw.out([rows, d]),
+          rstd: raw.out([rows]),
+          dx: raw.out([rows, d]),
+          dw: raw.from(new Float32Array(d), [d]),
+        };
+        raw.kernels.rmsNorm(raw.d, t.y, 0, t.rstd, x, 0, t.w, 1e-6, 0);
+        raw.kernels.rmsNormGrad(raw.d, t.dx, t.dw, dy, 0, x, t.rstd, t.w, 0, 0);
+        const result = await Promise.all([t.y, t.dx, t.dw].map((h) => raw.f32(h)));
+        raw.dispose();
+        return result;
+      }),
+    );
+    expect(results[1]).toEqual(results[0]);
+    expect(results[2]).toEqual(results[0]);
+  });
+
+  it("refuse shapes that do not fit", async () => {
+    await withRaw("cpu", async (raw) => {
+      const [x, w] = [raw.out([2, 64]), raw.out([32])];
+      const error = await refusal(raw, () => raw.kernels.rmsNorm(raw.d, raw.out([2, 64]), 0, 0, x, 0, w, 1e-6, 0));
+      expect(error).toMatchObject({ code: "INVALID", op: "rms_norm" });
+      expect(error.message).toContain("weight must have 64 elements but has 32");
+    });
+  });
+});

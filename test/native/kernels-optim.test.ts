@@ -1,0 +1,130 @@
+import { describe, expect, it } from "vitest";
+import { type AdamWOptions, adamwStep } from "../reference/adamw.js";
+import { gaussian, relativeError } from "../reference/numeric.js";
+import { Raw, isas, refusal, withRaw } from "./raw.js";
+
+interface Segment {
+  begin: number;
+  end: number;
+  lrScale?: number;
+  weightDecay?: number;
+  bits?: number;
+}
+
+/** Bytes of lr_optim_segment. */
+function segmentBytes(segments: readonly Segment[]): Uint8Array {
+  const view = new DataView(new ArrayBuffer(32 * segments.length));
+  segments.forEach((s, i) => {
+    view.setBigInt64(32 * i, BigInt(s.begin), true);
+    view.setBigInt64(32 * i + 8, BigInt(s.end), true);
+    view.setFloat32(32 * i + 16, s.lrScale ?? 1, true);
+    view.setFloat32(32 * i + 20, s.weightDecay ?? 0, true);
+    view.setInt32(32 * i + 24, s.bits ?? 32, true);
+  });
+  return new Uint8Array(view.buffer);
+}
+
+/** Fields of lr_optim_header. */
+async function header(raw: Raw, t: number) {
+  const view = new DataView((await raw.bytes(t)).buffer);
+  return {
+    step: Number(view.getBigInt64(0, true)),
+    skipped: Number(view.getBigInt64(8, true)),
+    gradNormSq: view.getFloat64(16, true),
+    finite: view.getInt32(24, true),
+    consecutive: view.getInt32(28, true),
+  };
+}
+
+const options: AdamWOptions = { lr: 0.01, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0.1 };
+
+describe.each(isas)("adamw on %s", (isa) => {
+  it.each([1, 65, 40000])("equals float64 over ten clipped steps, %i elements", async (n) => {
+    await withRaw(`cpu:${isa}`, async (raw) => {
+      const param = gaussian(n, 1);
+      const zero = new Float32Array(n);
+      const t = { p: raw.from(param, [n]), m: raw.from(zero, [n]), v: raw.from(zero, [n]), header: raw.from(new Uint8Array(64), [64]), segments: raw.from(segmentBytes([{ begin: 0, end: n, weightDecay: 0.1 }]), [32]) };
+      const expected = { p: Float64Array.from(param), m: new Float64Array(n), v: new Float64Array(n) };
+      for (let step = 1; step <= 10; step++) {
+        const grad = gaussian(n, 100 + step, 10 ** (-step % 4));
+        const norm = Math.sqrt(grad.reduce((s, g) => s + g * g, 0));
+        const g = raw.from(grad, [n]);
+        raw.kernels.gradStats(raw.d, t.header, g, raw.from([1], [1]));
+        raw.kernels.adamw(raw.d, t.p, g, t.m, t.v, t.header, t.segments, options.lr, options.beta1, options.beta2, options.eps, 0.5);
+        const clip = Math.min(1, 0.5 / (norm + 1e-6));
+        adamwStep(expected.p, expected.m, expected.v, grad.map((x) => x * clip), step, options);
+        expect(relativeError([Math.sqrt((await header(raw, t.header)).gradNormSq)], [norm])).toBeLessThan(1e-9);
+      }
+      expect(relativeError(await raw.f32(t.p), expected.p)).toBeLessThan(1e-6);
+      expect(relativeError(await raw.f32(t.m), expected.m)).toBeLessThan(1e-6);
+      expect(relativeError(await raw.f32(t.v), expected.v)).toBeLessThan(1e-6);
+      expect(await header(raw, t.header)).toMatchObject({ step: 10, skipped: 0, finite: 1, consecutive: 0 });
+    });
+  });
+
+  it("gives segments their own rate and decay and leaves the rest alone", async () => {
+    await withRaw(`cpu:${isa}`, async (raw) => {
+      const n = 1024;
+      const [param, grad] = [gaussian(n, 1), gaussian(n, 2)] as const;
+      const segments: Segment[] = [{ begin: 0, end: 100, weightDecay: 0.5 }, { begin: 512, end: 700, lrScale: 16 }];
+      const zero = new Float32Array(n);
+      const t = { p: raw.from(param, [n]), g: raw.from(grad, [n]), m: raw.from(zero, [n]), v: raw.from(zero, [n]), header: raw.from(new Uint8Array(64), [64]), segments: raw.from(segmentBytes(segments), [64]) };
+      raw.kernels.gradStats(raw.d, t.header, t.g, 0);
+      raw.kernels.adamw(raw.d, t.p, t.g, t.m, t.v, t.header, t.segments, 0.001, 0.9, 0.999, 1e-8, 0);
+      const expected = Float64Array.from(param);
+      for (const s of segments) {
+        const part = expected.subarray(s.begin, s.end);
+        const size = s.end - s.begin;
+        adamwStep(part, new Float64Array(size), new Float64Array(size), grad.slice(s.begin, s.end), 1, { ...options, lr: 0.001 * (s.lrScale ?? 1), weightDecay: s.weightDecay ?? 0 });
+      }
+      expect(relativeError(await raw.f32(t.p), expected)).toBeLessThan(1e-6);
+      expect((await raw.f32(t.m)).slice(100, 512)).toEqual(new Float32Array(412));
+    });
+  });
+
+  it.each([
+    ["NaN in the gradient", [Number.NaN], [1]],
+    ["infinity in the gradient", [Number.POSITIVE_INFINITY], [1]],
+    ["a loss that is not finite", [1], [Number.NaN]],
+  ])("skips a step with %s: only the counters move", async (_, g, loss) => {
+    await withRaw(`cpu:${isa}`, async (raw) => {
+      const n = 300;
+      const grad = gaussian(n, 2);
+      grad[299] = g[0] as number;
+      const t = { p: raw.from(gaussian(n, 1), [n]), g: raw.from(grad, [n]), m: raw.from(gaussian(n, 3), [n]), v: raw.from(gaussian(n, 4), [n]), header: raw.from(new Uint8Array(64), [64]), segments: raw.from(segmentBytes([{ begin: 0, end: n }]), [32]) };
+      const before = await Promise.all([t.p, t.m, t.v].map((h) => raw.bytes(h)));
+      for (let i = 0; i < 2; i++) {
+        raw.kernels.gradStats(raw.d, t.header, t.g, raw.from(loss, [1]));
+        raw.kernels.adamw(raw.d, t.p, t.g, t.m, t.v, t.header, t.segments, 0.01, 0.9, 0.999, 1e-8, 1);
+      }
+      expect(await Promise.all([t.p, t.m, t.v].map((h) => raw.bytes(h)))).toEqual(before);
+      expect(await header(raw, t.header)).toMatchObject({ step: 0, skipped: 2, finite: 0, consecutive: 2 });
+    });
+  });
+});
+
+describe("adamw", () => {
+  it("gives the same bits with 1, 2 and 4 threads", async () => {
+    const n = 200_000;
+    const results = [];
+    for (const raw of [new Raw(`cpu:${isas.at(-1)}`, 1), new Raw("cpu", 2), new Raw("cpu:", 4)]) {
+      const zero = new Float32Array(n);
+      const t = { p: raw.from(gaussian(n, 1), [n]), g: raw.from(gaussian(n, 2), [n]), m: raw.from(zero, [n]), v: raw.from(zero, [n]), header: raw.from(new Uint8Array(64), [64]), segments: raw.from(segmentBytes([{ begin: 0, end: n }]), [32]) };
+      raw.kernels.gradStats(raw.d, t.header, t.g, 0);
+      raw.kernels.adamw(raw.d, t.p, t.g, t.m, t.v, t.header, t.segments, 0.01, 0.9, 0.999, 1e-8, 1);
+      results.push(await Promise.all([t.p, t.m, t.v, t.header].map((h) => raw.bytes(h))));
+      raw.dispose();
+    }
+    expect(results[1]).toEqual(results[0]);
+    expect(results[2]).toEqual(results[0]);
+  });
+
+  it("refuses 8-bit moments and segments that are not aligned", async () => {
+    await withRaw("cpu", async (raw) => {
+      const tensors = [0, 1, 2, 3].map(() => raw.from(new Float32Array(512), [512])) as [number, number, number, number];
+      const call = (s: Segment) => () => raw.kernels.adamw(raw.d, ...tensors, raw.from(new Uint8Array(64), [64]), raw.from(segmentBytes([s]), [32]), 0.01, 0.9, 0.999, 1e-8, 1);
+      expect(await refusal(raw, call({ begin: 0, end: 512, bits: 8 }))).toMatchObject({ code: "UNSUPPORTED", op: "adamw" });
+      expect((await refusal(raw, call({ begin: 100, end: 512 }))).message).toContain("begins at a multiple of 256");
+    });
+  });
+});
