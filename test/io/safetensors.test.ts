@@ -5,9 +5,9 @@ import { describe, expect, it } from "vitest";
 import { LowrankError } from "../../src/errors.js";
 import { openSafetensors, SAFETENSORS_DTYPES } from "../../src/io/safetensors.js";
 import { safetensorsSize, type TensorEntry, writeSafetensors } from "../../src/io/safetensors-write.js";
+import { goldenFolder } from "../golden/folder.js";
 import { errorOf, safetensorsBytes, tempFolder } from "./files.js";
 
-const GOLDEN = process.env.LOWRANK_GOLDEN ?? "../shared/golden";
 const F32 = (begin: number, end: number, shape = [(end - begin) / 4]) => ({ dtype: "F32", shape, data_offsets: [begin, end] });
 
 function file(bytes: Uint8Array): string {
@@ -124,7 +124,7 @@ describe("writeSafetensors", () => {
     "peft/bases/llama/model.safetensors",
   ];
   it.each(sources)("writes %s byte for byte as Python did", async (name) => {
-    const source = join(GOLDEN, name);
+    const source = join(goldenFolder(name.split("/")[0]!), "..", name);
     if (!existsSync(source)) return console.warn(`not checked: ${source} is absent`);
     const st = await openSafetensors(source);
     const entries: TensorEntry[] = [...st.tensors].map(([name, { dtype, shape }]) => ({
