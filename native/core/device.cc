@@ -10,17 +10,16 @@
 namespace lr {
 namespace {
 
-constexpr int kMaxDevices = 16;
+constexpr int kMaxDevices = 64;
 constexpr int kMaxThreads = 256;
 std::mutex devices_mutex;
 std::atomic<Device*> devices[kMaxDevices];
 
-int thread_count() {
-  const char* text = std::getenv("LOWRANK_THREADS");
+int thread_count(const char* what, const char* text) {
   if (!text || !*text) return std::min(available_cores(), kMaxThreads);
   char* end = nullptr;
   const long threads = std::strtol(text, &end, 10);
-  if (*end || threads < 1 || threads > kMaxThreads) LR_THROW(LR_INVALID, "openDevice", "LOWRANK_THREADS must be a number from 1 to %d, got \"%s\"", kMaxThreads, text);
+  if (*end || threads < 1 || threads > kMaxThreads) LR_THROW(LR_INVALID, "openDevice", "%s must be a number from 1 to %d, got \"%.100s\"", what, kMaxThreads, text);
   return static_cast<int>(threads);
 }
 
@@ -58,16 +57,20 @@ Device& open_device(const std::string& name) {
   for (; number < kMaxDevices && devices[number]; number++)
     if (devices[number].load()->name == name) return *devices[number];
   if (number == kMaxDevices) LR_THROW(LR_INVALID, "openDevice", "more than %d devices", kMaxDevices);
-  if (name != "cpu" && name.rfind("cpu:", 0) != 0) LR_THROW(LR_INVALID, "openDevice", "no device \"%.100s\": this build knows \"cpu\" and \"cpu:<isa>\"", name.c_str());
+  const size_t first = name.find(':'), second = first == std::string::npos ? first : name.find(':', first + 1);
+  const auto part = [&](size_t from, size_t to) { return from == std::string::npos ? std::string() : name.substr(from + 1, to == std::string::npos ? to : to - from - 1); };
+  const std::string isa = part(first, second), threads = part(second, std::string::npos);
+  if (name.substr(0, first) != "cpu")
+    LR_THROW(LR_INVALID, "openDevice", "no device \"%.100s\": this build knows \"cpu\", \"cpu:<isa>\" and \"cpu:<isa>:<threads>\"", name.c_str());
+  const int count = threads.empty() ? thread_count("LOWRANK_THREADS", std::getenv("LOWRANK_THREADS")) : thread_count("the number of threads", threads.c_str());
   lr_error error{};
-  const char* isa = name == "cpu" ? std::getenv("LOWRANK_ISA") : name.c_str() + 4;
-  const lr_backend* backend = lr_cpu_open(isa, &error);
+  const lr_backend* backend = lr_cpu_open(isa.empty() ? std::getenv("LOWRANK_ISA") : isa.c_str(), &error);
   if (!backend) {
     error.op = "openDevice";
     throw Fault{error};
   }
   if (backend->abi != LR_ABI_VERSION || backend->size != sizeof(lr_backend)) LR_THROW(LR_DEVICE, "openDevice", "the backend of \"%.100s\" was built for another ABI", name.c_str());
-  Device* device = new Device(number, name, *backend, thread_count(), memory_limit());
+  Device* device = new Device(number, name, *backend, count, memory_limit());
   devices[number].store(device, std::memory_order_release);
   return *device;
 }

@@ -25,7 +25,8 @@ struct Device {
   std::mutex scratch_mutex_;
 };
 
-// "cpu" (the best variant, or LOWRANK_ISA) or "cpu:<isa>". Reads LOWRANK_THREADS and LOWRANK_MEMORY_LIMIT.
+// "cpu", "cpu:<isa>" or "cpu:<isa>:<threads>"; what the name leaves open comes from LOWRANK_ISA and LOWRANK_THREADS, else the best
+// variant and all cores. LOWRANK_MEMORY_LIMIT bounds the memory of each device.
 Device& open_device(const std::string& name);
 // NULL when there is no device of that number.
 Device* find_device(int number);

@@ -156,7 +156,7 @@ export interface Addon {
   readonly abi: number;
   readonly kernels: Kernels;
 
-  /** Opens a device ("cpu", or "cpu:<isa>" for one variant) and returns its number; the same name gives the same number. */
+  /** Opens a device ("cpu", "cpu:<isa>" or "cpu:<isa>:<threads>") and returns its number; the same name gives the same number. */
   openDevice(name: string): number;
   deviceInfo(d: number): DeviceInfo;
   memory(d: number): MemoryStats;

@@ -18,6 +18,9 @@ describe("wrong calls throw typed errors", () => {
     const shapes = [3, "3", null, [1, 2, 3, 4, 5], [-1], [1.5], [Number.NaN], ["2"], [2 ** 60], [2 ** 30, 2 ** 30, 2 ** 30]];
     for (const bad of shapes) expect(thrown(() => addon.alloc(cpu, F32, bad as number[]))).toMatchObject(invalid("alloc"));
     expect(thrown(() => addon.openDevice("tpu")).message).toContain('no device "tpu"');
+    expect(thrown(() => addon.openDevice("cpu:scalar:none")).message).toContain(
+      "the number of threads must be a number from 1 to 256",
+    );
     expect(thrown(() => addon.openDevice("cpu:mmx"))).toMatchObject({ code: "UNSUPPORTED", op: "openDevice" });
   });
 

@@ -95,6 +95,7 @@ describe("the stream", () => {
     const scalar = addon.openDevice("cpu:scalar");
     expect(addon.openDevice("cpu:scalar")).toBe(scalar);
     expect(addon.deviceInfo(scalar).isa).toBe("scalar");
+    expect(addon.deviceInfo(addon.openDevice("cpu:scalar:3"))).toMatchObject({ isa: "scalar", threads: 3 });
     const here = upload([1]);
     const there = addon.alloc(scalar, F32, [1]);
     expect(thrown(() => addon.kernels.prefetch(cpu, 0, here, there)).message).toContain("a tensor is on device cpu:scalar");
