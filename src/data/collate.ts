@@ -40,7 +40,11 @@ export function countTargets(labels: ArrayLike<number>): number {
 }
 
 /** Cuts a list to a length at one end. */
-export function truncate<T extends { slice(start?: number, end?: number): T; length: number }>(list: T, maxLength: number | null, mode: TruncationMode): T {
+export function truncate<T extends { slice(start?: number, end?: number): T; length: number }>(
+  list: T,
+  maxLength: number | null,
+  mode: TruncationMode,
+): T {
   if (maxLength === null || list.length <= maxLength) return list;
   return mode === "keep_start" ? list.slice(0, maxLength) : list.slice(list.length - maxLength);
 }
@@ -79,11 +83,27 @@ export function padRight(rows: readonly ArrayLike<number>[], fill: number, multi
 }
 
 /** Padded rows for tools that want them: ids, labels, and a mask of 1 for what is no padding, each [rows, width]. */
-export function collatePadded(examples: readonly Example[], padId: number, multipleOf = 1): { inputIds: number[][]; labels: number[][]; attentionMask: number[][] } {
+export function collatePadded(
+  examples: readonly Example[],
+  padId: number,
+  multipleOf = 1,
+): { inputIds: number[][]; labels: number[][]; attentionMask: number[][] } {
   return {
-    inputIds: padRight(examples.map((e) => e.inputIds), padId, multipleOf),
-    labels: padRight(examples.map((e) => e.labels), IGNORE, multipleOf),
-    attentionMask: padRight(examples.map((e) => new Uint8Array(e.inputIds.length).fill(1)), 0, multipleOf),
+    inputIds: padRight(
+      examples.map((e) => e.inputIds),
+      padId,
+      multipleOf,
+    ),
+    labels: padRight(
+      examples.map((e) => e.labels),
+      IGNORE,
+      multipleOf,
+    ),
+    attentionMask: padRight(
+      examples.map((e) => new Uint8Array(e.inputIds.length).fill(1)),
+      0,
+      multipleOf,
+    ),
   };
 }
 

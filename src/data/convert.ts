@@ -35,7 +35,8 @@ export function convertRows(rows: readonly Row[], attr: DatasetAttr, name: strin
   const fail: Fail = (what) => {
     throw new LowrankError("DATASET", `The data set "${name}", row ${at + 1}: ${what}`, { details: { row: at } });
   };
-  const convert = attr.formatting === "alpaca" ? alpaca(attr, column, fail) : conversation(attr, column, fail, messageKeys(rows, attr));
+  const convert =
+    attr.formatting === "alpaca" ? alpaca(attr, column, fail) : conversation(attr, column, fail, messageKeys(rows, attr));
   return rows.map((row, i) => {
     at = i;
     return convert(row);
@@ -43,7 +44,17 @@ export function convertRows(rows: readonly Row[], attr: DatasetAttr, name: strin
 }
 
 type Column = (row: Row, key: ColumnKey) => unknown;
-type ColumnKey = "prompt" | "query" | "response" | "history" | "messages" | "system" | "tools" | "chosen" | "rejected" | "kto_tag";
+type ColumnKey =
+  | "prompt"
+  | "query"
+  | "response"
+  | "history"
+  | "messages"
+  | "system"
+  | "tools"
+  | "chosen"
+  | "rejected"
+  | "kto_tag";
 
 /** Reads a column of a row: null where the row lacks it. A column that no row has is an error, once it is read. */
 function columnsOf(rows: readonly Row[], attr: DatasetAttr, name: string): Column {
@@ -53,7 +64,9 @@ function columnsOf(rows: readonly Row[], attr: DatasetAttr, name: string): Colum
     const column = attr[key];
     if (column === null) return null;
     if (!present.has(column)) {
-      throw new LowrankError("DATASET", `The data set "${name}" has no column "${column}" (for ${key})`, { hint: `Its columns are: ${[...present].join(", ")}.` });
+      throw new LowrankError("DATASET", `The data set "${name}" has no column "${column}" (for ${key})`, {
+        hint: `Its columns are: ${[...present].join(", ")}.`,
+      });
     }
     return row[column] ?? null;
   };
@@ -67,7 +80,9 @@ function alpaca(attr: DatasetAttr, column: Column, fail: Fail): Convert {
       if (!Array.isArray(pair) || pair.length !== 2) fail("a history entry must be a pair of question and answer");
       prompt.push({ role: "user", content: pair[0] }, assistant(pair[1]));
     }
-    const question = [column(row, "prompt"), column(row, "query")].filter((x) => x !== null && x !== "" && x !== 0 && x !== false);
+    const question = [column(row, "prompt"), column(row, "query")].filter(
+      (x) => x !== null && x !== "" && x !== 0 && x !== false,
+    );
     if (!question.every((x) => typeof x === "string")) fail("instruction and input must be texts");
     prompt.push({ role: "user", content: question.join("\n") });
     return {
@@ -114,7 +129,8 @@ function conversation(attr: DatasetAttr, column: Column, fail: Fail, known: Set<
   const field = (message: unknown, tag: "role_tag" | "content_tag"): unknown => {
     const key = attr[tag];
     if (!isObject(message)) return fail("a message must be an object");
-    if (key === null || (!known.has(key) && !(key in message))) return fail(`its messages have no "${key}" (${tag}); they have: ${[...known].join(", ")}`);
+    if (key === null || (!known.has(key) && !(key in message)))
+      return fail(`its messages have no "${key}" (${tag}); they have: ${[...known].join(", ")}`);
     return message[key] ?? null;
   };
   const align = attr.formatting === "openai" ? alignOpenai : alignSharegpt;
@@ -157,7 +173,13 @@ function alignSharegpt(messages: unknown[], attr: DatasetAttr, roles: Map<unknow
 }
 
 /** As alignSharegpt, with tool_calls as function turns and runs of tool messages joined; trailing ones are lost. */
-function alignOpenai(messages: unknown[], attr: DatasetAttr, roles: Map<unknown, Role>, field: Field, fail: Fail): Turn[] | undefined {
+function alignOpenai(
+  messages: unknown[],
+  attr: DatasetAttr,
+  roles: Map<unknown, Role>,
+  field: Field,
+  fail: Fail,
+): Turn[] | undefined {
   const turns: Turn[] = [];
   let results: unknown[] = [];
   for (const message of messages) {
@@ -183,7 +205,15 @@ function alignOpenai(messages: unknown[], attr: DatasetAttr, roles: Map<unknown,
 }
 
 /** Prompt and response of turns that are in order. */
-function split(row: Row, turns: Turn[], attr: DatasetAttr, column: Column, roles: Map<unknown, Role>, field: Field, fail: Fail): [Turn[], Turn[]] {
+function split(
+  row: Row,
+  turns: Turn[],
+  attr: DatasetAttr,
+  column: Column,
+  roles: Map<unknown, Role>,
+  field: Field,
+  fail: Fail,
+): [Turn[], Turn[]] {
   const tag = column(row, "kto_tag");
   const last = turns.at(-1);
   if (typeof tag === "boolean" && last) return [turns.slice(0, -1), feedback(last, tag)];
@@ -192,7 +222,10 @@ function split(row: Row, turns: Turn[], attr: DatasetAttr, column: Column, roles
     if (pair.every(isObject)) {
       const answers = pair.map((message): Turn => {
         const role = roles.get(field(message, "role_tag"));
-        return { role: role ?? fail("chosen or rejected has a role that is none of the tags"), content: field(message, "content_tag") };
+        return {
+          role: role ?? fail("chosen or rejected has a role that is none of the tags"),
+          content: field(message, "content_tag"),
+        };
       });
       return [turns, answers];
     }

@@ -114,12 +114,21 @@ export async function readRegistry(folder: string): Promise<Record<string, unkno
  *
  * @throws LowrankError DATASET (unknown name, wrong stage, unknown formatting) or UNSUPPORTED (data sets on the network)
  */
-export function findDataset(registry: Readonly<Record<string, unknown>>, name: string, folder: string, stage: Stage): RegisteredDataset {
+export function findDataset(
+  registry: Readonly<Record<string, unknown>>,
+  name: string,
+  folder: string,
+  stage: Stage,
+): RegisteredDataset {
   const entry = Object.hasOwn(registry, name) ? object(registry[name]) : undefined;
   if (!entry) {
-    throw new LowrankError("DATASET", `dataset_info.json defines no data set "${name}"`, { hint: `It defines: ${Object.keys(registry).slice(0, 20).join(", ")}.` });
+    throw new LowrankError("DATASET", `dataset_info.json defines no data set "${name}"`, {
+      hint: `It defines: ${Object.keys(registry).slice(0, 20).join(", ")}.`,
+    });
   }
-  const remote = ["hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name"].find((key) => typeof entry[key] === "string");
+  const remote = ["hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name"].find(
+    (key) => typeof entry[key] === "string",
+  );
   if (remote && typeof entry.file_name !== "string") {
     throw new LowrankError("UNSUPPORTED", `The data set "${name}" is not a local file (${remote})`, {
       hint: "Download its file into dataset_dir and name it with file_name.",
@@ -134,7 +143,9 @@ export function findDataset(registry: Readonly<Record<string, unknown>>, name: s
 /** Refuses formats that do not exist and data sets of the other sort than the stage needs. */
 export function checkAttr(name: string, attr: DatasetAttr, stage: Stage): void {
   if (!["alpaca", "sharegpt", "openai"].includes(attr.formatting as string)) {
-    throw new LowrankError("DATASET", `The data set "${name}" has the unknown formatting ${JSON.stringify(attr.formatting)}`, { hint: "Formats are alpaca, sharegpt and openai." });
+    throw new LowrankError("DATASET", `The data set "${name}" has the unknown formatting ${JSON.stringify(attr.formatting)}`, {
+      hint: "Formats are alpaca, sharegpt and openai.",
+    });
   }
   const pairs = stage === "dpo" || stage === "rm";
   if (pairs !== Boolean(attr.ranking)) {

@@ -25,7 +25,8 @@ export function packRows(lengths: readonly number[], maxLength: number, strategy
   const packs: Segment[][] = [];
   for (let first = 0; first < lengths.length; first += BATCH_ROWS) {
     const rows = lengths.slice(first, first + BATCH_ROWS).map((length, i) => ({ row: first + i, start: 0, end: length }));
-    for (const pack of strategy === "wrapped" ? wrap(rows, maxLength) : bestFit(cut(rows, maxLength, strategy), maxLength)) packs.push(pack);
+    for (const pack of strategy === "wrapped" ? wrap(rows, maxLength) : bestFit(cut(rows, maxLength, strategy), maxLength))
+      packs.push(pack);
   }
   return packs;
 }

@@ -82,7 +82,12 @@ async function readCsv(path: string): Promise<Row[]> {
   const { size } = await stat(path);
   if (size > MAX_WHOLE_FILE) throw bad(path, `is larger than ${MAX_WHOLE_FILE >> 20} MiB`, "Write it as .jsonl, one row a line.");
   try {
-    return parseCsv(await readFile(path), { bom: true, columns: true, skip_empty_lines: true, cast: (cell, at) => (at.header || cell !== "" ? cell : null) }) as Row[];
+    return parseCsv(await readFile(path), {
+      bom: true,
+      columns: true,
+      skip_empty_lines: true,
+      cast: (cell, at) => (at.header || cell !== "" ? cell : null),
+    }) as Row[];
   } catch (cause) {
     if (!(cause instanceof CsvError)) throw cause;
     throw bad(path, cause.message);
@@ -120,9 +125,12 @@ export async function readRows(path: string): Promise<Row[]> {
   if (!info.isDirectory()) return readFileRows(path);
   const names = (await readdir(path)).filter((name) => !name.startsWith(".")).sort();
   const types = new Set(names.map((name) => extname(name)));
-  if (types.size !== 1) throw bad(path, `the files of a folder must all be of one type, found ${names.length === 0 ? "none" : [...types].join(", ")}`);
+  if (types.size !== 1)
+    throw bad(
+      path,
+      `the files of a folder must all be of one type, found ${names.length === 0 ? "none" : [...types].join(", ")}`,
+    );
   const rows: Row[] = [];
   for (const name of names) for (const row of await readFileRows(join(path, name))) rows.push(row);
   return rows;
 }
-

@@ -80,7 +80,10 @@ class TemplateWorker {
   }
 
   private start(): Worker {
-    const options = { resourceLimits: { maxOldGenerationSizeMb: 96, maxYoungGenerationSizeMb: 16, stackSizeMb: 4 }, execArgv: [] };
+    const options = {
+      resourceLimits: { maxOldGenerationSizeMb: 96, maxYoungGenerationSizeMb: 16, stackSizeMb: 4 },
+      execArgv: [],
+    };
     const worker = import.meta.url.endsWith(".ts")
       ? new Worker(fromSource(new URL("./jinja/worker.ts", import.meta.url)), { ...options, eval: true })
       : new Worker(new URL("./jinja/worker.js", import.meta.url), options);
@@ -178,9 +181,15 @@ async function renderSome(template: string, requests: RenderRequest[]): Promise<
  * @returns for each conversation what was printed, or the error that refused it (code TEMPLATE; details.raisedBy is
  *   `template` for raise_exception, `api` for arguments that do not go together, `runtime` or `limit`)
  */
-export async function renderChatBatch(template: string, conversations: readonly Conversation[]): Promise<(Rendered | LowrankError)[]> {
+export async function renderChatBatch(
+  template: string,
+  conversations: readonly Conversation[],
+): Promise<(Rendered | LowrankError)[]> {
   if (template.length > MAX_TEMPLATE_CHARS) {
-    throw new LowrankError("TEMPLATE", `The chat template is ${template.length} characters long; the limit is ${MAX_TEMPLATE_CHARS}`);
+    throw new LowrankError(
+      "TEMPLATE",
+      `The chat template is ${template.length} characters long; the limit is ${MAX_TEMPLATE_CHARS}`,
+    );
   }
   const out: (Rendered | LowrankError)[] = [];
   for (let i = 0; i < conversations.length; i += BATCH) {
@@ -190,7 +199,11 @@ export async function renderChatBatch(template: string, conversations: readonly 
 }
 
 /** Renders one conversation; see {@link renderChatBatch}. @throws LowrankError TEMPLATE */
-export async function renderChatTemplate(template: string, messages: readonly ChatMessage[], options: RenderOptions = {}): Promise<string> {
+export async function renderChatTemplate(
+  template: string,
+  messages: readonly ChatMessage[],
+  options: RenderOptions = {},
+): Promise<string> {
   const [result] = await renderChatBatch(template, [{ ...options, messages }]);
   if (result instanceof LowrankError) throw result;
   return result!.text;

@@ -29,7 +29,8 @@ interface Turn {
   message: number;
 }
 
-const startsWith = (ids: readonly number[], prefix: readonly number[]) => prefix.length <= ids.length && prefix.every((id, i) => id === ids[i]);
+const startsWith = (ids: readonly number[], prefix: readonly number[]) =>
+  prefix.length <= ids.length && prefix.every((id, i) => id === ids[i]);
 
 /**
  * Masks by growing prefixes: the tokens of a turn are those that its message adds to the rendering before it. That is only
@@ -43,10 +44,12 @@ function maskFromPrefixes(tokenizer: Tokenizer, whole: string, turns: readonly T
   const mask = new Uint8Array(ids.length);
   for (const { before, after, message } of turns) {
     if (!whole.startsWith(after)) throw illDefined(`the text of the first ${message + 1} messages is not a prefix of the whole`);
-    if (!after.startsWith(before)) throw illDefined(`the text that opens message ${message + 1} is not a prefix of the text with it`);
+    if (!after.startsWith(before))
+      throw illDefined(`the text that opens message ${message + 1} is not a prefix of the text with it`);
     const beforeIds = encode(before);
     const afterIds = encode(after);
-    if (!startsWith(ids, afterIds) || !startsWith(afterIds, beforeIds)) throw illDefined(`a token spans a border of message ${message + 1}`);
+    if (!startsWith(ids, afterIds) || !startsWith(afterIds, beforeIds))
+      throw illDefined(`a token spans a border of message ${message + 1}`);
     mask.fill(1, beforeIds.length, afterIds.length);
   }
   return { text: whole, ids, mask };
@@ -60,7 +63,7 @@ function illDefined(reason: string): LowrankError {
 }
 
 /** True for the error that masks by growing prefixes give where they are not well defined. */
-export const isIllDefined = (error: unknown): error is LowrankError => error instanceof LowrankError && error.details.raisedBy === "prefix";
+export const isIllDefined = (error: unknown): boolean => error instanceof LowrankError && error.details.raisedBy === "prefix";
 
 /**
  * Renders conversations and finds the assistant's tokens by position: by the template's `{% generation %}` marks, else by
@@ -74,10 +77,16 @@ export async function maskConversations(
   template: string,
   conversations: readonly Conversation[],
 ): Promise<(MaskedConversation | LowrankError)[]> {
-  return hasGenerationMarks(template) ? byMarks(tokenizer, template, conversations) : byPrefixes(tokenizer, template, conversations);
+  return hasGenerationMarks(template)
+    ? byMarks(tokenizer, template, conversations)
+    : byPrefixes(tokenizer, template, conversations);
 }
 
-async function byMarks(tokenizer: Tokenizer, template: string, conversations: readonly Conversation[]): Promise<(MaskedConversation | LowrankError)[]> {
+async function byMarks(
+  tokenizer: Tokenizer,
+  template: string,
+  conversations: readonly Conversation[],
+): Promise<(MaskedConversation | LowrankError)[]> {
   const rendered = await renderChatBatch(
     template,
     conversations.map((c) => ({ ...c, marks: true })),
@@ -91,15 +100,23 @@ async function byMarks(tokenizer: Tokenizer, template: string, conversations: re
   });
 }
 
-async function byPrefixes(tokenizer: Tokenizer, template: string, conversations: readonly Conversation[]): Promise<(MaskedConversation | LowrankError)[]> {
+async function byPrefixes(
+  tokenizer: Tokenizer,
+  template: string,
+  conversations: readonly Conversation[],
+): Promise<(MaskedConversation | LowrankError)[]> {
   // Every rendering of every conversation goes to the worker at once.
   const jobs: Conversation[] = [];
   const plans = conversations.map((c) => {
     const whole = jobs.push({ ...c, addGenerationPrompt: false }) - 1;
     const turns = c.messages.flatMap((m, message) => {
       if (m.role !== "assistant") return [];
-      const after = message === c.messages.length - 1 ? whole : jobs.push({ ...c, messages: c.messages.slice(0, message + 1), addGenerationPrompt: false }) - 1;
-      const before = message === 0 ? undefined : jobs.push({ ...c, messages: c.messages.slice(0, message), addGenerationPrompt: true }) - 1;
+      const after =
+        message === c.messages.length - 1
+          ? whole
+          : jobs.push({ ...c, messages: c.messages.slice(0, message + 1), addGenerationPrompt: false }) - 1;
+      const before =
+        message === 0 ? undefined : jobs.push({ ...c, messages: c.messages.slice(0, message), addGenerationPrompt: true }) - 1;
       return [{ message, before, after }];
     });
     return { whole, turns };
@@ -117,6 +134,40 @@ async function byPrefixes(tokenizer: Tokenizer, template: string, conversations:
       return maskFromPrefixes(tokenizer, textOf(plan.whole), turns);
     }),
   );
+}
+
+/**
+ * Every assistant message of a conversation as an example of its own: what stands before it when it is answered, then its own
+ * tokens, encoded apart as they are when the model writes them. For templates that print earlier turns differently from the
+ * last one, or whose tokens span the border of a message.
+ *
+ * @returns one entry a message; a LowrankError where the message is not a continuation of what opens it
+ */
+export async function maskTurns(
+  tokenizer: Tokenizer,
+  template: string,
+  conversation: Conversation,
+): Promise<(MaskedConversation | LowrankError)[]> {
+  const { messages } = conversation;
+  const ends = messages.flatMap((m, i) => (m.role === "assistant" && i > 0 ? [i] : []));
+  const rendered = await renderChatBatch(
+    template,
+    ends.flatMap((i) => [
+      { ...conversation, messages: messages.slice(0, i), addGenerationPrompt: true },
+      { ...conversation, messages: messages.slice(0, i + 1), addGenerationPrompt: false },
+    ]),
+  );
+  return ends.map((message, n) => {
+    const [before, after] = [rendered[2 * n]!, rendered[2 * n + 1]!];
+    if (before instanceof LowrankError) return before;
+    if (after instanceof LowrankError) return after;
+    if (!after.text.startsWith(before.text))
+      return illDefined(`the text that opens message ${message + 1} is not a prefix of the text with it`);
+    const prompt = tokenizer.encode(before.text, { addSpecialTokens: false });
+    const answer = tokenizer.encode(after.text.slice(before.text.length), { addSpecialTokens: false });
+    const ids = [...prompt, ...answer];
+    return { text: after.text, ids, mask: Uint8Array.from(ids, (_, i) => (i < prompt.length ? 0 : 1)) };
+  });
 }
 
 function attempt<T>(body: () => T): T | LowrankError {

@@ -1,7 +1,6 @@
 import { type Args, capitalizeText, contains, DICT_METHODS, replaceText, strip, titleText } from "./methods.js";
 import { json, text } from "./print.js";
 import {
-
   compare,
   equal,
   float,
@@ -128,7 +127,12 @@ function jsonFilter(input: Value, args: Args): Value {
   return str(
     json(input, {
       ensureAscii: flag(args, 0, "ensure_ascii"),
-      indent: indent && !isNone(indent) ? (isString(indent) ? indent.value : " ".repeat(Math.min(wholeNumber(indent, "indent"), 1000))) : undefined,
+      indent:
+        indent && !isNone(indent)
+          ? isString(indent)
+            ? indent.value
+            : " ".repeat(Math.min(wholeNumber(indent, "indent"), 1000))
+          : undefined,
       separators: separators && isList(separators) ? [text(separators.value[0]), text(separators.value[1])] : undefined,
       sortKeys: flag(args, 3, "sort_keys"),
     }),
@@ -137,7 +141,8 @@ function jsonFilter(input: Value, args: Args): Value {
 
 function indentFilter(input: Value, args: Args): Value {
   const width = args.get(0, "width");
-  const pad = width === undefined ? "    " : isString(width) ? width.value : " ".repeat(Math.min(wholeNumber(width, "indent"), 10_000));
+  const pad =
+    width === undefined ? "    " : isString(width) ? width.value : " ".repeat(Math.min(wholeNumber(width, "indent"), 10_000));
   const lines = text(input).split("\n");
   const blank = flag(args, 2, "blank");
   return str(lines.map((line, i) => ((i === 0 ? flag(args, 1, "first") : blank || line !== "") ? pad + line : line)).join("\n"));
@@ -158,28 +163,39 @@ function roundFilter(input: Value, args: Args): Value {
 const FILTERS: Readonly<Record<string, Filter>> = {
   safe: (v) => v,
   string: (v) => str(text(v)),
-  trim: (v, args) => str(strip(text(v), args.get(0, "chars") && !isNone(args.get(0, "chars")) ? args.text(0, "chars") : undefined, true, true)),
+  trim: (v, args) =>
+    str(strip(text(v), args.get(0, "chars") && !isNone(args.get(0, "chars")) ? args.text(0, "chars") : undefined, true, true)),
   upper: (v) => str(text(v).toUpperCase()),
   lower: (v) => str(text(v).toLowerCase()),
   title: (v) => str(titleText(text(v))),
   capitalize: (v) => str(capitalizeText(text(v))),
-  replace: (v, args) => str(replaceText(text(v), text(args.get(0) ?? undef), text(args.get(1) ?? undef), args.integer(2, "count", -1))),
+  replace: (v, args) =>
+    str(replaceText(text(v), text(args.get(0) ?? undef), text(args.get(1) ?? undef), args.integer(2, "count", -1))),
   indent: indentFilter,
   tojson: jsonFilter,
   e: (v) => str(escapeHtml(text(v))),
   escape: (v) => str(escapeHtml(text(v))),
-  default: (v, args) => (isUndefined(v) || (flag(args, 1, "boolean") && !truthy(v)) ? (args.get(0, "default_value") ?? str("")) : v),
+  default: (v, args) =>
+    isUndefined(v) || (flag(args, 1, "boolean") && !truthy(v)) ? (args.get(0, "default_value") ?? str("")) : v,
   d: (v, args) => FILTERS.default!(v, args),
   length: (v) => {
     if (isDict(v)) return int(v.value.size);
-    if (!isString(v) && !isList(v) && !isUndefined(v)) throw new TemplateRuntimeError(`object of type '${typeName(v)}' has no len()`);
+    if (!isString(v) && !isList(v) && !isUndefined(v))
+      throw new TemplateRuntimeError(`object of type '${typeName(v)}' has no len()`);
     return int(iterate(v).length);
   },
   count: (v, args) => FILTERS.length!(v, args),
   first: (v) => iterate(v)[0] ?? undef,
   last: (v) => iterate(v).at(-1) ?? undef,
   list: (v) => list([...iterate(v)]),
-  reverse: (v) => (isString(v) ? str(Array.from(v.value as string).reverse().join("")) : list([...iterate(v)].reverse())),
+  reverse: (v) =>
+    isString(v)
+      ? str(
+          Array.from(v.value as string)
+            .reverse()
+            .join(""),
+        )
+      : list([...iterate(v)].reverse()),
   join: (v, args) => {
     const path = args.get(1, "attribute");
     const items = iterate(v).map((x) => text(path && !isNone(path) ? attribute(x, path) : x));
@@ -188,7 +204,8 @@ const FILTERS: Readonly<Record<string, Filter>> = {
   sort: (v, args) => list(sorted(iterate(v), args, [0, 1, 2])),
   unique: (v, args) => {
     const keep: Value[] = [];
-    const key = (x: Value) => folded(args.get(1, "attribute") ? attribute(x, args.get(1, "attribute")!) : x, flag(args, 0, "case_sensitive"));
+    const key = (x: Value) =>
+      folded(args.get(1, "attribute") ? attribute(x, args.get(1, "attribute")!) : x, flag(args, 0, "case_sensitive"));
     for (const x of iterate(v)) if (!keep.some((y) => equal(key(x), key(y)))) keep.push(x);
     return list(keep);
   },
@@ -221,11 +238,21 @@ const FILTERS: Readonly<Record<string, Filter>> = {
   dictsort: (v, args) => {
     if (!isDict(v)) throw new TemplateRuntimeError("dictsort needs a mapping");
     const byValue = args.get(1, "by") !== undefined && args.text(1, "by") === "value";
-    const pairs = [...(v.value as Map<string, Value>)].map(([k, x]) => ({ pair: tuple([str(k), x]), key: folded(byValue ? x : str(k), flag(args, 0, "case_sensitive")) }));
+    const pairs = [...(v.value as Map<string, Value>)].map(([k, x]) => ({
+      pair: tuple([str(k), x]),
+      key: folded(byValue ? x : str(k), flag(args, 0, "case_sensitive")),
+    }));
     const sign = flag(args, 2, "reverse") ? -1 : 1;
     return list(pairs.sort((a, b) => sign * compare(a.key, b.key)).map((x) => x.pair));
   },
-  int: (v, args) => toNumber(v, args, (s) => (/^[+-]?\d[\d_]*(\.\d*)?$/.test(s) ? Math.trunc(Number(s.replaceAll("_", ""))) : Number.NaN), (n) => int(Math.trunc(n)), int(0)),
+  int: (v, args) =>
+    toNumber(
+      v,
+      args,
+      (s) => (/^[+-]?\d[\d_]*(\.\d*)?$/.test(s) ? Math.trunc(Number(s.replaceAll("_", ""))) : Number.NaN),
+      (n) => int(Math.trunc(n)),
+      int(0),
+    ),
   float: (v, args) => toNumber(v, args, (s) => (s === "" ? Number.NaN : Number(s)), float, float(0)),
   abs: (v) => {
     if (!isNumber(v)) throw new TemplateRuntimeError(`bad operand type for abs(): '${typeName(v)}'`);
@@ -243,4 +270,3 @@ export function findFilter(name: string): Filter {
   if (!filter) throw new TemplateRuntimeError(`No filter named '${name}'.`);
   return filter;
 }
-

@@ -96,7 +96,8 @@ export class PythonInterpreter extends Base {
   /** Counts the size of a new value against the limits. */
   private sized(value: Value): Value {
     if (isString(value)) {
-      if (value.value.length > this.limits.outputChars) throw new TemplateLimitError(`it made a text of more than ${this.limits.outputChars} characters`);
+      if (value.value.length > this.limits.outputChars)
+        throw new TemplateLimitError(`it made a text of more than ${this.limits.outputChars} characters`);
       this.spend(value.value.length >> 6);
     } else if (isList(value)) {
       if (value.value.length > MAX_RANGE) throw new TemplateLimitError(`it made a list of more than ${MAX_RANGE} elements`);
@@ -115,7 +116,8 @@ export class PythonInterpreter extends Base {
         if (error instanceof LoopControl) error.printed = printed + error.printed;
         throw error;
       }
-      if (printed.length > this.limits.outputChars) throw new TemplateLimitError(`it printed more than ${this.limits.outputChars} characters`);
+      if (printed.length > this.limits.outputChars)
+        throw new TemplateLimitError(`it printed more than ${this.limits.outputChars} characters`);
     }
     return this.sized(str(printed));
   }
@@ -154,7 +156,8 @@ export class PythonInterpreter extends Base {
 
   evaluateCallExpression(node: Node, scope: Environment): Value {
     const callee = this.evaluate(node.callee, scope);
-    if (callee.type !== "FunctionValue") throw new TemplateRuntimeError(`${describe(node.callee)} is not callable (it is ${typeName(callee)})`);
+    if (callee.type !== "FunctionValue")
+      throw new TemplateRuntimeError(`${describe(node.callee)} is not callable (it is ${typeName(callee)})`);
     return this.sized(callee.value(this.arguments(node.args, scope), scope));
   }
 
@@ -170,7 +173,11 @@ export class PythonInterpreter extends Base {
     if (node.computed && node.property.type === "SliceExpression") {
       return this.sized(this.evaluateSliceExpression(object, node.property, scope));
     }
-    const key = node.computed ? this.evaluate(node.property, scope) : node.property.type === "IntegerLiteral" ? int(node.property.value) : str(node.property.value);
+    const key = node.computed
+      ? this.evaluate(node.property, scope)
+      : node.property.type === "IntegerLiteral"
+        ? int(node.property.value)
+        : str(node.property.value);
     if (isDict(object) && isString(key)) {
       const item = object.value.get(key.value);
       const method = bind(DICT_METHODS, object.value, key.value);
@@ -191,7 +198,9 @@ export class PythonInterpreter extends Base {
   evaluateFor(node: Node, scope: Environment): Value {
     const filtered = node.iterable.type === "SelectExpression";
     const all = iterate(this.evaluate(filtered ? node.iterable.lhs : node.iterable, scope));
-    const items = filtered ? all.filter((item) => truthy(this.evaluate(node.iterable.test, this.bound(node.loopvar, item, scope)))) : all;
+    const items = filtered
+      ? all.filter((item) => truthy(this.evaluate(node.iterable.test, this.bound(node.loopvar, item, scope))))
+      : all;
     let printed = "";
     for (const [i, item] of items.entries()) {
       // A scope for each round: what a round sets does not reach the next one.
@@ -204,7 +213,8 @@ export class PythonInterpreter extends Base {
         printed += error.printed;
         if (error.leave) break;
       }
-      if (printed.length > this.limits.outputChars) throw new TemplateLimitError(`it printed more than ${this.limits.outputChars} characters`);
+      if (printed.length > this.limits.outputChars)
+        throw new TemplateLimitError(`it printed more than ${this.limits.outputChars} characters`);
     }
     if (items.length === 0) return this.evaluateBlock(node.defaultBlock, new Environment(scope));
     return str(printed);
@@ -218,7 +228,8 @@ export class PythonInterpreter extends Base {
       return inner;
     }
     const parts = iterate(item);
-    if (parts.length !== target.value.length) throw new TemplateRuntimeError(`expected ${target.value.length} values to unpack, got ${parts.length}`);
+    if (parts.length !== target.value.length)
+      throw new TemplateRuntimeError(`expected ${target.value.length} values to unpack, got ${parts.length}`);
     for (const [i, name] of (target.value as Node[]).entries()) inner.setVariable(name.value, parts[i] as never);
     return inner;
   }

@@ -1,4 +1,21 @@
-import { bool, dict, equal, int, isInteger, isList, isNone, isString, iterate, list, none, str, TemplateRuntimeError, tuple, typeName, type Value } from "./values.js";
+import {
+  bool,
+  dict,
+  equal,
+  int,
+  isInteger,
+  isList,
+  isNone,
+  isString,
+  iterate,
+  list,
+  none,
+  str,
+  TemplateRuntimeError,
+  tuple,
+  typeName,
+  type Value,
+} from "./values.js";
 
 /** Positional and keyword arguments of a call. */
 export class Args {
@@ -21,7 +38,8 @@ export class Args {
 
   text(index: number, keyword?: string): string {
     const v = this.get(index, keyword);
-    if (!isString(v)) throw new TemplateRuntimeError(`${this.name}() argument ${index + 1} must be str, not ${v ? typeName(v) : "absent"}`);
+    if (!isString(v))
+      throw new TemplateRuntimeError(`${this.name}() argument ${index + 1} must be str, not ${v ? typeName(v) : "absent"}`);
     return v!.value;
   }
 
@@ -36,6 +54,8 @@ export class Args {
 
 /** What Python's str.strip() and str.split() take for white space. */
 const SPACES = "\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000";
+// biome-ignore lint/suspicious/noControlCharactersInRegex: str.splitlines() ends lines at them
+const LINE_END = /\r\n|[\n-\r\x1c-\x1e\x85\u2028\u2029]/u;
 const SPACE_RUN = new RegExp(`[${SPACES}]+`, "u");
 const SPACE = new RegExp(`^[${SPACES}]$`, "u");
 
@@ -62,7 +82,8 @@ export function strip(text: string, chars: string | undefined, left: boolean, ri
 function stripWith(name: string, left: boolean, right: boolean) {
   return (text: string, args: Args) => {
     const chars = args.get(0, "chars");
-    if (chars !== undefined && !isString(chars) && !isNone(chars)) throw new TemplateRuntimeError(`${name} arg must be None or str`);
+    if (chars !== undefined && !isString(chars) && !isNone(chars))
+      throw new TemplateRuntimeError(`${name} arg must be None or str`);
     return str(strip(text, isString(chars) ? chars!.value : undefined, left, right));
   };
 }
@@ -136,7 +157,7 @@ export const STRING_METHODS: Readonly<Record<string, (text: string, args: Args) 
   split: (text, args) => splitText(text, args, false),
   rsplit: (text, args) => splitText(text, args, true),
   splitlines: (text) => {
-    const lines = text.split(/\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]/u);
+    const lines = text.split(LINE_END);
     if (lines.at(-1) === "") lines.pop();
     return list(lines.map(str));
   },
@@ -148,7 +169,8 @@ export const STRING_METHODS: Readonly<Record<string, (text: string, args: Args) 
   title: (text) => str(titleText(text)),
   capitalize: (text) => str(capitalizeText(text)),
   removeprefix: (text, args) => str(text.startsWith(args.text(0)) ? text.slice(args.text(0).length) : text),
-  removesuffix: (text, args) => str(args.text(0) !== "" && text.endsWith(args.text(0)) ? text.slice(0, -args.text(0).length) : text),
+  removesuffix: (text, args) =>
+    str(args.text(0) !== "" && text.endsWith(args.text(0)) ? text.slice(0, -args.text(0).length) : text),
   find: (text, args) => int(codePoints(text, text.indexOf(args.text(0)))),
   rfind: (text, args) => int(codePoints(text, text.lastIndexOf(args.text(0)))),
   count: (text, args) => int(args.text(0) === "" ? Array.from(text).length + 1 : text.split(args.text(0)).length - 1),
@@ -200,7 +222,8 @@ export const LIST_METHODS: Readonly<Record<string, (items: Value[], args: Args) 
 /** True when `needle in haystack` holds, with Python's errors. */
 export function contains(haystack: Value, needle: Value): boolean {
   if (isString(haystack)) {
-    if (!isString(needle)) throw new TemplateRuntimeError(`'in <string>' requires string as left operand, not ${typeName(needle)}`);
+    if (!isString(needle))
+      throw new TemplateRuntimeError(`'in <string>' requires string as left operand, not ${typeName(needle)}`);
     return haystack.value.includes(needle.value);
   }
   if (isList(haystack)) return haystack.value.some((x: Value) => equal(x, needle));

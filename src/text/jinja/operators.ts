@@ -1,5 +1,23 @@
 import { text } from "./print.js";
-import { bool, compare, equal, float, int, isFloat, isInteger, isList, isNumber, isString, list, str, TemplateLimitError, TemplateRuntimeError, tuple, typeName, type Value } from "./values.js";
+import {
+  bool,
+  compare,
+  equal,
+  float,
+  int,
+  isFloat,
+  isInteger,
+  isList,
+  isNumber,
+  isString,
+  list,
+  str,
+  TemplateLimitError,
+  TemplateRuntimeError,
+  tuple,
+  typeName,
+  type Value,
+} from "./values.js";
 
 function arithmetic(operator: string, a: number, b: number): number {
   switch (operator) {
@@ -58,6 +76,7 @@ export function binary(operator: string, left: Value, right: Value, limit: numbe
     return left.type === "TupleValue" ? tuple(items) : list(items);
   }
   if (operator === "*" && isInteger(right) && (isString(left) || isList(left))) return repeated(left, Number(right.value), limit);
-  if (operator === "*" && isInteger(left) && (isString(right) || isList(right))) return repeated(right, Number(left.value), limit);
+  if (operator === "*" && isInteger(left) && (isString(right) || isList(right)))
+    return repeated(right, Number(left.value), limit);
   throw new TemplateRuntimeError(`unsupported operand type(s) for ${operator}: '${typeName(left)}' and '${typeName(right)}'`);
 }

@@ -83,7 +83,9 @@ export interface JsonOptions {
 function jsonText(value: string, ensureAscii: boolean): string {
   // JSON.stringify escapes lone surrogates, which Python prints only when ASCII is asked for: both never occur in UTF-8 text.
   const plain = JSON.stringify(value);
-  return ensureAscii ? plain.replace(/[\u007f-\uffff]/g, (c) => (c === "\u007f" ? c : `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`)) : plain;
+  return ensureAscii
+    ? plain.replace(/[\u007f-\uffff]/g, (c) => (c === "\u007f" ? c : `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`))
+    : plain;
 }
 
 /** Python's json.dumps. */
@@ -110,7 +112,11 @@ export function json(v: Value, options: JsonOptions, depth = 0): string {
       return Number.isNaN(v.value) ? "NaN" : v.value > 0 ? "Infinity" : "-Infinity";
     case "ArrayValue":
     case "TupleValue":
-      return wrap("[", v.value.map((x: Value) => json(x, options, depth + 1)), "]");
+      return wrap(
+        "[",
+        v.value.map((x: Value) => json(x, options, depth + 1)),
+        "]",
+      );
     case "ObjectValue": {
       const entries = [...(v.value as Map<string, Value>)];
       if (options.sortKeys) entries.sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0));
@@ -118,6 +124,8 @@ export function json(v: Value, options: JsonOptions, depth = 0): string {
       return wrap("{", items, "}");
     }
     default:
-      throw new TemplateRuntimeError(`Object of type ${v.type === "UndefinedValue" ? "Undefined" : v.type} is not JSON serializable`);
+      throw new TemplateRuntimeError(
+        `Object of type ${v.type === "UndefinedValue" ? "Undefined" : v.type} is not JSON serializable`,
+      );
   }
 }

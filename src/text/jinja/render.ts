@@ -36,7 +36,11 @@ export const hasGenerationMarks = (template: string): boolean => template.search
 
 /** Characters that occur in no text: one opens a marked region, the next closes it. */
 function sentinels(template: string, request: RenderRequest): [string, string] {
-  const used = template + JSON.stringify([request.messages, request.tools, request.documents, request.variables], (_, v) => (typeof v === "bigint" ? String(v) : v));
+  const used =
+    template +
+    JSON.stringify([request.messages, request.tools, request.documents, request.variables], (_, v) =>
+      typeof v === "bigint" ? String(v) : v,
+    );
   for (let code = 0xe000; code < 0xf8ff; code += 2) {
     const pair: [string, string] = [String.fromCharCode(code), String.fromCharCode(code + 1)];
     if (!used.includes(pair[0]) && !used.includes(pair[1])) return pair;
@@ -101,7 +105,9 @@ function cutAtTag(rendered: string, lastText: string): string {
   const tag = CONTINUE_TAG.trim();
   const at = rendered.lastIndexOf(tag);
   if (at < 0 || !rendered.includes(strip(lastText, undefined, true, true))) {
-    throw new RenderArgumentError("continueFinalMessage is set but the last message does not appear in what the template printed");
+    throw new RenderArgumentError(
+      "continueFinalMessage is set but the last message does not appear in what the template printed",
+    );
   }
   const before = rendered.slice(0, at);
   return rendered.startsWith(CONTINUE_TAG, at) ? before : strip(before, undefined, false, true);
@@ -120,7 +126,12 @@ function globals(request: RenderRequest): Map<string, Value> {
     ["none", none],
     ["None", none],
     ["range", range],
-    ["dict", fn((args) => dict(new Map(args.filter((a) => a.value instanceof Map).flatMap((a) => [...(a.value as Map<string, Value>)]))))],
+    [
+      "dict",
+      fn((args) =>
+        dict(new Map(args.filter((a) => a.value instanceof Map).flatMap((a) => [...(a.value as Map<string, Value>)]))),
+      ),
+    ],
     ["raise_exception", raise],
     ["strftime_now", fn((args) => str(strftime(now, text(args[0] ?? undef))))],
   ]);
@@ -132,9 +143,12 @@ function globals(request: RenderRequest): Map<string, Value> {
  * @throws RenderArgumentError for arguments it refuses; TemplateRaised, TemplateRuntimeError, TemplateLimitError
  */
 export function render(template: string, request: RenderRequest, limits: RenderLimits): Rendered {
-  if (request.messages.length === 0) throw new RenderArgumentError("Cannot apply chat template to an empty conversation. Provide at least one message.");
+  if (request.messages.length === 0)
+    throw new RenderArgumentError("Cannot apply chat template to an empty conversation. Provide at least one message.");
   if (request.continueFinalMessage && request.addGenerationPrompt) {
-    throw new RenderArgumentError("continueFinalMessage and addGenerationPrompt are not compatible: the first goes on with the last message, the second opens a new one.");
+    throw new RenderArgumentError(
+      "continueFinalMessage and addGenerationPrompt are not compatible: the first goes on with the last message, the second opens a new one.",
+    );
   }
   const messages = request.messages.map(prepared);
   const lastText = request.continueFinalMessage ? tagLast(messages) : "";
@@ -168,4 +182,3 @@ function cutMarks(rendered: string, open: string, close: string): Rendered {
   }
   return { text: out, regions };
 }
-

@@ -12,7 +12,10 @@ const FIELDS: Readonly<Record<string, (d: Date) => string>> = {
   b: (d) => MONTHS[d.getMonth()]!.slice(0, 3),
   d: (d) => two(d.getDate()),
   e: (d) => String(d.getDate()).padStart(2, " "),
-  j: (d) => String(Math.round((Date.UTC(d.getFullYear(), d.getMonth(), d.getDate()) - Date.UTC(d.getFullYear(), 0, 0)) / 86_400_000)).padStart(3, "0"),
+  j: (d) =>
+    String(
+      Math.round((Date.UTC(d.getFullYear(), d.getMonth(), d.getDate()) - Date.UTC(d.getFullYear(), 0, 0)) / 86_400_000),
+    ).padStart(3, "0"),
   A: (d) => DAYS[d.getDay()]!,
   a: (d) => DAYS[d.getDay()]!.slice(0, 3),
   H: (d) => two(d.getHours()),

@@ -17,7 +17,8 @@ function refusal(error: unknown): WorkerResult {
   if (error instanceof TemplateRaised) return { refusedBy: "template", message };
   if (error instanceof RenderArgumentError) return { refusedBy: "api", message };
   if (error instanceof TemplateLimitError) return { refusedBy: "limit", message };
-  if (error instanceof RangeError) return { refusedBy: "limit", message: `it is nested too deeply or makes too much text (${message})` };
+  if (error instanceof RangeError)
+    return { refusedBy: "limit", message: `it is nested too deeply or makes too much text (${message})` };
   return { refusedBy: "runtime", message };
 }
 

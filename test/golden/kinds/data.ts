@@ -3,19 +3,56 @@ import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type ConvertedRow, convertRows } from "../../../src/data/convert.js";
-import { checkAttr, type DatasetAttr, datasetAttr, findDataset, readRegistry, type Stage } from "../../../src/data/dataset-info.js";
+import {
+  checkAttr,
+  type DatasetAttr,
+  datasetAttr,
+  findDataset,
+  readRegistry,
+  type Stage,
+} from "../../../src/data/dataset-info.js";
 import { readRows } from "../../../src/data/readers.js";
 import { LowrankError } from "../../../src/errors.js";
 import { type GoldenCase, type GoldenHandler, type GoldenOutcome, skipped } from "../types.js";
 import { Differences } from "./text.js";
 
-const ATTR_KEYS = ["formatting", "ranking", "subset", "split", "folder", "num_samples", "prompt", "query", "response", "history", "messages", "system"];
-ATTR_KEYS.push("tools", "chosen", "rejected", "kto_tag", "role_tag", "content_tag", "user_tag", "assistant_tag", "observation_tag", "function_tag", "system_tag");
+const ATTR_KEYS = [
+  "formatting",
+  "ranking",
+  "subset",
+  "split",
+  "folder",
+  "num_samples",
+  "prompt",
+  "query",
+  "response",
+  "history",
+  "messages",
+  "system",
+];
+ATTR_KEYS.push(
+  "tools",
+  "chosen",
+  "rejected",
+  "kto_tag",
+  "role_tag",
+  "content_tag",
+  "user_tag",
+  "assistant_tag",
+  "observation_tag",
+  "function_tag",
+  "system_tag",
+);
 
 const ordered = (attr: object) => ATTR_KEYS.map((key) => [key, (attr as Record<string, unknown>)[key]]);
 const canonical = (row: ConvertedRow) => {
   const turns = (list: ConvertedRow["_prompt"]) => list.map(({ role, content }) => ({ role, content }));
-  return JSON.stringify({ _prompt: turns(row._prompt), _response: turns(row._response), _system: row._system, _tools: row._tools });
+  return JSON.stringify({
+    _prompt: turns(row._prompt),
+    _response: turns(row._response),
+    _system: row._system,
+    _tools: row._tools,
+  });
 };
 
 async function convertCase(c: GoldenCase): Promise<GoldenOutcome> {
@@ -36,7 +73,8 @@ async function convertCase(c: GoldenCase): Promise<GoldenOutcome> {
   }
   if (spec.error) diff.fail(`accepted, expected an error: ${spec.error.message}`);
   diff.check("number of rows", rows.length, spec.rows?.length);
-  for (const [i, row] of rows.entries()) diff.check(`row ${i}`, canonical(row), canonical(spec.rows?.[i]?.plain ?? spec.rows?.[i] ?? { _prompt: [], _response: [] }));
+  for (const [i, row] of rows.entries())
+    diff.check(`row ${i}`, canonical(row), canonical(spec.rows?.[i]?.plain ?? spec.rows?.[i] ?? { _prompt: [], _response: [] }));
   return diff.outcome();
 }
 
@@ -59,7 +97,13 @@ async function convertDemo(c: GoldenCase): Promise<GoldenOutcome> {
 async function findBeside(dir: string, file: string): Promise<string | undefined> {
   for (let up = 0, at = dir; up < 6; up++, at = join(at, "..")) {
     for (const path of [join(at, file), join(at, "shared", file)]) {
-      if (await readFile(path).then(() => true, () => false)) return path;
+      if (
+        await readFile(path).then(
+          () => true,
+          () => false,
+        )
+      )
+        return path;
     }
   }
   return undefined;
@@ -70,7 +114,8 @@ async function convertErrors(c: GoldenCase): Promise<GoldenOutcome> {
   const folder = await mkdtemp(join(tmpdir(), "convert-errors-"));
   const diff = new Differences(spec.checks.length);
   try {
-    for (const [name, content] of Object.entries(spec.files)) await writeFile(join(folder, name), typeof content === "string" ? content : JSON.stringify(content));
+    for (const [name, content] of Object.entries(spec.files))
+      await writeFile(join(folder, name), typeof content === "string" ? content : JSON.stringify(content));
     for (const check of spec.checks) {
       try {
         const found = findDataset(spec.info, check.dataset, folder, check.stage as Stage);

@@ -7,6 +7,9 @@ import { isIllDefined, maskConversations } from "../../../src/text/masks.js";
 import { AutoTokenizer } from "../../../src/text/tokenizer.js";
 import { type GoldenCase, type GoldenHandler, type GoldenOutcome, skipped } from "../types.js";
 
+// biome-ignore lint/suspicious/noExplicitAny: every kind has its own form, described in the group's README
+export type Json = any;
+
 /** Collects what differs; a case is right when nothing does. */
 export class Differences {
   private readonly list: string[] = [];
@@ -53,12 +56,9 @@ async function tokenizer(c: GoldenCase): Promise<GoldenOutcome> {
 
 /** case.json with floats kept apart from integers, which `spec` has lost: templates print `1.0`. */
 async function exactSpec(c: GoldenCase) {
-  // biome-ignore lint/suspicious/noExplicitAny: every kind has its own form
-  return parseJson(await readFile(join(c.dir, "case.json"), "utf8")) as any;
+  return parseJson(await readFile(join(c.dir, "case.json"), "utf8")) as Json;
 }
-
-// biome-ignore lint/suspicious/noExplicitAny: the form is in the group's README
-function conversation(spec: any, r: any): Conversation {
+function conversation(spec: Json, r: Json): Conversation {
   return {
     messages: r.messages,
     tools: r.tools,
@@ -72,8 +72,10 @@ function conversation(spec: any, r: any): Conversation {
 async function chatTemplate(c: GoldenCase): Promise<GoldenOutcome> {
   const spec = await exactSpec(c);
   const template = await readFile(join(c.dir, spec.template), "utf8");
-  // biome-ignore lint/suspicious/noExplicitAny: the form is in the group's README
-  const results = await renderChatBatch(template, spec.renders.map((r: any) => conversation(spec, r)));
+  const results = await renderChatBatch(
+    template,
+    spec.renders.map((r: Json) => conversation(spec, r)),
+  );
   const diff = new Differences(results.length);
   const refused: string[] = [];
   for (const [i, r] of spec.renders.entries()) {
@@ -95,8 +97,11 @@ async function mask(c: GoldenCase): Promise<GoldenOutcome> {
   const spec = await exactSpec(c);
   const template = await readFile(join(c.dir, spec.template), "utf8");
   const tok = await AutoTokenizer.fromPretrained(join(c.dir, spec.tokenizer));
-  // biome-ignore lint/suspicious/noExplicitAny: the form is in the group's README
-  const results = await maskConversations(tok, template, spec.renders.map((r: any) => conversation(spec, r)));
+  const results = await maskConversations(
+    tok,
+    template,
+    spec.renders.map((r: Json) => conversation(spec, r)),
+  );
   const diff = new Differences(results.length);
   for (const [i, r] of spec.renders.entries()) {
     const result = results[i]!;

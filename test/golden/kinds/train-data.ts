@@ -10,7 +10,7 @@ import {
 } from "../../../src/data/collate.js";
 import { packRows } from "../../../src/data/packing.js";
 import { type GoldenCase, type GoldenHandler, type GoldenOutcome, skipped } from "../types.js";
-import { Differences } from "./text.js";
+import { Differences, type Json } from "./text.js";
 
 const range = (n: number) => Array.from({ length: n }, (_, i) => i);
 
@@ -20,17 +20,23 @@ async function packing(c: GoldenCase): Promise<GoldenOutcome> {
   for (const e of c.spec.entries) {
     const packs = packRows(e.lengths, e.maxLength, e.strategy);
     const label = `${e.name} ${e.strategy}`;
-    diff.check(`${label} rows`, packs.map((pack) => pack.flatMap((s) => range(s.end - s.start).map((i) => 1000 * s.row + s.start + i))), e.rows);
+    diff.check(
+      `${label} rows`,
+      packs.map((pack) => pack.flatMap((s) => range(s.end - s.start).map((i) => 1000 * s.row + s.start + i))),
+      e.rows,
+    );
     if (!e.seqLengths) continue;
     const lengths = packs.map((pack) => pack.map((s) => s.end - s.start));
     diff.check(`${label} seqLengths`, lengths, e.seqLengths);
-    diff.check(`${label} positionIds`, lengths.map((l) => l.flatMap(range)), e.positionIds);
+    diff.check(
+      `${label} positionIds`,
+      lengths.map((l) => l.flatMap(range)),
+      e.positionIds,
+    );
   }
   return diff.outcome();
 }
-
-// biome-ignore lint/suspicious/noExplicitAny: rows of the case
-const examples = (rows: any[]): Example[] => rows.map((r) => ({ inputIds: r.input_ids, labels: r.labels ?? r.input_ids }));
+const examples = (rows: Json[]): Example[] => rows.map((r) => ({ inputIds: r.input_ids, labels: r.labels ?? r.input_ids }));
 
 /** What TRL's padding-free collator hands over, from packed tokens: labels unshifted, each sequence's first one ignored. */
 function paddingFree(list: readonly Example[], multipleOf: number) {
@@ -70,16 +76,17 @@ function completions(rows: PromptCompletion[], maxLength: number | null, mode: "
   const { input_ids, attention_mask, labels } = padded(completionExamples(rows, maxLength, mode));
   return { input_ids, attention_mask, completion_mask: labels.map((row) => row.map((l) => (l === IGNORE ? 0 : 1))) };
 }
-
-// biome-ignore lint/suspicious/noExplicitAny: rows of the case
-const pairs = (rows: any[], key: string): PromptCompletion[] => rows.map((r) => ({ promptIds: r.prompt_ids, completionIds: r[key] }));
-
-// biome-ignore lint/suspicious/noExplicitAny: the form depends on the task
-const TASKS: Record<string, (e: any, diff: Differences, label: string) => void> = {
+const pairs = (rows: Json[], key: string): PromptCompletion[] =>
+  rows.map((r) => ({ promptIds: r.prompt_ids, completionIds: r[key] }));
+const TASKS: Record<string, (e: Json, diff: Differences, label: string) => void> = {
   labels: (e, diff, label) => diff.check(label, [...labelsFromMasks(e.inputIds, e.completionMask, e.assistantMask)], e.labels),
   truncate: (e, diff, label) => {
     const labels = truncate(e.labels as number[], e.maxLength, e.mode);
-    diff.check(label, [truncate(e.inputIds as number[], e.maxLength, e.mode), labels, labels.every((l) => l === IGNORE)], [e.outInputIds, e.outLabels, e.dropped]);
+    diff.check(
+      label,
+      [truncate(e.inputIds as number[], e.maxLength, e.mode), labels, labels.every((l) => l === IGNORE)],
+      [e.outInputIds, e.outLabels, e.dropped],
+    );
   },
   collate_sft: (e, diff, label) => {
     const multiple = e.padToMultipleOf ?? 1;
@@ -96,14 +103,22 @@ const TASKS: Record<string, (e: any, diff: Differences, label: string) => void> 
     diff.check(label, paddingFree(parts, 1), e.out);
   },
   collate_preference: (e, diff, label) => {
-    diff.check(label, completions([...pairs(e.rows, "chosen_ids"), ...pairs(e.rows, "rejected_ids")], e.maxLength, e.mode), e.out);
+    diff.check(
+      label,
+      completions([...pairs(e.rows, "chosen_ids"), ...pairs(e.rows, "rejected_ids")], e.maxLength, e.mode),
+      e.out,
+    );
   },
   collate_kto: (e, diff, label) => {
     const own = completions(pairs(e.rows, "completion_ids"), e.maxLength, "keep_start");
     const kl = completions(pairs(e.rows, "KL_completion_ids"), e.maxLength, "keep_start");
-    const out = { ...own, KL_input_ids: kl.input_ids, KL_attention_mask: kl.attention_mask, KL_completion_mask: kl.completion_mask };
-    // biome-ignore lint/suspicious/noExplicitAny: rows of the case
-    diff.check(label, { ...out, label: e.rows.map((r: any) => Number(r.label)) }, e.out);
+    const out = {
+      ...own,
+      KL_input_ids: kl.input_ids,
+      KL_attention_mask: kl.attention_mask,
+      KL_completion_mask: kl.completion_mask,
+    };
+    diff.check(label, { ...out, label: e.rows.map((r: Json) => Number(r.label)) }, e.out);
   },
 };
 
