@@ -74,7 +74,7 @@ class TemplateWorker {
     if (!this.ready) return;
     this.current = this.queue.shift();
     const { work } = this.current!;
-    const patience = work.limits.milliseconds * (work.requests.length + 1);
+    const patience = work.limits.milliseconds * work.requests.length + 500;
     this.timer = setTimeout(() => this.fail(`it ran for more than ${work.limits.milliseconds} ms`), patience);
     this.worker.postMessage(work);
   }

@@ -16,6 +16,7 @@ import {
   iterate,
   keywordArguments,
   list,
+  meter,
   none,
   str,
   TemplateLimitError,
@@ -72,6 +73,7 @@ export class PythonInterpreter extends Base {
   ) {
     super(scope);
     this.deadline = performance.now() + limits.milliseconds;
+    meter.spend = (steps) => this.spend(steps);
   }
 
   render(program: Node): string {

@@ -1,4 +1,4 @@
-import { isDict, isList, TemplateRuntimeError, type Value } from "./values.js";
+import { isDict, isList, meter, TemplateRuntimeError, type Value } from "./values.js";
 
 /** Python's repr of a float: shortest digits, exponent from 1e16 and below 1e-4. */
 export function floatText(x: number): string {
@@ -37,6 +37,7 @@ function textRepr(text: string): string {
 
 /** Python's repr. */
 export function repr(v: Value): string {
+  meter.spend(1);
   if (v.type === "StringValue") return textRepr(v.value);
   if (isDict(v)) return `{${[...v.value].map(([k, x]: [string, Value]) => `${textRepr(k)}: ${repr(x)}`).join(", ")}}`;
   if (isList(v)) {
@@ -90,6 +91,7 @@ function jsonText(value: string, ensureAscii: boolean): string {
 
 /** Python's json.dumps. */
 export function json(v: Value, options: JsonOptions, depth = 0): string {
+  meter.spend(1);
   const { indent, ensureAscii } = options;
   const [itemSeparator, keySeparator] = options.separators ?? [indent === undefined ? ", " : ",", ": "];
   const wrap = (open: string, items: string[], close: string) => {

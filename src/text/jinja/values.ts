@@ -58,6 +58,9 @@ export const isBoolean = (v: Value | undefined) => v?.type === "BooleanValue";
 /** Python counts booleans as numbers. */
 export const isNumber = (v: Value | undefined) => isInteger(v) || isFloat(v) || isBoolean(v);
 
+/** Pays for work on nested values, which may share parts and so be far larger than their memory. Set while a template runs. */
+export const meter = { spend: (_steps: number): void => {} };
+
 /** Something a template does that Python's Jinja refuses too. */
 export class TemplateRuntimeError extends Error {}
 /** The template itself called raise_exception. */
@@ -112,6 +115,7 @@ export function iterate(v: Value): Value[] {
 
 /** Python's ==. */
 export function equal(a: Value, b: Value): boolean {
+  meter.spend(1);
   if (isNumber(a) && isNumber(b)) return Number(a.value) === Number(b.value);
   if (isList(a) && a.type === b.type) {
     return a.value.length === b.value.length && a.value.every((x: Value, i: number) => equal(x, b.value[i]));
@@ -126,6 +130,7 @@ export function equal(a: Value, b: Value): boolean {
 
 /** Order of two numbers, two texts or two lists; anything else cannot be ordered. */
 export function compare(a: Value, b: Value): number {
+  meter.spend(1);
   if (isNumber(a) && isNumber(b)) return Number(a.value) - Number(b.value);
   if (isString(a) && isString(b)) return a.value < b.value ? -1 : a.value > b.value ? 1 : 0;
   if (isList(a) && a.type === b.type) {
