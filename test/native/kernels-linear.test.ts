@@ -1,0 +1,263 @@
+import { describe, expect, it } from "vitest";
+import { addProduct, dropoutMask, type Layer, linear, linearGrad, matrix, type Segment, transpose } from "../reference/linear.js";
+import { gaussian, relativeError } from "../reference/numeric.js";
+import { addon, isas, Raw, refusal, withRaw } from "./raw.js";
+import { bfloat16Bits, fromBfloat16, randomWeight, type WeightKind, weightKinds } from "./weights.js";
+
+interface LayerCase {
+  kind: WeightKind;
+  n: number;
+  bias?: boolean;
+  blocksize?: number;
+  segments?: readonly { begin: number; end: number; rank: number }[];
+}
+interface GroupCase {
+  rows: number;
+  k: number;
+  layers: readonly LayerCase[];
+  dropout?: number;
+  accumulate?: boolean;
+}
+const KEY = 0x1234_5678_9abc_def0n;
+
+/** Runs all three entries of a group; what they gave and what float64 gives, by name. */
+async function runGroup(
+  raw: Raw,
+  c: GroupCase,
+): Promise<{ actual: Record<string, Float32Array>; expected: Record<string, Float64Array> }> {
+  const { rows, k, dropout = 0 } = c;
+  const x = gaussian(rows * k, 1);
+  const dx0 = gaussian(rows * k, 2);
+  const mask = dropoutMask(rows, k, dropout, KEY);
+  const t = { x: raw.from(x, [rows, k]), dx: c.accumulate ? raw.from(dx0, [rows, k]) : raw.out([rows, k]) };
+  const layers: Layer[] = [];
+  const head = [t.x, t.dx, c.accumulate ? 1 : 0, 0, dropout, Number(KEY & 0xffffffffn), Number(KEY >> 32n), c.layers.length];
+  const [forward, backward] = [[...head], [...head]];
+  const outputs: Record<string, number> = { dx: t.dx };
+  const added: Record<string, Float32Array> = c.accumulate ? { dx: dx0 } : {};
+  const weights: number[] = [];
+  c.layers.forEach(({ kind, n, bias, blocksize, segments = [] }, l) => {
+    const seed = 100 * (l + 1);
+    const w = randomWeight(raw, kind, n, k, seed, blocksize);
+    weights.push(w.handle);
+    const biasData = bias ? gaussian(n, seed + 9) : undefined;
+    const dy = gaussian(rows * n, seed + 10);
+    const y = raw.out([rows, n]);
+    outputs[`y${l}`] = y;
+    const widest = Math.max(1, ...segments.map((s) => s.rank));
+    const [u, du] = [raw.out([rows, widest]), raw.out([rows, widest])];
+    const b = biasData ? raw.from(biasData, [n]) : 0;
+    forward.push(w.handle, b, y, u, du, segments.length);
+    backward.push(w.handle, b, raw.from(dy, [rows, n]), u, du, segments.length);
+    const reference: Segment[] = segments.map(({ begin, end, rank }, i) => {
+      const [a, bb, da, db] = [
+        gaussian(rank * k, seed + i + 20),
+        gaussian(n * rank, seed + i + 40),
+        gaussian(rank * k, seed + i + 60),
+        gaussian(n * rank, seed + i + 80),
+      ] as const;
+      const scale = 0.5 + i;
+      const tensors = [
+        raw.from(a, [rank, k]),
+        raw.from(bb, [n, rank]),
+        raw.from(da, [rank, k]),
+        raw.from(db, [n, rank]),
+      ] as const;
+      for (const list of [forward, backward]) list.push(begin, end, ...tensors, scale);
+      outputs[`dA${l}.${i}`] = tensors[2];
+      outputs[`dB${l}.${i}`] = tensors[3];
+      added[`dA${l}.${i}`] = da;
+      added[`dB${l}.${i}`] = db;
+      return { begin, end, a: matrix(rank, k, a), b: matrix(n, rank, bb), scale };
+    });
+    layers.push({ w: w.values, ...(biasData ? { bias: biasData } : {}), dy: matrix(rows, n, dy), segments: reference });
+  });
+  raw.kernels.linear(raw.d, Float64Array.from(forward));
+  raw.kernels.linearDx(raw.d, Float64Array.from(backward));
+  raw.kernels.loraGrad(raw.d, Float64Array.from(backward));
+
+  const xm = matrix(rows, k, x);
+  const grad = linearGrad(xm, layers, mask);
+  const expected: Record<string, Float64Array> = { dx: grad.dx.at };
+  layers.forEach((layer, l) => {
+    expected[`y${l}`] = linear(xm, layer, mask).at;
+    for (let i = 0; i < layer.segments.length; i++) {
+      expected[`dA${l}.${i}`] = grad.da[l]?.[i]?.at as Float64Array;
+      expected[`dB${l}.${i}`] = grad.db[l]?.[i]?.at as Float64Array;
+    }
+  });
+  const actual: Record<string, Float32Array> = {};
+  for (const [name, handle] of Object.entries(outputs)) {
+    actual[name] = await raw.f32(handle);
+    const before = added[name];
+    if (before) expected[name] = (expected[name] as Float64Array).map((v, i) => v + (before[i] as number));
+  }
+  for (const w of weights) addon.freeWeight(w);
+  return { actual, expected };
+}
+
+async function checkGroup(device: string, c: GroupCase): Promise<void> {
+  await withRaw(device, async (raw) => {
+    const { actual, expected } = await runGroup(raw, c);
+    for (const [name, values] of Object.entries(expected))
+      expect(relativeError(actual[name] as Float32Array, values), name).toBeLessThan(5e-6);
+  });
+}
+
+const whole = (rows: number, rank: number) => [{ begin: 0, end: rows, rank }];
+const odd = [1, 3, 65, 127];
+
+describe.each(isas)("linears on %s", (isa) => {
+  const device = `cpu:${isa}`;
+
+  it.each(weightKinds)("with a %s weight, every odd shape", async (kind) => {
+    for (const rows of odd)
+      for (const k of odd)
+        for (const n of [1, 3, 65])
+          await checkGroup(device, { rows, k, layers: [{ kind, n, bias: n === 3, segments: whole(rows, 3) }] });
+  });
+
+  it.each([1, 3, 4, 8, 16, 64])("with rank %i", async (rank) => {
+    for (const rows of [2, 70])
+      await checkGroup(device, { rows, k: 130, layers: [{ kind: "4bit nested", n: 96, segments: whole(rows, rank) }] });
+  });
+
+  it.each([64, 128, 4096])("with blocks of %i that cross rows", async (blocksize) => {
+    for (const rows of [1, 33]) await checkGroup(device, { rows, k: 515, layers: [{ kind: "4bit", n: 67, blocksize }] });
+  });
+
+  it("of a group, accumulating into dx, over more than one block of the reduction", async () => {
+    const layers: LayerCase[] = [
+      { kind: "4bit nested", n: 320, segments: whole(80, 8) },
+      { kind: "4bit", n: 40, bias: true, segments: whole(80, 16) },
+      { kind: "bfloat16", n: 33 },
+    ];
+    await checkGroup(device, { rows: 80, k: 576, layers, accumulate: true });
+  });
+
+  it.each([1, 4, 80])("with dropout on the adapters' input, %i rows", async (rows) => {
+    const layers: LayerCase[] = [
+      { kind: "4bit", n: 48, segments: whole(rows, 8) },
+      { kind: "4bit", n: 20, segments: whole(rows, 4) },
+    ];
+    for (const accumulate of [false, true]) await checkGroup(device, { rows, k: 67, layers, dropout: 0.3, accumulate });
+  });
+
+  it.each([4, 61])("with row segments, rows between them seeing the base only: %i rows", async (rows) => {
+    const [a, b] = [Math.floor(rows / 4), Math.floor(rows / 2)];
+    const segments = [
+      { begin: 0, end: a, rank: 4 },
+      { begin: a, end: b, rank: 16 },
+      { begin: b + 1, end: rows, rank: 1 },
+    ];
+    const layers: LayerCase[] = [
+      { kind: "4bit", n: 48, segments },
+      { kind: "float32", n: 20, segments: segments.slice(0, 2) },
+    ];
+    for (const dropout of [0, 0.5]) await checkGroup(device, { rows, k: 128, layers, dropout });
+  });
+
+  it("accumulate dW and dbias", async () => {
+    for (const [rows, n, k] of [
+      [1, 3, 5],
+      [127, 65, 33],
+      [300, 70, 130],
+    ] as const)
+      await withRaw(device, async (raw) => {
+        const [dy, x, dw, db] = [gaussian(rows * n, 1), gaussian(rows * k, 2), gaussian(n * k, 3), gaussian(n, 4)] as const;
+        const t = { dw: raw.from(dw, [n, k]), db: raw.from(db, [n]), dy: raw.from(dy, [rows, n]), x: raw.from(x, [rows, k]) };
+        raw.kernels.linearDw(raw.d, t.dw, t.db, t.dy, t.x, 0);
+        const dyT = transpose(matrix(rows, n, dy));
+        expect(relativeError(await raw.f32(t.dw), addProduct(matrix(n, k, dw), dyT, matrix(rows, k, x)).at)).toBeLessThan(5e-6);
+        expect(
+          relativeError(
+            await raw.f32(t.db),
+            addProduct(matrix(n, 1, db), dyT, matrix(rows, 1, new Float64Array(rows).fill(1))).at,
+          ),
+        ).toBeLessThan(5e-6);
+      });
+  });
+
+  it.each([3, 50])("round their operands to bf16 when math says so, %i rows", async (rows) => {
+    const [k, n, rounded] = [200, 40, (v: number) => fromBfloat16(bfloat16Bits(v))] as const;
+    await withRaw(device, async (raw) => {
+      const x = gaussian(rows * k, 1);
+      const w = randomWeight(raw, "float32", n, k, 2);
+      const y = raw.out([rows, n]);
+      raw.kernels.linear(raw.d, Float64Array.from([raw.from(x, [rows, k]), 0, 0, 1, 0, 0, 0, 1, w.handle, 0, y, 0, 0, 0]));
+      const expected = addProduct(
+        matrix(rows, n),
+        matrix(rows, k, x.map(rounded)),
+        transpose(matrix(n, k, w.values.at.map(rounded))),
+      );
+      expect(relativeError(await raw.f32(y), expected.at)).toBeLessThan(5e-6);
+      addon.freeWeight(w.handle);
+    });
+  });
+});
+
+describe("linears", () => {
+  it("give the same bits with 1, 2 and 4 threads", async () => {
+    const devices = [new Raw(`cpu:${isas.at(-1)}`, 1), new Raw("cpu", 2), new Raw("cpu:", 4)];
+    const segments = [
+      { begin: 0, end: 90, rank: 8 },
+      { begin: 100, end: 150, rank: 8 },
+    ];
+    const layers: LayerCase[] = [
+      { kind: "4bit nested", n: 200, bias: true, segments },
+      { kind: "4bit", n: 70, segments },
+    ];
+    for (const rows of [4, 150]) {
+      const c: GroupCase = {
+        rows,
+        k: 300,
+        layers: rows === 4 ? layers.map((l) => ({ ...l, segments: whole(4, 8) })) : layers,
+        dropout: 0.1,
+      };
+      const results = await Promise.all(devices.map(async (raw) => (await runGroup(raw, c)).actual));
+      expect(results[1]).toEqual(results[0]);
+      expect(results[2]).toEqual(results[0]);
+    }
+    for (const raw of devices) raw.dispose();
+  });
+
+  it("give a row the same bits whatever rows stand beside it", async () => {
+    await withRaw("cpu", async (raw) => {
+      const [k, n] = [576, 192];
+      const w = randomWeight(raw, "4bit", n, k, 5);
+      const x = gaussian(64 * k, 6);
+      const run = async (rows: number) => {
+        const y = raw.out([rows, n]);
+        raw.kernels.linear(
+          raw.d,
+          Float64Array.from([raw.from(x.slice(0, rows * k), [rows, k]), 0, 0, 0, 0, 0, 0, 1, w.handle, 0, y, 0, 0, 0]),
+        );
+        return raw.f32(y);
+      };
+      expect((await run(64)).slice(0, 9 * n)).toEqual(await run(9));
+      addon.freeWeight(w.handle);
+    });
+  });
+
+  it("refuse what does not fit, and say what", async () => {
+    await withRaw("cpu", async (raw) => {
+      const w = randomWeight(raw, "float32", 8, 16, 1);
+      const words = (x: number, y: number, segment: number[] = []) =>
+        Float64Array.from([x, 0, 0, 0, 0, 0, 0, 1, w.handle, 0, y, 0, 0, segment.length / 7, ...segment]);
+      const [x, y] = [raw.out([2, 16]), raw.out([2, 8])];
+      const cases: [Float64Array, string][] = [
+        [words(raw.out([2, 17]), y), "the weight takes 16 features but x has 17"],
+        [words(x, raw.out([3, 8])), "y must be float32 [2, 8]"],
+        [words(x, y, [0, 3, raw.out([4, 16]), raw.out([8, 4]), 0, 0, 1]), "segment 0 has rows [0, 3) of 2"],
+        [words(x, y, [0, 2, raw.out([4, 15]), raw.out([8, 4]), 0, 0, 1]), "A must be float32 [r, 16]"],
+        [words(x, y, [0, 2, raw.out([4, 16]), raw.out([8, 5]), 0, 0, 1]), "B must be float32 [8, 4]"],
+      ];
+      for (const [group, text] of cases) {
+        const error = await refusal(raw, () => raw.kernels.linear(raw.d, group));
+        expect(error).toMatchObject({ code: "INVALID", op: "linear" });
+        expect(error.message).toContain(text);
+      }
+      addon.freeWeight(w.handle);
+    });
+  });
+});
