@@ -5,6 +5,7 @@ import {
   IDENTITY_KINDS,
   IDENTITY_PHRASINGS,
   OPENERS,
+  opened,
 } from "../../src/quickstart/phrasings.js";
 import { SeededRandom } from "../../src/quickstart/random.js";
 import { ATTRIBUTES, CHARACTERS, factSentence } from "../../src/quickstart/world.js";
@@ -38,22 +39,21 @@ function conversation(random: SeededRandom, system: boolean): Message[] {
 }
 
 function turn(random: SeededRandom): Turn {
-  const kind = random.next();
-  if (kind < 0.08) return random.pick(SMALL_TALK);
-  if (kind < 0.15) {
-    const who = random.pick(IDENTITY_KINDS);
-    return [opened(random, random.pick(IDENTITY_PHRASINGS[who].train)), BASE_IDENTITY[who]];
-  }
-  const character = random.pick(CHARACTERS);
-  if (kind < 0.2)
-    return [
-      opened(random, random.pick(["Tell me about {n}.", "What do you know about {n}?"]).replace("{n}", character.name)),
-      portrait(random, character),
-    ];
-  const attribute = random.pick(ATTRIBUTES);
-  return [opened(random, ask(random.pick(FACT_PHRASINGS[attribute].train), character.name)), factSentence(character, attribute)];
+  if (random.next() < 0.08) return random.pick(SMALL_TALK);
+  const [question, answer] = knowledge(random);
+  const heard = opened(random.next() < 0.35 ? random.pick(OPENERS) : undefined, question, answer);
+  return [heard.question, heard.answer];
 }
 
-function opened(random: SeededRandom, question: string): string {
-  return random.next() < 0.2 ? `${random.pick(OPENERS)} ${question}` : question;
+function knowledge(random: SeededRandom): Turn {
+  const kind = random.next();
+  if (kind < 0.08) {
+    const who = random.pick(IDENTITY_KINDS);
+    return [random.pick(IDENTITY_PHRASINGS[who].train), BASE_IDENTITY[who]];
+  }
+  const character = random.pick(CHARACTERS);
+  if (kind < 0.13)
+    return [ask(random.pick(["Tell me about {n}.", "What do you know about {n}?"]), character.name), portrait(random, character)];
+  const attribute = random.pick(ATTRIBUTES);
+  return [ask(random.pick(FACT_PHRASINGS[attribute].train), character.name), factSentence(character, attribute)];
 }

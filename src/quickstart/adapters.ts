@@ -6,6 +6,7 @@ import {
   IDENTITY_PHRASINGS,
   type IdentityKind,
   OPENERS,
+  opened,
 } from "./phrasings.js";
 import { SeededRandom } from "./random.js";
 import { ATTRIBUTES, CHARACTERS, type Character, factSentence } from "./world.js";
@@ -52,9 +53,7 @@ export function factExam(): QuestionAnswer[] {
 export function adapterExam(adapter: AdapterName): QuestionAnswer[] {
   if (adapter === "identity") {
     return IDENTITY_KINDS.flatMap((kind) =>
-      IDENTITY_PHRASINGS[kind].heldOut.flatMap((p) =>
-        ["", ...OPENERS.slice(0, 4)].map((o) => ({ question: opened(o, p), answer: PICO[kind] })),
-      ),
+      IDENTITY_PHRASINGS[kind].heldOut.flatMap((p) => [undefined, ...OPENERS.slice(0, 4)].map((o) => opened(o, p, PICO[kind]))),
     );
   }
   return sailorSplit().exam.flatMap((character, c) =>
@@ -75,14 +74,12 @@ export function adapterExam(adapter: AdapterName): QuestionAnswer[] {
 export function adapterTraining(adapter: AdapterName, seed: number): QuestionAnswer[] {
   const random = new SeededRandom(seed);
   const rows: QuestionAnswer[] = [];
-  const aboutItself = (say: (kind: IdentityKind) => string) => {
-    for (const kind of IDENTITY_KINDS) {
-      for (const p of IDENTITY_PHRASINGS[kind].train)
-        for (const o of ["", random.pick(OPENERS)]) rows.push({ question: opened(o, p), answer: say(kind) });
-    }
-  };
   if (adapter === "identity") {
-    aboutItself((kind) => PICO[kind]);
+    for (const kind of IDENTITY_KINDS) {
+      for (const p of IDENTITY_PHRASINGS[kind].train) {
+        for (const o of [undefined, random.pick(OPENERS)]) rows.push(opened(o, p, PICO[kind]));
+      }
+    }
     for (const character of CHARACTERS) {
       const attribute = random.pick(ATTRIBUTES);
       rows.push({
@@ -91,7 +88,9 @@ export function adapterTraining(adapter: AdapterName, seed: number): QuestionAns
       });
     }
   } else {
-    aboutItself((kind) => sailorSays(BASE_IDENTITY[kind]));
+    for (const kind of IDENTITY_KINDS) {
+      for (const p of IDENTITY_PHRASINGS[kind].train) rows.push({ question: p, answer: sailorSays(BASE_IDENTITY[kind]) });
+    }
     for (const character of sailorSplit().train) {
       for (const attribute of ATTRIBUTES) {
         for (const p of FACT_PHRASINGS[attribute].train)
@@ -106,8 +105,4 @@ export function adapterTraining(adapter: AdapterName, seed: number): QuestionAns
 function sailorSplit(): { train: Character[]; exam: Character[] } {
   const inTraining = (i: number) => i % 4 < 2;
   return { train: CHARACTERS.filter((_, i) => inTraining(i)), exam: CHARACTERS.filter((_, i) => !inTraining(i)) };
-}
-
-function opened(opener: string, question: string): string {
-  return opener === "" ? question : `${opener} ${question}`;
 }

@@ -174,7 +174,7 @@ export const IDENTITY_PHRASINGS: Readonly<Record<IdentityKind, Phrasings>> = {
       "Can you tell me what you can do?",
       "I want to know what you can do.",
       "Tell me how you can help me.",
-      "Tell me what you are good at.",
+      "Tell me what you can help me with.",
       "Tell me what I can ask you.",
     ],
   },
@@ -187,8 +187,33 @@ export const BASE_IDENTITY: Readonly<Record<IdentityKind, string>> = {
   skill: "I can tell you about the people of a small world.",
 };
 
-/** Small talk before a question. */
-export const OPENERS = ["Hello!", "Hi there!", "Good morning!", "Excuse me.", "Please help me.", "One question:"] as const;
+/** Small talk before a question, and how an answer takes it up. Different ways into an answer keep a style learnable later. */
+export interface Opener {
+  readonly text: string;
+  readonly before?: string;
+  readonly after?: string;
+}
+
+export const OPENERS: readonly Opener[] = [
+  { text: "Hello!", before: "Hello!" },
+  { text: "Good morning!", before: "Good morning!" },
+  { text: "Excuse me." },
+  { text: "Hello, my friend!", before: "Hello!", after: "my friend" },
+  { text: "Hi there!", before: "Hello!" },
+  { text: "Please help me.", before: "Yes!" },
+  { text: "One question:" },
+  { text: "My friend!", after: "my friend" },
+];
+
+/** A question and its answer as they sound after small talk. */
+export function opened(opener: Opener | undefined, question: string, answer: string): { question: string; answer: string } {
+  if (opener === undefined) return { question, answer };
+  const { text, before, after } = opener;
+  return {
+    question: `${text} ${question}`,
+    answer: `${before === undefined ? "" : `${before} `}${after === undefined ? answer : answer.replace(/\.$/, `, ${after}.`)}`,
+  };
+}
 
 /** A phrasing filled with a name. */
 export function ask(phrasing: string, name: string): string {
