@@ -1,0 +1,50 @@
+import { Weight } from "../quant/weight.js";
+import type { Tensor } from "../tensor/tensor.js";
+
+/** A LoRA pair in a linear. It owns its two tensors. */
+export class LoraPair {
+  /** float32 [r, in]. */
+  readonly a: Tensor;
+  /** float32 [out, r]. */
+  readonly b: Tensor;
+  /** alpha / r, or alpha / √r with rsLoRA. */
+  readonly scale: number;
+  /** Probability of dropping an element of x before `a`; only while training. */
+  readonly dropout: number;
+  #weights: { a: Weight; b: Weight } | undefined;
+
+  constructor(a: Tensor, b: Tensor, scale: number, dropout = 0) {
+    this.a = a;
+    this.b = b;
+    this.scale = scale;
+    this.dropout = dropout;
+  }
+
+  /** The pair as two weights, for composing its delta of plain linears. */
+  get weights(): { a: Weight; b: Weight } {
+    this.#weights ??= { a: Weight.borrow(this.a), b: Weight.borrow(this.b) };
+    return this.#weights;
+  }
+
+  dispose(): void {
+    this.#weights?.a.dispose();
+    this.#weights?.b.dispose();
+    this.#weights = undefined;
+    this.a.dispose();
+    this.b.dispose();
+  }
+}
+
+/** The adapters that a linear holds by name. Which of them act is the caller's choice, call by call: see {@link AdapterSelection}. */
+export class AdapterSlot {
+  readonly pairs = new Map<string, LoraPair>();
+}
+
+/**
+ * Which adapters act in a forward pass. `names`: all of them on every row, their deltas summed. `rows`: consecutive ranges of rows
+ * with at most one adapter each (a mixed batch; null is the base alone).
+ */
+export type AdapterSelection = { names: readonly string[] } | { rows: readonly { begin: number; end: number; name: string | null }[] };
+
+/** The base alone. */
+export const BASE_ONLY: AdapterSelection = { names: [] };

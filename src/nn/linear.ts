@@ -1,0 +1,95 @@
+import { LowrankError } from "../errors.js";
+import { add, scale } from "../ops/elementwise.js";
+import { type LinearLayer, linearGroup, type LoraSegment } from "../ops/linear.js";
+import type { Weight } from "../quant/weight.js";
+import { nextKey } from "../tensor/random.js";
+import type { Tensor } from "../tensor/tensor.js";
+import { type AdapterSelection, AdapterSlot, BASE_ONLY, type LoraPair } from "./adapter-slot.js";
+import { Module } from "./module.js";
+
+/** A linear layer with room for adapters. Paths and weights stay what they are whatever adapters come and go. */
+export class Linear extends Module {
+  weight: Weight;
+  bias: Tensor | undefined;
+  readonly adapters = new AdapterSlot();
+
+  constructor(weight: Weight, bias?: Tensor) {
+    super();
+    this.weight = weight;
+    this.bias = bias;
+  }
+
+  override *tensors(): Iterable<[string, Tensor]> {
+    if (this.weight.dense) yield ["weight", this.weight.dense];
+    if (this.bias) yield ["bias", this.bias];
+  }
+
+  override dispose(): void {
+    this.weight.dispose();
+    this.bias?.dispose();
+    for (const pair of this.adapters.pairs.values()) pair.dispose();
+    this.adapters.pairs.clear();
+  }
+}
+
+/** How a forward pass runs: shared by all linears of it. */
+export interface ForwardMode {
+  adapters?: AdapterSelection;
+  /** Dropout of adapters is active. */
+  training?: boolean;
+  /** Operands of products rounded to bfloat16. */
+  bf16?: boolean;
+}
+
+/**
+ * The grouped op: linears that read the same x [T, in] in one call. `path` names the group for its dropout mask.
+ * Several adapters on the same rows: the first rides in the fused call, the deltas of the others are added.
+ */
+export function linear(x: Tensor, layers: readonly Linear[], mode: ForwardMode = {}, path = ""): Tensor[] {
+  const selection = mode.adapters ?? BASE_ONLY;
+  const rows = x.shape[0] ?? 0;
+  const [first, ...more] = "names" in selection ? selection.names : [];
+  const ranges = "rows" in selection ? selection.rows : first === undefined ? [] : [{ begin: 0, end: rows, name: first }];
+  const bf16 = mode.bf16 ?? false;
+  const group = layers.map((layer): LinearLayer => ({ weight: layer.weight, bias: layer.bias, segments: segmentsOf(layer, ranges, rows) }));
+  const p = mode.training ? dropoutOf(layers, ranges.map(({ name }) => name)) : 0;
+  const ys = linearGroup(x, group, { bf16, ...(p > 0 ? { dropout: { p, key: nextKey(path) } } : {}) });
+  for (const name of more) {
+    for (const [i, layer] of layers.entries()) {
+      const pair = layer.adapters.pairs.get(name);
+      if (pair) ys[i] = add(ys[i]!, delta(x, pair, bf16, mode.training ?? false));
+    }
+  }
+  return ys;
+}
+
+function segmentsOf(layer: Linear, ranges: readonly { begin: number; end: number; name: string | null }[], rows: number): LoraSegment[] {
+  return ranges.flatMap(({ begin, end, name }) => {
+    if (begin < 0 || end > rows) throw new LowrankError("SHAPE_MISMATCH", `[linear] rows ${begin} to ${end} do not lie in the ${rows} rows of x`);
+    const pair = name === null ? undefined : layer.adapters.pairs.get(name);
+    return pair ? [{ rowBegin: begin, rowEnd: end, a: pair.a, b: pair.b, scale: pair.scale }] : [];
+  });
+}
+
+/** The one dropout probability of a group: PEFT's lora_dropout belongs to the adapter, so its pairs agree. */
+function dropoutOf(layers: readonly Linear[], names: readonly (string | null)[]): number {
+  const found = new Set<number>();
+  for (const layer of layers) {
+    for (const name of names) {
+      const pair = name === null ? undefined : layer.adapters.pairs.get(name);
+      if (pair) found.add(pair.dropout);
+    }
+  }
+  if (found.size > 1) throw new LowrankError("UNSUPPORTED", "[linear] adapters with different dropout cannot train in one batch");
+  return [...found][0] ?? 0;
+}
+
+/** scale · (x aᵀ) bᵀ, composed of two plain linears. */
+function delta(x: Tensor, pair: LoraPair, bf16: boolean, training: boolean): Tensor {
+  if (training && pair.dropout > 0) {
+    throw new LowrankError("UNSUPPORTED", "[linear] several adapters at once cannot train with dropout", { hint: "Set lora_dropout to 0, or activate one adapter." });
+  }
+  const through = (input: Tensor, weight: Weight): Tensor => linearGroup(input, [{ weight, bias: undefined, segments: [] }], { bf16 })[0]!;
+  const { a, b } = pair.weights;
+  return scale(through(through(x, a), b), pair.scale);
+}

@@ -1,0 +1,16 @@
+import type { DType } from "../tensor/dtype.js";
+import { Tensor } from "../tensor/tensor.js";
+import { check, enqueue, sameShape } from "./kernel.js";
+
+/** Writes x into y, converting between float32, bfloat16 and float16 (to nearest even). No gradient. */
+export function copyInto(y: Tensor, x: Tensor): void {
+  check(sameShape(y, x), "copyInto", "y", `[${x.shape}] as x`, y);
+  enqueue(y, (k, d) => k.copy(d, y.handle, x.handle));
+}
+
+/** x as a new tensor of another floating dtype. No gradient. */
+export function cast(x: Tensor, dtype: DType): Tensor {
+  const y = Tensor.empty(x.shape, { dtype, device: x.device });
+  copyInto(y, x);
+  return y;
+}

@@ -1,0 +1,25 @@
+import { LowrankError } from "../errors.js";
+import type { Kernels } from "../native/surface.js";
+import { native } from "../tensor/native-errors.js";
+import type { Tensor } from "../tensor/tensor.js";
+
+/** Enqueues a kernel on the tensor's device; native errors come out as LowrankError. */
+export function enqueue(at: Tensor, call: (kernels: Kernels, device: number) => void): void {
+  native(() => call(at.device.kernels, at.device.number));
+}
+
+/** Handle of a tensor that may be absent. */
+export function handleOf(tensor: Tensor | undefined): number {
+  return tensor?.handle ?? 0;
+}
+
+/** Throws `[op] what must be rule but is actual` unless `ok`. */
+export function check(ok: boolean, op: string, what: string, rule: string, actual: Tensor | string | number): void {
+  if (ok) return;
+  const text = typeof actual === "object" ? `${actual.dtype} [${actual.shape.join(", ")}]` : String(actual);
+  throw new LowrankError("SHAPE_MISMATCH", `[${op}] ${what} must be ${rule} but is ${text}`, { details: { op, what } });
+}
+
+export function sameShape(a: Tensor, b: Tensor): boolean {
+  return a.shape.length === b.shape.length && a.shape.every((n, i) => n === b.shape[i]);
+}
