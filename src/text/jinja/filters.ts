@@ -1,4 +1,4 @@
-import { type Args, capitalizeText, contains, DICT_METHODS, replaceText, strip, titleText } from "./methods.js";
+import { type Args, capitalizeText, contains, DICT_METHODS, replaceText, strip } from "./methods.js";
 import { json, text } from "./print.js";
 import {
   compare,
@@ -34,7 +34,7 @@ function wholeNumber(v: Value, name: string): number {
 }
 
 /** Jinja's tests. */
-export const TESTS: Readonly<Record<string, Test>> = {
+const TESTS: Readonly<Record<string, Test>> = {
   defined: (v) => !isUndefined(v),
   undefined: (v) => isUndefined(v),
   none: (v) => isNone(v),
@@ -53,18 +53,20 @@ export const TESTS: Readonly<Record<string, Test>> = {
   even: (v) => wholeNumber(v, "even") % 2 === 0,
   lower: (v) => text(v) === text(v).toLowerCase() && text(v) !== text(v).toUpperCase(),
   upper: (v) => text(v) === text(v).toUpperCase() && text(v) !== text(v).toLowerCase(),
-  eq: (v, [x]) => equal(v, x ?? undef),
-  equalto: (v, [x]) => equal(v, x ?? undef),
-  ne: (v, [x]) => !equal(v, x ?? undef),
   in: (v, [x]) => contains(x ?? undef, v),
-  lt: (v, [x]) => compare(v, x ?? undef) < 0,
-  le: (v, [x]) => compare(v, x ?? undef) <= 0,
-  gt: (v, [x]) => compare(v, x ?? undef) > 0,
-  ge: (v, [x]) => compare(v, x ?? undef) >= 0,
 };
 
+const COMPARISONS: [names: string[], test: Test][] = [
+  [["eq", "equalto", "=="], (v, [x]) => equal(v, x ?? undef)],
+  [["ne", "!="], (v, [x]) => !equal(v, x ?? undef)],
+  [["lt", "lessthan", "<"], (v, [x]) => compare(v, x ?? undef) < 0],
+  [["le", "<="], (v, [x]) => compare(v, x ?? undef) <= 0],
+  [["gt", "greaterthan", ">"], (v, [x]) => compare(v, x ?? undef) > 0],
+  [["ge", ">="], (v, [x]) => compare(v, x ?? undef) >= 0],
+];
+
 export function findTest(name: string): Test {
-  const test = Object.hasOwn(TESTS, name) ? TESTS[name] : undefined;
+  const test = Object.hasOwn(TESTS, name) ? TESTS[name] : COMPARISONS.find(([names]) => names.includes(name))?.[1];
   if (!test) throw new TemplateRuntimeError(`No test named '${name}'.`);
   return test;
 }
@@ -73,6 +75,7 @@ export function findTest(name: string): Test {
 function attribute(item: Value, path: Value): Value {
   let value = item;
   for (const part of text(path).split(".")) {
+    if (isUndefined(value)) throw new TemplateRuntimeError(`an item has no attribute on the way to '${text(path)}'`);
     if (isDict(value) || value.type === "NamespaceValue") value = value.value.get(part) ?? undef;
     else if (isList(value) && /^\d+$/.test(part)) value = value.value[Number(part)] ?? undef;
     else return undef;
@@ -167,7 +170,7 @@ const FILTERS: Readonly<Record<string, Filter>> = {
     str(strip(text(v), args.get(0, "chars") && !isNone(args.get(0, "chars")) ? args.text(0, "chars") : undefined, true, true)),
   upper: (v) => str(text(v).toUpperCase()),
   lower: (v) => str(text(v).toLowerCase()),
-  title: (v) => str(titleText(text(v))),
+  title: (v) => str(titleFilter(text(v))),
   capitalize: (v) => str(capitalizeText(text(v))),
   replace: (v, args) =>
     str(replaceText(text(v), text(args.get(0) ?? undef), text(args.get(1) ?? undef), args.integer(2, "count", -1))),
@@ -260,6 +263,13 @@ const FILTERS: Readonly<Record<string, Filter>> = {
   },
   round: roundFilter,
 };
+
+/** Jinja's title: words begin behind white space, a hyphen or an opening bracket, not behind an apostrophe. */
+const titleFilter = (s: string) =>
+  s
+    .split(/([-\s({[<]+)/)
+    .map((word) => word.slice(0, 1).toUpperCase() + word.slice(1).toLowerCase())
+    .join("");
 
 const escapeHtml = (s: string) =>
   s.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll("'", "&#39;").replaceAll('"', "&#34;");

@@ -8,6 +8,7 @@ import {
   dict,
   fn,
   int,
+  isBoolean,
   isDict,
   isInteger,
   isList,
@@ -82,6 +83,8 @@ export class PythonInterpreter extends Base {
 
   override evaluate(node: Node | undefined, scope: Environment): Value {
     this.spend(1);
+    if (node?.type === "IntegerLiteral" && !Number.isSafeInteger(node.value))
+      throw new TemplateLimitError("it holds an integer beyond 53 bits");
     if (node?.type === "Break" || node?.type === "Continue") throw new LoopControl(node.type === "Break");
     return super.evaluate(node, scope);
   }
@@ -187,14 +190,23 @@ export class PythonInterpreter extends Base {
       return (node.computed ? (item ?? method) : (method ?? item)) ?? undef;
     }
     if (object.type === "NamespaceValue" && isString(key)) return object.value.get(key.value) ?? undef;
-    if (isInteger(key) && isList(object)) return object.value.at(Number(key.value)) ?? undef;
-    if (isInteger(key) && isString(object)) {
+    const index = isInteger(key) || isBoolean(key);
+    if (index && isList(object)) return object.value.at(Number(key.value)) ?? undef;
+    if (index && isString(object)) {
       const char = Array.from(object.value as string).at(Number(key.value));
       return char === undefined ? undef : str(char);
     }
     if (isString(key) && isString(object)) return bind(STRING_METHODS, object.value, key.value) ?? undef;
     if (isString(key) && isList(object)) return bind(LIST_METHODS, object.value, key.value) ?? undef;
     return undef;
+  }
+
+  override evaluateSliceExpression(object: Value, node: Node, scope: Environment): Value {
+    // The library takes an undefined bound for one that is not written.
+    for (const part of [node.start, node.stop, node.step]) {
+      if (part && isUndefined(this.evaluate(part, scope))) throw new TemplateRuntimeError(`${describe(part)} is undefined`);
+    }
+    return super.evaluateSliceExpression(object, node, scope);
   }
 
   evaluateFor(node: Node, scope: Environment): Value {

@@ -116,7 +116,9 @@ function splitSpacesLimited(text: string, most: number, fromRight: boolean): Val
     parts.push(fromRight ? rest.slice(gap.index + gap[0].length) : rest.slice(0, gap.index));
     rest = fromRight ? rest.slice(0, gap.index) : rest.slice(gap.index + gap[0].length);
   }
-  if (rest !== "") parts.push(strip(rest, undefined, fromRight, !fromRight && parts.length < most));
+  const limited = parts.length >= most;
+  const last = strip(rest, undefined, !(limited && fromRight), !(limited && !fromRight));
+  if (last !== "") parts.push(last);
   return list((fromRight ? parts.reverse() : parts).map(str));
 }
 

@@ -56,10 +56,13 @@ function compile(template: string, open: string, close: string): Program {
   const key = open + close + template;
   let program = parsed.get(key);
   if (!program) {
-    const marked = template.replace(GENERATION, (_, left: string, end: string | undefined, right: string) => {
-      const mark = end ? close : open;
-      return `{%${left} if true %}${mark}{% endif ${right}%}`;
-    });
+    // Jinja reads any line end as \n.
+    const marked = template
+      .replace(/\r\n?/g, "\n")
+      .replace(GENERATION, (_, left: string, end: string | undefined, right: string) => {
+        const mark = end ? close : open;
+        return `{%${left} if true %}${mark}{% endif ${right}%}`;
+      });
     program = parse(tokenize(marked, { trim_blocks: true, lstrip_blocks: true })) as unknown as Program;
     if (parsed.size >= 16) parsed.clear();
     parsed.set(key, program);
