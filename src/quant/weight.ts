@@ -57,17 +57,20 @@ export class Weight {
 
   /** Takes over a tensor [out, in] of float32, bfloat16 or float16. */
   static dense(tensor: Tensor): Weight {
+    const weight = Weight.borrow(tensor);
+    weight.#owns = true;
+    tensor.keep();
+    return weight;
+  }
+
+  /** Reads a tensor [out, in] that stays the caller's; it must outlive the weight. */
+  static borrow(tensor: Tensor): Weight {
     const [n, k] = tensor.shape;
     if (tensor.shape.length !== 2 || n === undefined || k === undefined) {
       throw new LowrankError("SHAPE_MISMATCH", `[weight] must have 2 dimensions but is [${tensor.shape}]`);
     }
     const handle = native(() => tensor.device.addon.weightDense(tensor.handle));
-    return new Weight(tensor.keep(), [n, k], tensor.device, handle, false);
-  }
-
-  /** Reads a tensor [out, in] that stays the caller's; it must outlive the weight. */
-  static borrow(tensor: Tensor): Weight {
-    const weight = Weight.dense(tensor);
+    const weight = new Weight(tensor, [n, k], tensor.device, handle, false);
     weight.#owns = false;
     return weight;
   }
