@@ -95,7 +95,7 @@ async function convertDemo(c: GoldenCase): Promise<GoldenOutcome> {
 
 /** Looks for a file in the folders above the case: data sets lie beside the golden folder. */
 async function findBeside(dir: string, file: string): Promise<string | undefined> {
-  for (let up = 0, at = dir; up < 6; up++, at = join(at, "..")) {
+  for (let up = 0, at = dir; up < 9; up++, at = join(at, "..")) {
     for (const path of [join(at, file), join(at, "shared", file)]) {
       if (
         await readFile(path).then(
@@ -147,5 +147,4 @@ export const handlers: Record<string, GoldenHandler> = {
   mix: later("mixing data sets"),
   split: later("numpy's random permutation"),
   sample: later("numpy's random permutation"),
-  yaml: later("reading LLaMA-Factory's whole YAML"),
 };

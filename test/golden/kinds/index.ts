@@ -1,11 +1,25 @@
 import type { GoldenHandler } from "../types.js";
+import { handlers as dataHandlers } from "./data.js";
+import { opHandlers } from "./op.js";
+import { optimizerHandlers } from "./optimizer.js";
 import { peftConfigHandlers } from "./peft-config.js";
+import { quantHandlers } from "./quant.js";
 import { samplingHandlers } from "./sampling.js";
 import { scheduleHandlers } from "./schedules.js";
-import { optimizerHandlers } from "./optimizer.js";
-import { quantHandlers } from "./quant.js";
+import { handlers as textHandlers } from "./text.js";
+import { handlers as trainDataHandlers } from "./train-data.js";
 
-const modules: Record<string, GoldenHandler>[] = [samplingHandlers, optimizerHandlers, quantHandlers, peftConfigHandlers, scheduleHandlers];
+const modules: Record<string, GoldenHandler>[] = [
+  textHandlers,
+  dataHandlers,
+  trainDataHandlers,
+  samplingHandlers,
+  opHandlers,
+  optimizerHandlers,
+  quantHandlers,
+  peftConfigHandlers,
+  scheduleHandlers,
+];
 const table = new Map<string, GoldenHandler>(modules.flatMap((handlers) => Object.entries(handlers)));
 
 /** The handler of a kind, or undefined where the project has none yet. */
