@@ -111,3 +111,16 @@ export async function refusal(raw: Raw, call: () => void): Promise<{ code: strin
   }
   throw new Error("the call was not refused");
 }
+
+/** Whether arrays hold the same bytes: `toEqual` takes seconds on long ones. */
+export function sameBits(
+  a: ArrayBufferView | readonly ArrayBufferView[],
+  b: ArrayBufferView | readonly ArrayBufferView[] | undefined,
+): boolean {
+  if (b === undefined) return false;
+  if (ArrayBuffer.isView(a)) {
+    const bytes = (x: ArrayBufferView) => new Uint8Array(x.buffer, x.byteOffset, x.byteLength);
+    return ArrayBuffer.isView(b) && Buffer.compare(bytes(a), bytes(b)) === 0;
+  }
+  return !ArrayBuffer.isView(b) && a.length === b.length && a.every((x, i) => sameBits(x, b[i]));
+}

@@ -7,7 +7,14 @@ export interface AdamWOptions {
 }
 
 /** torch.optim.AdamW in float64; `step` counts from 1. Changes param, m and v. */
-export function adamwStep(param: Float64Array, m: Float64Array, v: Float64Array, grad: ArrayLike<number>, step: number, o: AdamWOptions): void {
+export function adamwStep(
+  param: Float64Array,
+  m: Float64Array,
+  v: Float64Array,
+  grad: ArrayLike<number>,
+  step: number,
+  o: AdamWOptions,
+): void {
   const correction1 = 1 - o.beta1 ** step;
   const correction2 = Math.sqrt(1 - o.beta2 ** step);
   for (let i = 0; i < param.length; i++) {

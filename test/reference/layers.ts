@@ -36,5 +36,8 @@ export function rope(x: Numbers, positions: Numbers, invFreq: Numbers, heads: nu
 }
 
 export function swiglu(gate: Numbers, up: Numbers): Float64Array {
-  return Float64Array.from({ length: gate.length }, (_, i) => ((gate[i] as number) / (1 + Math.exp(-(gate[i] as number)))) * (up[i] as number));
+  return Float64Array.from(
+    { length: gate.length },
+    (_, i) => ((gate[i] as number) / (1 + Math.exp(-(gate[i] as number)))) * (up[i] as number),
+  );
 }

@@ -37,7 +37,12 @@ export function relativeError(actual: ArrayLike<number>, expected: ArrayLike<num
  * Compares a gradient with central differences of a float64 loss at `x`, along random directions and along single coordinates.
  * Returns the largest error as a share of the largest derivative seen.
  */
-export function gradientError(loss: (x: Float64Array) => number, x: ArrayLike<number>, gradient: ArrayLike<number>, seed: number): number {
+export function gradientError(
+  loss: (x: Float64Array) => number,
+  x: ArrayLike<number>,
+  gradient: ArrayLike<number>,
+  seed: number,
+): number {
   const next = uniform(seed);
   const directions: Float64Array[] = [];
   for (let i = 0; i < 4; i++) directions.push(Float64Array.from({ length: x.length }, () => 2 * next() - 1));

@@ -9,7 +9,12 @@ export function rank(x: number, ascending: ArrayLike<number>): number {
 }
 
 /** bitsandbytes' 4-bit block quantisation, as formats.md states it. `order` lists the codes in ascending order of their values. */
-export function quantize4bit(x: ArrayLike<number>, values: ArrayLike<number>, order: readonly number[], blocksize: number): { codes: Uint8Array; absmax: Float32Array } {
+export function quantize4bit(
+  x: ArrayLike<number>,
+  values: ArrayLike<number>,
+  order: readonly number[],
+  blocksize: number,
+): { codes: Uint8Array; absmax: Float32Array } {
   const n = x.length;
   const tiny = Math.fround(1e-38);
   const ascending = order.map((code) => values[code] as number);
@@ -29,11 +34,39 @@ export function quantize4bit(x: ArrayLike<number>, values: ArrayLike<number>, or
       nibbles[i] = order[rank(scaled, ascending)] as number;
     }
   }
-  return { codes: Uint8Array.from({ length: nibbles.length / 2 }, (_, i) => ((nibbles[2 * i] as number) << 4) | (nibbles[2 * i + 1] as number)), absmax };
+  return {
+    codes: Uint8Array.from(
+      { length: nibbles.length / 2 },
+      (_, i) => ((nibbles[2 * i] as number) << 4) | (nibbles[2 * i + 1] as number),
+    ),
+    absmax,
+  };
+}
+
+/** Binary search of bitsandbytes' CUDA kernels (csrc/kernels.cu, dQuantize): the pivot ends on an even code, which wins ties. */
+export function nearest8(x: number, map: ArrayLike<number>): number {
+  let [pivot, upper, lower] = [127, 255, 0];
+  for (let i = 64; i > 0; i >>= 1) {
+    if (x > (map[pivot] as number)) {
+      lower = pivot;
+      pivot += i;
+    } else {
+      upper = pivot;
+      pivot -= i;
+    }
+  }
+  const value = map[pivot] as number;
+  const middle = (other: number) => Math.fround(Math.fround((map[other] as number) + value) * 0.5);
+  if (x > value) return x > middle(upper) ? upper : pivot;
+  return x < middle(lower) ? lower : pivot;
 }
 
 /** 8-bit blockwise quantisation of bitsandbytes' CUDA kernels: nearest map entry to x * (1 / absmax); an all-zero block is code 0. */
-export function quantize8bit(x: ArrayLike<number>, map: ArrayLike<number>, blocksize: number): { codes: Uint8Array; absmax: Float32Array } {
+export function quantize8bit(
+  x: ArrayLike<number>,
+  map: ArrayLike<number>,
+  blocksize: number,
+): { codes: Uint8Array; absmax: Float32Array } {
   const absmax = new Float32Array(Math.ceil(x.length / blocksize));
   const codes = new Uint8Array(x.length);
   for (let i = 0; i < x.length; i++) {
@@ -42,7 +75,7 @@ export function quantize8bit(x: ArrayLike<number>, map: ArrayLike<number>, block
   }
   for (let i = 0; i < x.length; i++) {
     const largest = absmax[Math.floor(i / blocksize)] as number;
-    codes[i] = largest === 0 ? 0 : rank(Math.fround((x[i] as number) * Math.fround(1 / largest)), map);
+    codes[i] = largest === 0 ? 0 : nearest8(Math.fround((x[i] as number) * Math.fround(1 / largest)), map);
   }
   return { codes, absmax };
 }

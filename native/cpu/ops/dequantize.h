@@ -3,15 +3,10 @@
 #ifndef LOWRANK_CPU_OPS_DEQUANTIZE_H
 #define LOWRANK_CPU_OPS_DEQUANTIZE_H
 #include "check.h"
+#include "pack.h"
 #include "ranges.h"
 
 namespace LR_ISA { namespace {
-
-LR_INLINE float block_scale(const lr_weight& w, int64_t block) {
-  if (!w.nested_absmax) return ((const float*)w.absmax)[block];
-  const float code = w.nested_code[((const uint8_t*)w.absmax)[block]];
-  return code * w.nested_absmax[block / w.nested_blocksize] + *w.nested_offset;
-}
 
 /* Elements [begin, end) of one block; begin is even where the vector loop is entered. */
 LR_INLINE void dequantize_block4(const lr_weight& w, const Table16& table, const lr_tensor& y, int64_t begin, int64_t end, float scale) {
@@ -41,7 +36,7 @@ lr_error dequantize_4bit(lr_queue* queue, lr_tensor y, const lr_weight* weight) 
   parallel_ranges(queue, blocks, [&](int64_t first, int64_t last) {
     const Table16 table(w.code);
     for (int64_t b = first; b < last; b++)
-      dequantize_block4(w, table, y, b * blocksize, min64(n, (b + 1) * blocksize), block_scale(w, b));
+      dequantize_block4(w, table, y, b * blocksize, min64(n, (b + 1) * blocksize), absmax_of(w, b));
   }, max64(1, kRange / blocksize));
   return success();
 }

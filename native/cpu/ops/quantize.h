@@ -2,7 +2,8 @@
  * 4-bit: a full block is multiplied by 1 / max(absmax, 1e-38); a short last one is divided by its absmax, which is at least 1e-38.
  *   The code's rank is the number of midpoints strictly below the scaled value; NaN takes the highest. Element 2i is in the high
  *   nibble, an odd count is padded with the code of 0.
- * 8-bit: nearest entry of an ascending map of 256 values to x * (1 / absmax); an all-zero block has code 0. */
+ * 8-bit: nearest entry of an ascending map of 256 values to x * (1 / absmax), as in the library's CUDA kernels: on a midpoint the even
+ *   code wins, and an all-zero block has code 0. */
 #ifndef LOWRANK_CPU_OPS_QUANTIZE_H
 #define LOWRANK_CPU_OPS_QUANTIZE_H
 #include "../../core/codes.h"
@@ -101,7 +102,16 @@ lr_error quantize_4bit(lr_queue* queue, lr_tensor codes, lr_tensor absmax, lr_te
   return success();
 }
 
-/* Number of midpoints of the map strictly below x. */
+/* Midpoints for a strict comparison: those below an even code are moved down by one unit in the last place, so a tie is above them. */
+LR_INLINE void code8_midpoints(const float* map, float* midpoints) {
+  for (int i = 0; i < 255; i++) {
+    const float middle = (map[i] + map[i + 1]) * 0.5f;
+    const uint32_t bits = f32_bits(middle);
+    midpoints[i] = i % 2 == 0 ? middle : middle == 0.0f ? -1.4e-45f : f32_from_bits(middle > 0.0f ? bits - 1 : bits + 1);
+  }
+}
+
+/* Number of midpoints strictly below x. */
 LR_INLINE uint8_t nearest_code8(const float* midpoints, float x) {
   int low = 0;
   for (int step = 128; step > 0; step /= 2)
@@ -113,7 +123,7 @@ LR_INLINE uint8_t nearest_code8(const float* midpoints, float x) {
 LR_INLINE void quantize_blocks8(lr_queue* queue, uint8_t* codes, float* absmax, const float* x, float offset, int64_t n, const float* map,
                                 int64_t blocksize) {
   float midpoints[255];
-  for (int i = 0; i < 255; i++) midpoints[i] = (map[i] + map[i + 1]) * 0.5f;
+  code8_midpoints(map, midpoints);
   parallel_ranges(queue, n, [&](int64_t begin, int64_t end) {
     uint32_t largest = 0;
     for (int64_t i = begin; i < end; i++) {
