@@ -1,28 +1,34 @@
 import { expect, it } from "vitest";
 import { examine } from "../../src/quickstart/examine.js";
 
-const rows = [
-  { question: "a?", answer: "A." },
-  { question: "b?", answer: "B." },
-];
+const rows = ["a", "b", "c"].map((letter) => ({ question: `${letter}?`, answer: `${letter.toUpperCase()}.` }));
 
 it("counts exact matches and keeps the misses", async () => {
-  const result = await examine(rows, async (question) => (question === "a?" ? " A.\n" : "b."));
-  expect(result).toEqual({ right: 1, total: 2, misses: [{ question: "b?", expected: "B.", actual: "b." }] });
+  const batches: (readonly string[])[] = [];
+  const answer = async (questions: readonly string[]) => {
+    batches.push(questions);
+    return questions.map((q) => (q === "b?" ? "b." : ` ${q[0]!.toUpperCase()}.\n`));
+  };
+  expect(await examine(rows, answer, { batchSize: 2 })).toEqual({
+    right: 2,
+    total: 3,
+    misses: [{ question: "b?", expected: "B.", actual: "b." }],
+  });
+  expect(batches).toEqual([["a?", "b?"], ["c?"]]);
+});
+
+it("counts an answer that is missing as wrong", async () => {
+  expect((await examine(rows, async () => ["A."])).right).toBe(1);
 });
 
 it("stops when it is aborted", async () => {
   const controller = new AbortController();
   let asked = 0;
-  const run = examine(
-    rows,
-    async () => {
-      asked++;
-      controller.abort(new Error("enough"));
-      return "";
-    },
-    controller.signal,
-  );
-  await expect(run).rejects.toThrow("enough");
+  const answer = async () => {
+    asked++;
+    controller.abort(new Error("enough"));
+    return [""];
+  };
+  await expect(examine(rows, answer, { batchSize: 1, signal: controller.signal })).rejects.toThrow("enough");
   expect(asked).toBe(1);
 });
