@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { AddedTokenSplitter } from "../../src/text/added-tokens.js";
 import { AutoTokenizer, type Tokenizer } from "../../src/text/tokenizer.js";
+import { BOS, byteTokenizer, END } from "./byte-tokenizer.js";
 
 const token = (content: string, flags: object = {}) => ({
   id: 1,
@@ -46,31 +47,12 @@ describe("added tokens", () => {
   });
 });
 
-// A byte-level tokenizer without merges: every byte is a token, so expected ids follow from UTF-8 alone.
-const byteChars = (() => {
-  const chars: string[] = [];
-  let next = 256;
-  for (let b = 0; b < 256; b++)
-    chars.push(String.fromCharCode((b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174 ? b : next++));
-  return chars;
-})();
-
 describe("a byte tokenizer", () => {
   let folder: string;
   let tok: Tokenizer;
   beforeAll(async () => {
     folder = await mkdtemp(join(tmpdir(), "tokenizer-"));
-    const json = {
-      model: { type: "BPE", vocab: Object.fromEntries(byteChars.map((c, i) => [c, i])), merges: [], unk_token: null },
-      pre_tokenizer: { type: "ByteLevel", add_prefix_space: false, use_regex: true },
-      decoder: { type: "ByteLevel" },
-      added_tokens: [{ id: 256, content: "<end>", special: true }],
-    };
-    await writeFile(join(folder, "tokenizer.json"), JSON.stringify(json));
-    await writeFile(
-      join(folder, "tokenizer_config.json"),
-      JSON.stringify({ eos_token: { content: "<end>" }, chat_template: "from config" }),
-    );
+    tok = await byteTokenizer(folder, { template: "from config" });
     await writeFile(join(folder, "chat_template.jinja"), "from file");
     tok = await AutoTokenizer.fromPretrained(folder);
   });
@@ -78,12 +60,12 @@ describe("a byte tokenizer", () => {
 
   it("encodes UTF-8 bytes, decodes them, and keeps U+FEFF", () => {
     const text = "\uFEFFhé 😀<end>中";
-    const bytes = [...Buffer.from("\uFEFFhé 😀"), 256, ...Buffer.from("中")];
+    const bytes = [...Buffer.from("\uFEFFhé 😀"), END, ...Buffer.from("中")];
     expect(tok.encode(text)).toEqual(bytes);
     expect(tok.decode(bytes)).toBe(text);
     expect(tok.decode(bytes, { skipSpecialTokens: true })).toBe(text.replace("<end>", ""));
     expect(tok.decode([])).toBe("");
-    expect([tok.vocabSize, tok.eosId, tok.bosId]).toEqual([257, 256, undefined]);
+    expect([tok.vocabSize, tok.eosId, tok.bosId, tok.padId]).toEqual([258, END, BOS, undefined]);
   });
 
   it("tells which characters each token covers", () => {

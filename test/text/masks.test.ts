@@ -1,0 +1,86 @@
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { LowrankError } from "../../src/errors.js";
+import { isIllDefined, type MaskedConversation, maskConversations, maskFromRegions, maskTurns } from "../../src/text/masks.js";
+import type { Tokenizer } from "../../src/text/tokenizer.js";
+import { byteTokenizer } from "./byte-tokenizer.js";
+
+const PLAIN = "{% for m in messages %}{{ m.role[0] }}:{{ m.content }};{% endfor %}{% if add_generation_prompt %}a:{% endif %}";
+const MARKED =
+  "{% for m in messages %}{{ m.role[0] }}:{% if m.role == 'assistant' %}{% generation %}{{ m.content }};{% endgeneration %}{% else %}{{ m.content }};{% endif %}{% endfor %}";
+/** Prints earlier answers in another way than the last one. */
+const SHIFTY =
+  "{% for m in messages %}{{ m.role[0] }}:{% if m.role == 'user' or loop.last %}{{ m.content }}{% endif %};{% endfor %}{% if add_generation_prompt %}a:{% endif %}";
+
+const talk = [
+  { role: "user", content: "hi" },
+  { role: "assistant", content: "yo" },
+  { role: "user", content: "é?" },
+  { role: "assistant", content: "ok" },
+];
+
+describe("assistant masks", () => {
+  let folder: string;
+  let tok: Tokenizer;
+  let merging: Tokenizer;
+  beforeAll(async () => {
+    folder = await mkdtemp(join(tmpdir(), "masks-"));
+    tok = await byteTokenizer(join(folder, "plain"));
+    merging = await byteTokenizer(join(folder, "merging"), { merges: [[":", "!"]] });
+  });
+  afterAll(() => rm(folder, { recursive: true }));
+
+  const learnt = (t: Tokenizer, m: MaskedConversation) => t.decode(m.ids.filter((_, i) => m.mask[i] === 1));
+  const one = async (t: Tokenizer, template: string, messages = talk) => {
+    const [r] = await maskConversations(t, template, [{ messages }]);
+    return r!;
+  };
+
+  it("are the same by marks and by prefixes", async () => {
+    const marked = (await one(tok, MARKED)) as MaskedConversation;
+    const grown = (await one(tok, PLAIN)) as MaskedConversation;
+    expect(learnt(tok, marked)).toBe("yo;ok;");
+    expect(marked).toEqual(grown);
+    expect(marked.ids).toEqual([...Buffer.from("u:hi;a:yo;u:é?;a:ok;")]);
+  });
+
+  it("cover a token with one character inside a region", () => {
+    expect([
+      ...maskFromRegions(
+        [
+          [0, 2],
+          [2, 2],
+          [2, 4],
+          [4, 6],
+          [6, 9],
+        ],
+        [
+          [3, 5],
+          [8, 9],
+        ],
+      ),
+    ]).toEqual([0, 0, 1, 1, 1]);
+  });
+
+  it("are refused where an earlier turn is printed differently, or a token spans a border", async () => {
+    expect(isIllDefined(await one(tok, SHIFTY))).toBe(true);
+    expect(isIllDefined(await one(merging, PLAIN, [talk[0]!, { role: "assistant", content: "!" }]))).toBe(true);
+    expect(isIllDefined(await one(tok, PLAIN, [{ role: "assistant", content: "first" }]))).toBe(true);
+    expect(isIllDefined(new LowrankError("TEMPLATE", "something else"))).toBe(false);
+  });
+
+  it("can then be had for each answer by itself", async () => {
+    const turns = (await maskTurns(tok, SHIFTY, { messages: talk })) as MaskedConversation[];
+    expect(turns.map((t) => [t.text, learnt(tok, t)])).toEqual([
+      ["u:hi;a:yo;", "yo;"],
+      ["u:hi;a:;u:é?;a:ok;", "ok;"],
+    ]);
+    const [turn] = (await maskTurns(merging, PLAIN, {
+      messages: [talk[0]!, { role: "assistant", content: "!" }],
+    })) as MaskedConversation[];
+    expect(turn!.ids).toEqual([...Buffer.from("u:hi;a:!;")]);
+    expect(learnt(merging, turn!)).toBe("!;");
+  });
+});
