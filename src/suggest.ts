@@ -1,13 +1,16 @@
-/** The candidates closest to a misspelt word, best first: for "did you mean" in errors. Empty when none is close. */
+/** The candidates closest to a misspelt word, for "did you mean" in errors: all that are equally close. Empty when none is close. */
 export function nearest(word: string, candidates: Iterable<string>, count = 3): string[] {
   const limit = Math.max(1, Math.floor(word.length / 3));
-  const seen = new Set(candidates);
-  return [...seen]
-    .map((candidate) => ({ candidate, distance: editDistance(word.toLowerCase(), candidate.toLowerCase(), limit) }))
-    .filter(({ distance }) => distance <= limit)
-    .sort((a, b) => a.distance - b.distance || (a.candidate < b.candidate ? -1 : 1))
-    .slice(0, count)
-    .map(({ candidate }) => candidate);
+  const measured = [...new Set(candidates)].map((candidate) => ({
+    candidate,
+    distance: editDistance(word.toLowerCase(), candidate.toLowerCase(), limit),
+  }));
+  const best = Math.min(limit, ...measured.map(({ distance }) => distance));
+  return measured
+    .filter(({ distance }) => distance === best)
+    .map(({ candidate }) => candidate)
+    .sort()
+    .slice(0, count);
 }
 
 /** "; did you mean 'a' or 'b'?", or nothing. */

@@ -1,0 +1,163 @@
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import { LowrankError } from "../../src/errors.js";
+import type { Json, JsonObject } from "../../src/io/json.js";
+import { diffTrainConfig, loadTrainConfig, parseTrainConfig, toFileKeys } from "../../src/train/config.js";
+import { goldenFolder } from "../golden/folder.js";
+import { errorOf, tempFolder } from "../io/files.js";
+
+const BASE = "model_name_or_path: some/model\ndataset: one\noutput_dir: runs/a\n";
+const parse = (more = "") => parseTrainConfig(BASE + more).config;
+const problemsOf = (input: string | JsonObject, overrides: string[] = []): string[] => {
+  try {
+    parseTrainConfig(input, { overrides });
+  } catch (error) {
+    if (error instanceof LowrankError && error.code === "INVALID_CONFIG") return error.details.problems as string[];
+    throw error;
+  }
+  return [];
+};
+
+interface GoldenConfig {
+  name: string;
+  yaml: string;
+  commandLine: string[];
+  values?: Record<string, Record<string, Json>>;
+}
+function goldenConfigs(name: string): { configs: GoldenConfig[]; defaults: Record<string, Record<string, Json>> } | undefined {
+  const file = join(goldenFolder("data"), name, "case.json");
+  if (existsSync(file)) return JSON.parse(readFileSync(file, "utf8"));
+  console.warn(`not checked: ${file} is absent`);
+  return undefined;
+}
+
+describe("parseTrainConfig", () => {
+  it("gives the values that LLaMA-Factory's parser gives, or says what is not supported", () => {
+    const golden = goldenConfigs("yaml_accepted");
+    if (!golden) return;
+    const refused: string[] = [];
+    for (const { name, yaml, commandLine, values } of golden.configs) {
+      const problems = problemsOf(yaml, commandLine);
+      if (problems.length > 0) {
+        expect(
+          problems.filter((problem) => !/not supported yet|one adapter|^dataset is missing/.test(problem)),
+          name,
+        ).toEqual([]);
+        refused.push(name);
+        continue;
+      }
+      const found = toFileKeys(parseTrainConfig(yaml, { overrides: commandLine }).config);
+      for (const group of Object.keys(golden.defaults)) {
+        const expected = { ...golden.defaults[group], lora_alpha: undefined, optim: undefined, ...values![group] };
+        for (const [key, value] of Object.entries(expected)) {
+          // The base of the defaults named its own model, template and data.
+          if (value === undefined || !(key in found) || (key === "template" && !("template" in values!.data!))) continue;
+          expect([name, key, found[key]]).toEqual([name, key, value]);
+        }
+      }
+    }
+    const later =
+      "dpo_example orpo kto_example reward interleave eval_dataset lora_options pissa adapters freeze streaming neftune predict";
+    expect(refused).toEqual(later.split(" "));
+  });
+
+  it("refuses what LLaMA-Factory refuses, and what it should have refused", () => {
+    const golden = goldenConfigs("yaml_refused");
+    if (!golden) return;
+    expect(
+      golden.configs.filter(({ yaml, commandLine }) => problemsOf(yaml, commandLine).length === 0).map(({ name }) => name),
+    ).toEqual([]);
+  });
+
+  it("fills in defaults", () => {
+    expect(parse()).toMatchObject({
+      stage: "sft",
+      finetuningType: "lora",
+      loraRank: 8,
+      loraAlpha: 16,
+      loraTarget: ["all"],
+      cutoffLen: 2048,
+      learningRate: 5e-5,
+      template: null,
+      warmupSteps: 0,
+      packing: false,
+      evalSteps: null,
+    });
+    expect(parse("lora_rank: 32\ndataset_vars: {name: Bo}\neval_strategy: steps\nval_size: 0.1\nlogging_steps: 7")).toMatchObject(
+      {
+        loraAlpha: 64,
+        datasetVars: { name: "Bo" },
+        doEval: true,
+        evalSteps: 7,
+      },
+    );
+    expect(parse("warmup_steps: 0.1").warmupSteps).toBe(0.1);
+    expect(parse("disable_gradient_checkpointing: true\ngradient_checkpointing: true").gradientCheckpointing).toBe(false);
+  });
+
+  it("names the keys without effect in one note", () => {
+    const { notes } = parseTrainConfig(
+      `${BASE}preprocessing_num_workers: 16\nddp_timeout: 180\ndeepspeed: x.json\nuse_dora: false\ncompute_accuracy: null`,
+    );
+    expect(notes).toEqual(["accepted without effect: ddp_timeout, deepspeed, preprocessing_num_workers"]);
+    expect(parseTrainConfig(BASE).notes).toEqual([]);
+  });
+
+  it("lists all mistakes at once, each with its remedy", () => {
+    const yaml = `dataset: one\nlora_ranks: 8\nlearnin_rate: 1\nlora_rank: 0\nlr_scheduler_type: cosin\nuse_dora: true\nstage: dpo\nbf16: 'true'\noptim: paged_adamw_8bit`;
+    const problems = problemsOf(yaml);
+    expect(problems).toHaveLength(10);
+    expect(problems).toContain("unknown key 'lora_ranks'; did you mean 'lora_rank'?");
+    expect(problems).toContain("unknown key 'learnin_rate'; did you mean 'learning_rate'?");
+    expect(problems.join("\n")).toMatch(/lora_rank should be an integer from 1 on, found 0/);
+    expect(problems.join("\n")).toMatch(/lr_scheduler_type should be one of .*, found "cosin"; did you mean 'cosine'\?/);
+    expect(problems.join("\n")).toMatch(/use_dora: true is known but not supported yet/);
+    expect(problems.join("\n")).toMatch(/stage: dpo is known but not supported yet/);
+    expect(problems.join("\n")).toMatch(/bf16 should be true or false, found "true" \(without quotes\)/);
+    expect(problems.join("\n")).toMatch(/optim: paged_adamw_8bit is known but not supported yet/);
+    expect(problems).toContain("model_name_or_path is missing");
+    expect(problems).toContain("output_dir is missing");
+  });
+
+  it("keeps texts that YAML 1.1 takes for dates, and takes overrides with and without dashes", () => {
+    expect(parseTrainConfig("model_name_or_path: m\ndataset: d\noutput_dir: 2026-11-01").config.outputDir).toBe("2026-11-01");
+    expect(parseTrainConfig(BASE, { overrides: ["--seed=7", "lora_target=q_proj,v_proj", "template="] }).config).toMatchObject({
+      seed: 7,
+      loraTarget: ["q_proj", "v_proj"],
+      template: null,
+    });
+    expect(problemsOf(BASE, ["seed"])).toEqual(["'seed' on the command line should be key=value"]);
+  });
+
+  it("checks the options of the schedule", () => {
+    expect(problemsOf(`${BASE}lr_scheduler_type: cosine_with_min_lr`)).toEqual([
+      "lr_scheduler_kwargs: cosine_with_min_lr needs either min_lr or min_lr_rate",
+    ]);
+    expect(problemsOf(`${BASE}lr_scheduler_type: cosine_with_min_lr\nlr_scheduler_kwargs: {min_lr: 1e-6}`)).toEqual([]);
+  });
+
+  it("reads files and names them in errors", async () => {
+    const path = join(tempFolder(), "c.yaml");
+    expect((await errorOf(loadTrainConfig(path))).code).toBe("NOT_FOUND");
+    writeFileSync(path, "a: [1");
+    const error = await errorOf(loadTrainConfig(path));
+    expect(error.code).toBe("INVALID_CONFIG");
+    expect(error.message).toContain(path);
+  });
+});
+
+describe("diffTrainConfig", () => {
+  it("lists what a resumed run must not change", () => {
+    const free =
+      "output_dir: b\nresume_from_checkpoint: true\nlogging_steps: 1\nsave_steps: 2\nsave_total_limit: 3\nreport_to: none\noverwrite_output_dir: true";
+    expect(diffTrainConfig(parse(), parseTrainConfig(`model_name_or_path: some/model\ndataset: one\n${free}`).config)).toEqual(
+      [],
+    );
+    expect(diffTrainConfig(parse(), parse("learning_rate: 1e-3\nseed: 1\nlora_target: [a, b]"))).toEqual([
+      { key: "lora_target", old: ["all"], new: ["a", "b"] },
+      { key: "learning_rate", old: 5e-5, new: 1e-3 },
+      { key: "seed", old: 42, new: 1 },
+    ]);
+  });
+});
