@@ -21,6 +21,8 @@ export interface GenerateOptions extends SamplingOptions {
   tokenizer?: Tokenizer | undefined;
   /** Leave special tokens out of the text (default true). */
   skipSpecialTokens?: boolean | undefined;
+  /** Tokens of the prompt that pass through the model at once (default 512): bounds memory, and how long an abort waits. */
+  prefillChunk?: number | undefined;
 }
 
 /** generation_config.json, as far as it concerns this package; unknown keys are kept for saving. */
@@ -73,6 +75,7 @@ export interface ResolvedOptions {
   sampling: SamplingOptions;
   signal: AbortSignal | undefined;
   skipSpecialTokens: boolean;
+  prefillChunk: number;
 }
 
 /**
@@ -98,6 +101,7 @@ export function resolveOptions(options: GenerateOptions, config: GenerationConfi
     sampling,
     signal: options.signal,
     skipSpecialTokens: options.skipSpecialTokens ?? true,
+    prefillChunk: options.prefillChunk ?? 512,
   };
   check(resolved, vocabSize);
   return resolved;
@@ -114,6 +118,7 @@ function check(options: ResolvedOptions, vocabSize: number): void {
     require(inside, `${name} must be in ${open ? "(" : "["}${low}, ${high}], not ${value}`);
   };
   require(Number.isInteger(options.maxNewTokens) && options.maxNewTokens >= 0, `maxNewTokens must be an integer >= 0, not ${options.maxNewTokens}`);
+  require(Number.isInteger(options.prefillChunk) && options.prefillChunk > 0, `prefillChunk must be an integer > 0, not ${options.prefillChunk}`);
   require(Number.isSafeInteger(options.seed) && options.seed >= 0, `seed must be an integer from 0 to 2^53 - 1, not ${options.seed}`);
   require(options.stop.every((text) => typeof text === "string" && text !== ""), "stop must be texts that are not empty");
   const isToken = (id: number) => Number.isInteger(id) && id >= 0 && id < vocabSize;

@@ -1,9 +1,11 @@
 import type { GoldenHandler } from "../types.js";
 import { handlers as dataHandlers } from "./data.js";
+import { modelHandlers } from "./models.js";
 import { opHandlers } from "./op.js";
 import { optimizerHandlers } from "./optimizer.js";
 import { peftConfigHandlers } from "./peft-config.js";
 import { quantHandlers } from "./quant.js";
+import { realHandlers } from "./real.js";
 import { samplingHandlers } from "./sampling.js";
 import { scheduleHandlers } from "./schedules.js";
 import { handlers as textHandlers } from "./text.js";
@@ -14,6 +16,8 @@ const modules: Record<string, GoldenHandler>[] = [
   dataHandlers,
   trainDataHandlers,
   samplingHandlers,
+  modelHandlers,
+  realHandlers,
   opHandlers,
   optimizerHandlers,
   quantHandlers,

@@ -1,0 +1,92 @@
+/** The loop that turns prompts into tokens: prefill in chunks, then one token a step for each sequence, all in one batch. */
+import { LowrankError } from "../errors.js";
+import { randomKey } from "../tensor/random.js";
+import { scope } from "../tensor/scope.js";
+import type { Tensor } from "../tensor/tensor.js";
+import { KvCache, type KvShape } from "./kv-cache.js";
+import type { ResolvedOptions } from "./options.js";
+import { argmax, drawToken, processLogits, warpLogits } from "./sampling.js";
+
+/** What a step of the decoder computes: logits [sequences, vocab] of each sequence's last token in `rows`. */
+export interface DecoderModel {
+  readonly vocabSize: number;
+  readonly maxPositions: number;
+  readonly kvShape: KvShape;
+  /** @param tokens new tokens of each sequence, possibly none; they are appended to the cache. Float32 [sequences with tokens, vocab]. */
+  step(tokens: readonly (readonly number[])[], cache: KvCache): Tensor;
+}
+
+export interface DecodedToken {
+  /** Index of the prompt. */
+  sequence: number;
+  tokenId: number;
+  /** The sequence ends with this token. */
+  last: boolean;
+}
+
+/**
+ * Yields the tokens of all prompts as they come. The caller may end a sequence early by giving its index to `stop`.
+ * Leaving the loop frees the cache. @throws the signal's reason; INVALID_ARGUMENT for prompts that do not fit.
+ */
+export async function* decodeTokens(
+  model: DecoderModel,
+  prompts: readonly (readonly number[])[],
+  options: ResolvedOptions,
+  stop: ReadonlySet<number> = new Set(),
+): AsyncGenerator<DecodedToken, void, void> {
+  checkPrompts(model, prompts);
+  options.signal?.throwIfAborted();
+  const sequences = prompts.map((prompt) => ({
+    history: [...prompt],
+    pending: [...prompt],
+    left: Math.min(options.maxNewTokens, model.maxPositions - prompt.length),
+  }));
+  const live = (index: number) => sequences[index]!.left > 0 && !stop.has(index);
+  using cache = new KvCache(model.kvShape, prompts.length);
+  while (sequences.some((_, index) => live(index))) {
+    options.signal?.throwIfAborted();
+    const tokens = sequences.map((sequence, index) => (live(index) ? sequence.pending.splice(0, options.prefillChunk) : []));
+    const rows = await readLogits(model, tokens, cache);
+    options.signal?.throwIfAborted();
+    let row = 0;
+    for (const [index, sequence] of sequences.entries()) {
+      if (tokens[index]!.length === 0) continue;
+      const scores = rows.subarray(row * model.vocabSize, ++row * model.vocabSize);
+      if (sequence.pending.length > 0) continue;
+      const tokenId = chooseToken(scores, sequence.history, options, index);
+      sequence.history.push(tokenId);
+      sequence.pending.push(tokenId);
+      sequence.left = options.eosTokenIds.has(tokenId) ? 0 : sequence.left - 1;
+      yield { sequence: index, tokenId, last: sequence.left === 0 };
+    }
+  }
+}
+
+async function readLogits(model: DecoderModel, tokens: readonly (readonly number[])[], cache: KvCache): Promise<Float32Array> {
+  using logits = scope(() => model.step(tokens, cache));
+  return await logits.readFloat32();
+}
+
+function chooseToken(scores: Float32Array, history: readonly number[], options: ResolvedOptions, sequence: number): number {
+  processLogits(scores, history, options.sampling);
+  if (!options.doSample) return argmax(scores);
+  warpLogits(scores, options.sampling);
+  // 53 bits of a counter-based number: the same seed draws the same tokens, whatever else runs beside.
+  const uniform = Number(randomKey(options.seed, "sampling", sequence, history.length) >> 11n) * 2 ** -53;
+  return drawToken(scores, uniform);
+}
+
+function checkPrompts(model: DecoderModel, prompts: readonly (readonly number[])[]): void {
+  for (const prompt of prompts) {
+    if (prompt.length === 0) {
+      throw new LowrankError("INVALID_ARGUMENT", "generate: the prompt has no tokens", { hint: "Give at least one token, such as the model's bos token." });
+    }
+    if (prompt.length >= model.maxPositions) {
+      throw new LowrankError("INVALID_ARGUMENT", `generate: the prompt has ${prompt.length} tokens, the model's context holds ${model.maxPositions}`, {
+        hint: "Shorten the prompt.",
+      });
+    }
+    const wrong = prompt.find((id) => !Number.isInteger(id) || id < 0 || id >= model.vocabSize);
+    if (wrong !== undefined) throw new LowrankError("INVALID_ARGUMENT", `generate: ${wrong} is not a token id of this model (0 to ${model.vocabSize - 1})`);
+  }
+}

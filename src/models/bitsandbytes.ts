@@ -1,0 +1,129 @@
+/** 4-bit weights of a checkpoint in bitsandbytes' form (formats.md D.3): read as they are, and written again. */
+import { LowrankError } from "../errors.js";
+import type { Checkpoint } from "../io/checkpoint.js";
+import type { TensorEntry } from "../io/safetensors-write.js";
+import { CODE_BOOKS, type QuantType } from "../quant/codes.js";
+import { type FourBitParts, Weight } from "../quant/weight.js";
+import type { Device } from "../tensor/device.js";
+import { Tensor } from "../tensor/tensor.js";
+import { ConfigReader } from "./config-reader.js";
+import { readFileInto } from "./loader.js";
+
+interface QuantState {
+  quantType: QuantType;
+  blocksize: number;
+  shape: readonly unknown[];
+  nested: { blocksize: number; offset: number } | undefined;
+}
+
+/** Reads the codes and statistics of one matrix [out, in]. @throws LowrankError INVALID_FILE when they do not fit together. */
+export async function readFourBit(
+  checkpoint: Checkpoint,
+  name: string,
+  quantState: string,
+  shape: readonly [number, number],
+  device: Device,
+  round: boolean,
+): Promise<Weight> {
+  const state = parseQuantState(await checkpoint.read(quantState), name);
+  const size = shape[0] * shape[1];
+  const blocks = Math.ceil(size / state.blocksize);
+  if (String(state.shape) !== String(shape)) throw wrong(name, `has shape [${state.shape}] in its quant_state, the config says [${shape}]`);
+  const made: Tensor[] = [];
+  const load = async (part: string, dtype: "uint8" | "float32", count: number) => {
+    const info = checkpoint.tensors.get(part);
+    const tensor = Tensor.empty([count], { dtype, device });
+    made.push(tensor);
+    if (!info) throw wrong(name, `lacks ${part}`);
+    if (info.end - info.begin !== tensor.byteLength) throw wrong(name, `needs ${tensor.byteLength} bytes in ${part}, it has ${info.end - info.begin}`);
+    await readFileInto(tensor, checkpoint, part, 0, tensor.byteLength);
+    return tensor;
+  };
+  try {
+    const { nested } = state;
+    const parts: FourBitParts = {
+      codes: await load(name, "uint8", Math.ceil(size / 2)),
+      absmax: await load(`${name}.absmax`, nested ? "uint8" : "float32", blocks),
+      code: await load(`${name}.quant_map`, "float32", 16),
+      quantType: state.quantType,
+      blocksize: state.blocksize,
+      nestedBlocksize: nested?.blocksize ?? 256,
+    };
+    if (nested) {
+      const offset = Tensor.from([nested.offset], [1], { device });
+      made.push(offset);
+      parts.nested = {
+        absmax: await load(`${name}.nested_absmax`, "float32", Math.ceil(blocks / nested.blocksize)),
+        code: await load(`${name}.nested_quant_map`, "float32", 256),
+        offset,
+      };
+    }
+    return Weight.fourBit(parts, shape, round);
+  } catch (error) {
+    for (const tensor of made) tensor.dispose();
+    throw error;
+  }
+}
+
+function parseQuantState(bytes: Uint8Array, name: string): QuantState {
+  let json: Record<string, unknown>;
+  try {
+    json = JSON.parse(new TextDecoder().decode(bytes));
+  } catch (cause) {
+    throw wrong(name, `has a quant_state that is not JSON: ${(cause as Error).message}`);
+  }
+  const reader = new ConfigReader(json);
+  reader.accept("quant_type", Object.keys(CODE_BOOKS));
+  reader.accept("nested_dtype", ["float32"]);
+  const state: QuantState = {
+    quantType: reader.string("quant_type") as QuantType,
+    blocksize: reader.size("blocksize"),
+    shape: Array.isArray(json.shape) ? json.shape : [],
+    nested: reader.has("nested_offset") ? { blocksize: reader.size("nested_blocksize", 256), offset: reader.number("nested_offset") } : undefined,
+  };
+  reader.finish(`The quant_state of ${name}`);
+  return state;
+}
+
+function wrong(name: string, what: string): LowrankError {
+  return new LowrankError("INVALID_FILE", `The 4-bit weight ${name} ${what}`, { hint: "Download the checkpoint again.", details: { tensor: name } });
+}
+
+/**
+ * The tensors that store a 4-bit weight, exactly as bitsandbytes writes them.
+ * @param dtype what dequantised values are rounded to by its readers: the model's own dtype.
+ */
+export async function fourBitEntries(name: string, weight: Weight, parts: FourBitParts, dtype: string): Promise<TensorEntry[]> {
+  const bytes = (tensor: Tensor) => async () => {
+    const values = await tensor.read();
+    return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+  };
+  const { codes, absmax, nested, code, quantType, blocksize, nestedBlocksize } = parts;
+  const state: [string, unknown][] = [
+    ["quant_type", quantType],
+    ["blocksize", blocksize],
+    ["dtype", dtype],
+    ["shape", [weight.outFeatures, weight.inFeatures]],
+  ];
+  if (nested) state.push(["nested_blocksize", nestedBlocksize], ["nested_dtype", "float32"], ["nested_offset", await nested.offset.item()]);
+  const json = new TextEncoder().encode(pythonJson(state));
+  const entries: TensorEntry[] = [
+    { name, dtype: "U8", shape: [codes.size, 1], bytes: bytes(codes) },
+    { name: `${name}.absmax`, dtype: nested ? "U8" : "F32", shape: [absmax.size], bytes: bytes(absmax) },
+    { name: `${name}.quant_map`, dtype: "F32", shape: [16], bytes: bytes(code) },
+    { name: `${name}.quant_state.bitsandbytes__${quantType}`, dtype: "U8", shape: [json.length], bytes: () => json },
+  ];
+  if (nested) {
+    entries.push(
+      { name: `${name}.nested_absmax`, dtype: "F32", shape: [nested.absmax.size], bytes: bytes(nested.absmax) },
+      { name: `${name}.nested_quant_map`, dtype: "F32", shape: [256], bytes: bytes(nested.code) },
+    );
+  }
+  return entries;
+}
+
+/** With the separators of Python's json.dumps. */
+function pythonJson(fields: readonly [string, unknown][]): string {
+  const value = (x: unknown): string => (Array.isArray(x) ? `[${x.map(value).join(", ")}]` : JSON.stringify(x));
+  return `{${fields.map(([key, x]) => `"${key}": ${value(x)}`).join(", ")}}`;
+}

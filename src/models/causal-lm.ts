@@ -1,0 +1,192 @@
+import { checkpoint } from "../autograd/checkpoint.js";
+import { activeTape } from "../autograd/tape.js";
+import { LowrankError } from "../errors.js";
+import type { DecoderModel as GenerationModel } from "../generate/decode.js";
+import type { KvView } from "../generate/kv-cache.js";
+import type { GenerateOptions, GenerationConfig } from "../generate/options.js";
+import { type GeneratedToken, generate, generateIds, type Prompt, stream, type TextModel } from "../generate/stream.js";
+import { type AdapterSelection, BASE_ONLY } from "../nn/adapter-slot.js";
+import { type ForwardMode, Linear, linear } from "../nn/linear.js";
+import { Module } from "../nn/module.js";
+import { add } from "../ops/elementwise.js";
+import { embedding } from "../ops/embedding.js";
+import { ropeTable } from "../ops/rope.js";
+import { type TokenLogProb, type TokenLogProbOptions, tokenLogProb } from "../ops/token-logprob.js";
+import { Weight } from "../quant/weight.js";
+import type { Device } from "../tensor/device.js";
+import type { DType } from "../tensor/dtype.js";
+import { Tensor } from "../tensor/tensor.js";
+import type { Tokenizer } from "../text/tokenizer.js";
+import { type Batch, packSequences } from "./batch.js";
+import type { DecoderConfig } from "./config.js";
+import { type DecoderLayer, DecoderModel, type LayerContext, normAdd } from "./decoder.js";
+import type { ModelWeights } from "./loader.js";
+import { inverseFrequencies } from "./rope.js";
+
+/** How a forward pass runs. */
+export interface ForwardOptions extends ForwardMode {
+  /** Earlier tokens; the batch continues them. Without gradients. */
+  cache?: KvView | undefined;
+  /** Recompute each layer in the backward pass instead of keeping its activations. */
+  checkpointing?: boolean | undefined;
+  /** Called with the input of every layer, and with the last one's output before the final norm: float32 [T, hidden]. */
+  observe?: ((hidden: Tensor) => void) | undefined;
+}
+
+/** What a model is made of besides its weights. */
+export interface ModelParts {
+  config: DecoderConfig;
+  weights: ModelWeights;
+  device: Device;
+  generationConfig: GenerationConfig;
+  /** Operands of products are rounded to bfloat16. */
+  bf16: boolean;
+  /** Folder or id it came from. */
+  nameOrPath: string;
+  tokenizer(): Promise<Tokenizer | undefined>;
+}
+
+/** A decoder-only language model of the Llama kind: modules under Hugging Face's paths, forward passes, generation. */
+export abstract class CausalLM extends Module implements TextModel {
+  readonly model: DecoderModel;
+  readonly lmHead: Linear;
+  readonly config: DecoderConfig;
+  readonly device: Device;
+  readonly generationConfig: GenerationConfig;
+  readonly nameOrPath: string;
+  /** The dtype in which the checkpoint keeps what is not quantised. */
+  readonly dtype: DType;
+  readonly bf16: boolean;
+  readonly tokenizer: () => Promise<Tokenizer | undefined>;
+  /** Adapters of passes and generations that name none. */
+  adapters: AdapterSelection = BASE_ONLY;
+  private readonly invFreq: Tensor;
+
+  constructor({ config, weights, device, generationConfig, bf16, nameOrPath, tokenizer }: ModelParts) {
+    super();
+    this.config = config;
+    this.device = device;
+    this.generationConfig = generationConfig;
+    this.bf16 = bf16;
+    this.nameOrPath = nameOrPath;
+    this.tokenizer = tokenizer;
+    this.dtype = weights.dtype;
+    this.model = new DecoderModel(config, weights);
+    this.lmHead = new Linear(config.tieWordEmbeddings ? Weight.borrow(this.model.embedTokens.weight) : weights.weight("lm_head.weight"));
+    this.invFreq = Tensor.from(inverseFrequencies(config.rope), [config.rope.rotaryDims / 2], { device });
+  }
+
+  get vocabSize(): number {
+    return this.config.vocabSize;
+  }
+
+  /** Hidden states float32 [T, hidden] after the final norm. */
+  hiddenStates(batch: Batch, options: ForwardOptions = {}): Tensor {
+    const context: LayerContext = {
+      mode: this.mode(options),
+      cuSeqlens: batch.cuSeqlens,
+      maxSeqlen: batch.maxSeqlen,
+      ropeTable: ropeTable(batch.positions, this.invFreq, this.config.rope.attentionScaling),
+      cache: options.cache && ((layer) => options.cache!.layer(layer)),
+    };
+    let x = this.model.embedTokens.forward(batch.inputIds);
+    let residual: Tensor | undefined;
+    options.observe?.(x);
+    for (const layer of this.model.layers) {
+      [x, residual] = options.checkpointing && activeTape() ? checkpointed(layer, x, residual, context) : layer.forward(x, residual, context);
+      // The stream itself appears only in the next norm; observers pay for an addition of their own.
+      if (options.observe && layer !== this.model.layers.at(-1)) options.observe(add(x, residual));
+    }
+    const [hidden, last] = normAdd(this.model.norm, x, residual);
+    options.observe?.(last);
+    return hidden;
+  }
+
+  /** Logits float32 [T, vocab] of hidden states: large; for losses use {@link CausalLM.tokenLogProb}. */
+  logits(hidden: Tensor, options: ForwardMode = {}): Tensor {
+    return linear(hidden, [this.lmHead], this.mode(options), "lm_head")[0]!;
+  }
+
+  /** Log-probability of each row's label (int32 [T], -100: none) without ever holding all logits. */
+  tokenLogProb(hidden: Tensor, labels: Tensor, options: TokenLogProbOptions = {}): TokenLogProb {
+    if (this.lmHead.adapters.pairs.size > 0) throw new LowrankError("UNSUPPORTED", "Losses with an adapter on lm_head are not supported yet");
+    return tokenLogProb(hidden, this.lmHead.weight, labels, { bf16: this.bf16, ...options });
+  }
+
+  /** The answer to a prompt: text, messages (through the chat template) or token ids. */
+  generate(prompt: Prompt, options: GenerateOptions = {}): Promise<string> {
+    return generate(this, prompt, options);
+  }
+
+  /** The answer token by token; the texts joined equal {@link CausalLM.generate}. */
+  stream(prompt: Prompt, options: GenerateOptions = {}): AsyncIterableIterator<GeneratedToken> {
+    return stream(this, prompt, options);
+  }
+
+  /** New token ids of several prompts, computed as one batch. */
+  generateIds(prompts: readonly (readonly number[])[], options: GenerateOptions = {}): Promise<number[][]> {
+    return generateIds(this, prompts, options);
+  }
+
+  decoder(adapter: string | null | undefined): GenerationModel {
+    const adapters = adapter === undefined ? this.adapters : this.selectionOf(adapter);
+    const { vocabSize, device } = this;
+    const { maxPositions, numLayers, numKvHeads, headDim } = this.config;
+    return {
+      vocabSize,
+      maxPositions,
+      kvShape: { device, layers: numLayers, kvHeads: numKvHeads, headDim },
+      step: (tokens, cache) => {
+        const view = cache.extend(tokens.map((ids) => ids.length));
+        const sequences = tokens.filter((ids) => ids.length > 0);
+        const hidden = this.hiddenStates(packSequences(sequences, device, view.starts), { adapters, cache: view });
+        return this.logits(lastRows(hidden, sequences), { adapters });
+      },
+    };
+  }
+
+  private selectionOf(adapter: string | null): AdapterSelection {
+    if (adapter === null) return BASE_ONLY;
+    const names = new Set<string>();
+    for (const [, module] of this.modules()) if (module instanceof Linear) for (const name of module.adapters.pairs.keys()) names.add(name);
+    if (names.has(adapter)) return { names: [adapter] };
+    throw new LowrankError("NOT_FOUND", `There is no adapter '${adapter}' on this model`, {
+      hint: names.size > 0 ? `Loaded: ${[...names].join(", ")}.` : "No adapter is loaded.",
+    });
+  }
+
+  private mode(options: ForwardMode): ForwardMode {
+    return { bf16: options.bf16 ?? this.bf16, adapters: options.adapters ?? this.adapters, training: options.training ?? false };
+  }
+
+  /** Frees all weights. Idempotent. */
+  override dispose(): void {
+    // A tied head borrows the embedding, which must outlive it.
+    this.lmHead.dispose();
+    super.dispose();
+    this.invFreq.dispose();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.dispose();
+  }
+}
+
+/** One layer as a unit of recomputation. */
+function checkpointed(layer: DecoderLayer, x: Tensor, residual: Tensor | undefined, context: LayerContext): [Tensor, Tensor] {
+  const captures = [...layer.parameters()].map(([, tensor]) => tensor);
+  for (const [, module] of layer.modules()) {
+    if (module instanceof Linear) for (const { a, b } of module.adapters.pairs.values()) captures.push(a, b);
+  }
+  const trained = captures.filter((tensor) => tensor.requiresGrad);
+  const inputs = residual ? [x, residual] : [x];
+  return checkpoint((x, residual) => layer.forward(x!, residual, context), inputs, trained) as [Tensor, Tensor];
+}
+
+/** The last row of each sequence: float32 [sequences, d]. */
+function lastRows(hidden: Tensor, sequences: readonly (readonly number[])[]): Tensor {
+  if (sequences.every((ids) => ids.length === 1)) return hidden;
+  let end = 0;
+  const rows = Int32Array.from(sequences, (ids) => (end += ids.length) - 1);
+  return embedding(hidden, Tensor.from(rows, [rows.length], { device: hidden.device }));
+}

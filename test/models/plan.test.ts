@@ -1,0 +1,38 @@
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import { openCheckpoint } from "../../src/io/checkpoint.js";
+import { decoderTensors, type TensorSpec } from "../../src/models/layout.js";
+import { planLoading } from "../../src/models/plan.js";
+import { resolveConfig } from "../../src/models/registry.js";
+import { goldenFolder } from "../golden/folder.js";
+
+const folder = join(goldenFolder("models"), "llama_sharded", "model");
+
+describe.skipIf(!existsSync(folder))("a checkpoint against its config", () => {
+  const plan = async (change: (specs: TensorSpec[]) => TensorSpec[]) => {
+    const { config } = resolveConfig(JSON.parse(readFileSync(join(folder, "config.json"), "utf8")));
+    const checkpoint = await openCheckpoint(folder);
+    try {
+      return planLoading(checkpoint, change(decoderTensors(config)), /^nothing$/);
+    } finally {
+      await checkpoint.close();
+    }
+  };
+
+  it("is planned in the order of the files", async () => {
+    const planned = await plan((specs) => specs);
+    const { weight_map: shards } = JSON.parse(readFileSync(join(folder, "model.safetensors.index.json"), "utf8"));
+    const order = planned.map((spec) => shards[spec.name]);
+    expect(new Set(planned.map((spec) => spec.name))).toEqual(new Set(Object.keys(shards)));
+    expect(order.filter((shard, i) => shard !== order[i - 1]).length).toBe(new Set(order).size);
+  });
+
+  it("is refused with every missing, unexpected and misshapen tensor named", async () => {
+    const wrong = plan((specs) => [
+      ...specs.filter((spec) => spec.name !== "model.norm.weight").map((spec) => (spec.kind === "head" ? { ...spec, shape: [7, 64] } : spec)),
+      { name: "model.extra.weight", shape: [1], kind: "norm" },
+    ]);
+    await expect(wrong).rejects.toThrow(/1 missing: model\.extra\.weight; 1 of the wrong form: lm_head\.weight is \[320,64\] \(expected \[7,64\]\); 1 unexpected: model\.norm\.weight/);
+  });
+});
