@@ -1,5 +1,5 @@
 // One build at a time in a checkout.
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 
 function alive(pid) {
@@ -22,13 +22,15 @@ export function withLock(path, say, body) {
       if (error.code !== "EEXIST") throw error;
     }
     let owner = 0;
+    let age = 0;
     try {
       owner = Number(readFileSync(path, "utf8"));
+      age = Date.now() - statSync(path).mtimeMs;
     } catch {
       continue; // released in between
     }
-    // An empty file is a lock being written just now.
-    if (owner > 0 && !alive(owner)) rmSync(path, { force: true });
+    // A file without a number is a lock being written just now, unless its writer died before that.
+    if (owner > 0 ? !alive(owner) : age > 10_000) rmSync(path, { force: true });
     else {
       if (waited === 0) say(`another build runs (process ${owner || "?"}), waiting for it`);
       Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 100);

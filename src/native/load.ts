@@ -79,12 +79,9 @@ function explain(path: string, cause: unknown): LowrankError {
   return failure(`The native addon cannot be loaded: ${text}`, "Build it again: npm run build", { path }, cause);
 }
 
-let loaded: Addon | undefined;
-
-/** The native addon, loaded once. Throws a {@link LowrankError} with code NATIVE that says why it cannot be and what to do. */
-export function loadAddon(): Addon {
-  if (loaded !== undefined) return loaded;
-  const path = findAddon(packageRoot());
+/** Loads the addon of the package in the folder `root`. Throws a {@link LowrankError} with code NATIVE that says why it cannot and what to do. */
+export function loadAddonFrom(root: string): Addon {
+  const path = findAddon(root);
   let addon: Addon;
   try {
     addon = require(path) as Addon;
@@ -98,6 +95,13 @@ export function loadAddon(): Addon {
       { path },
     );
   }
-  loaded = addon;
   return addon;
+}
+
+let loaded: Addon | undefined;
+
+/** The native addon of this package, loaded once. Throws as {@link loadAddonFrom}. */
+export function loadAddon(): Addon {
+  loaded ??= loadAddonFrom(packageRoot());
+  return loaded;
 }

@@ -72,6 +72,7 @@ export interface Kernels {
     sum: TensorHandle,
     rstd: TensorHandle,
     weight: TensorHandle,
+    eps: number,
     unitOffset: number,
     accumulate: number,
   ): void;

@@ -1,0 +1,61 @@
+import { spawnSync } from "node:child_process";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterAll, describe, expect, it } from "vitest";
+
+const root = fileURLToPath(new URL("../..", import.meta.url));
+const folder = mkdtempSync(join(tmpdir(), "lowrank-build-"));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+function build(env: Record<string, string>) {
+  return spawnSync(process.execPath, [join(root, "scripts/build.mjs"), "--native"], {
+    encoding: "utf8",
+    env: { ...process.env, ...env },
+  });
+}
+
+describe("the build", () => {
+  it("names everything that is missing in one message, with the command that installs it", () => {
+    const { status, stderr } = build({ CXX: "no-such-compiler", PATH: folder });
+    expect(status).toBe(1);
+    expect(stderr).toContain(
+      "compiling the native code needs a C++17 compiler (no-such-compiler does not run), make, python3, git.",
+    );
+    expect(stderr).toContain("apt-get install -y g++ make python3 git");
+  });
+
+  it("refuses an old compiler", () => {
+    const old = join(folder, "g++-old");
+    writeFileSync(old, "#!/bin/sh\necho 10\n", { mode: 0o755 });
+    expect(build({ CXX: old }).stderr).toContain(`g++ 11 or newer (${old} is 10)`);
+  });
+
+  it("takes over the lock of a dead process and releases its own", () => {
+    const lock = join(folder, "lock");
+    const dead = spawnSync(process.execPath, ["-e", "0"]).pid;
+    writeFileSync(lock, String(dead));
+    const script = `import { withLock } from ${JSON.stringify(join(root, "scripts/build-steps/lock.mjs"))};
+      import { readFileSync } from "node:fs";
+      withLock(${JSON.stringify(lock)}, console.error, () => console.log(readFileSync(${JSON.stringify(lock)}, "utf8") === String(process.pid)));`;
+    const child = spawnSync(process.execPath, ["--input-type=module", "-e", script], { encoding: "utf8", timeout: 10_000 });
+    expect(child.stdout.trim()).toBe("true");
+    expect(existsSync(lock)).toBe(false);
+  });
+
+  it("compiles every source there is, and no other", () => {
+    const list = JSON.parse(readFileSync(join(root, "native/sources.json"), "utf8"));
+    const listed = [
+      ...list.addon,
+      ...list.core,
+      ...list.cpu,
+      ...Object.values(list.isa).flatMap((v) => (v as { sources?: string[] }).sources ?? []),
+    ];
+    const git = spawnSync("git", ["ls-files", "native/addon/*.cc", "native/core/*.cc", "native/cpu/*.cc"], {
+      cwd: root,
+      encoding: "utf8",
+    });
+    expect(listed.sort()).toEqual(git.stdout.trim().split("\n").sort());
+  });
+});
