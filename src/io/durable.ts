@@ -1,5 +1,5 @@
 import { createHash, randomBytes } from "node:crypto";
-import { type FileHandle, mkdir, open, readdir, rename, rm, rmdir } from "node:fs/promises";
+import { type FileHandle, mkdir, open, readdir, rename, rm } from "node:fs/promises";
 import { basename, dirname, join, posix, resolve } from "node:path";
 import { LowrankError } from "../errors.js";
 import { addChecksum, MANIFEST, type Manifest, type ManifestFacts, type ManifestFile, readManifest } from "./manifest.js";
@@ -99,25 +99,35 @@ export async function settleFolder(path: string): Promise<void> {
   const pending = await readdir(commit, { recursive: true, withFileTypes: true }).catch(() => undefined);
   if (pending === undefined) return;
   if (pending.some((entry) => entry.name === MANIFEST)) {
-    const next = await readManifest(commit);
+    const next = await readManifest(commit).catch((error: LowrankError) => {
+      if (error.code !== "NOT_FOUND") throw error;
+      return undefined; // another process has just finished it
+    });
+    if (next === undefined) return;
     const former = await readManifest(path).catch(() => undefined);
     for (const entry of pending) {
       if (entry.isDirectory()) continue;
       const name = join(entry.parentPath, entry.name).slice(commit.length + 1);
       if (name === MANIFEST) continue;
       await mkdir(dirname(join(path, name)), { recursive: true });
-      await rename(join(commit, name), join(path, name));
+      await moveOnce(join(commit, name), join(path, name));
     }
     for (const name of Object.keys(former?.files ?? {}))
       if (!Object.hasOwn(next.files, name)) await rm(join(path, name), { force: true });
     for (const name of Object.keys(next.files)) if (name.includes("/")) await syncFolder(dirname(join(path, name)));
     await syncFolder(path);
-    await rename(join(commit, MANIFEST), join(path, MANIFEST));
+    await moveOnce(join(commit, MANIFEST), join(path, MANIFEST));
   }
-  for (const entry of pending.filter((entry) => entry.isDirectory()).reverse())
-    await rmdir(join(entry.parentPath, entry.name)).catch(() => {});
-  await rmdir(commit).catch(() => {});
+  // The manifest moves last: what is left besides it are empty folders.
+  await rm(commit, { recursive: true, force: true });
   await syncFolder(path);
+}
+
+/** Two processes may settle the same folder: what one has moved is no error for the other. */
+async function moveOnce(from: string, to: string): Promise<void> {
+  await rename(from, to).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== "ENOENT") throw error;
+  });
 }
 
 async function addFile(

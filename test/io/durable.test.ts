@@ -112,6 +112,26 @@ describe("writeFolder", () => {
     expect((await verifyFolder(target)).ok).toBe(true);
   });
 
+  it("can be read and settled by others while it is replaced", async () => {
+    const target = tempFolder();
+    const write = (text: string) =>
+      writeFolder(target, async (dir) => {
+        for (const name of ["a", "b", "sub/c"]) await dir.file(name, text);
+      });
+    await write("0");
+    let writing = true;
+    const reader = async () => {
+      while (writing) await settleFolder(target);
+    };
+    const readers = [reader(), reader()];
+    for (let i = 1; i <= 20; i++) await write(String(i));
+    writing = false;
+    await Promise.all(readers);
+    expect(await verifyFolder(target)).toMatchObject({ ok: true });
+    expect(["a", "b", "sub/c"].map((name) => readFileSync(join(target, name), "utf8"))).toEqual(["20", "20", "20"]);
+    expect(readdirSync(target).sort()).toEqual(["a", "b", "manifest.json", "sub"]);
+  });
+
   it("removes temporary folders of dead processes only", async () => {
     const parent = tempFolder();
     const live = `.lowrank-tmp-${process.pid}-${readFileSync(`/proc/${process.pid}/stat`, "utf8").split(") ")[1]?.split(" ")[19]}-00000000`;
