@@ -15,7 +15,8 @@ afterAll(() => {
 function packageWith(files: Record<string, string | { copyOf: string }>): string {
   const root = mkdtempSync(join(tmpdir(), "lowrank-load-"));
   folders.push(root);
-  for (const [name, content] of Object.entries({ "package.json": '{"name":"lowrank"}', ...files })) {
+  const all: Record<string, string | { copyOf: string }> = { "package.json": '{"name":"lowrank"}', ...files };
+  for (const [name, content] of Object.entries(all)) {
     mkdirSync(join(root, name, ".."), { recursive: true });
     if (typeof content === "string") writeFileSync(join(root, name), content);
     else copyFileSync(content.copyOf, join(root, name));
