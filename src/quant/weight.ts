@@ -101,6 +101,11 @@ export class Weight {
     return this.dense ? "dense" : "4bit";
   }
 
+  /** Whether the tensor belongs to somebody else, as a tied head's does. */
+  get borrowed(): boolean {
+    return !this.#owns;
+  }
+
   /** The matrix of a dense weight. */
   get dense(): Tensor | undefined {
     return "codes" in this.#content ? undefined : this.#content;

@@ -31,21 +31,3 @@ export function typedArrayOf(dtype: DType, buffer: ArrayBuffer): TypedArray {
       return new Uint16Array(buffer);
   }
 }
-
-/** bfloat16 bits to float32. */
-export function bfloat16ToFloat32(bits: Uint16Array): Float32Array {
-  const words = new Uint32Array(bits.length);
-  for (let i = 0; i < bits.length; i++) words[i] = bits[i]! << 16;
-  return new Float32Array(words.buffer);
-}
-
-/** float16 bits to float32. */
-export function float16ToFloat32(bits: Uint16Array): Float32Array {
-  return Float32Array.from(bits, (h) => {
-    const sign = h & 0x8000 ? -1 : 1;
-    const exponent = (h >> 10) & 31;
-    const fraction = h & 1023;
-    if (exponent === 31) return fraction ? Number.NaN : sign * Number.POSITIVE_INFINITY;
-    return sign * (exponent ? 2 ** (exponent - 25) * (1024 + fraction) : 2 ** -24 * fraction);
-  });
-}

@@ -1,6 +1,7 @@
 import { LowrankError } from "../errors.js";
+import { bfloat16ToFloat32, float16ToFloat32 } from "../half.js";
 import { type Device, getDevice } from "./device.js";
-import { bfloat16ToFloat32, type DType, DTYPE_BYTES, dtypeNumber, float16ToFloat32, type TypedArray, typedArrayOf } from "./dtype.js";
+import { type DType, DTYPE_BYTES, dtypeNumber, type TypedArray, typedArrayOf } from "./dtype.js";
 import { native, nativeAsync } from "./native-errors.js";
 import { adopt } from "./scope.js";
 

@@ -1,0 +1,182 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { LowrankError } from "../errors.js";
+import type { FolderWriter } from "../io/durable.js";
+import { readFloat32 } from "../io/float32.js";
+import { readJsonFile } from "../io/json.js";
+import { openSafetensors, refusePickle, type TensorSource } from "../io/safetensors.js";
+import { writeSafetensors } from "../io/safetensors-write.js";
+import { LoraPair } from "../nn/adapter-slot.js";
+import { Linear } from "../nn/linear.js";
+import { ParameterArena } from "../optim/arena.js";
+import type { Device } from "../tensor/device.js";
+import { native } from "../tensor/native-errors.js";
+import { randomKey } from "../tensor/random.js";
+import { LoraConfig } from "./config.js";
+import { type AdapterPlan, type BaseModel, type PlannedTensor, planAdapter } from "./plan.js";
+
+export const CONFIG_FILE = "adapter_config.json";
+export const WEIGHTS_FILE = "adapter_model.safetensors";
+
+/** The matrices of one adapter in an arena of their own, and how they were configured. */
+export class Adapter {
+  readonly config: LoraConfig;
+  readonly plan: AdapterPlan;
+  readonly arena: ParameterArena;
+
+  private constructor(config: LoraConfig, plan: AdapterPlan, device: Device) {
+    this.config = config.with({ targetModules: plan.targetModules });
+    this.plan = plan;
+    this.arena = new ParameterArena(
+      plan.tensors.map(({ key, shape }) => ({ name: key, shape })),
+      device,
+    );
+  }
+
+  /** A fresh adapter: A random, B zero (init_lora_weights true or "gaussian"), or both random (false). The same seed gives the same bits. */
+  static create(model: BaseModel, config: LoraConfig, seed: number): Adapter {
+    const plan = planAdapter(model, config);
+    config.assertRunnable(true);
+    const adapter = new Adapter(config, plan, model.device);
+    for (const tensor of plan.tensors) initialize(adapter, tensor, seed);
+    return adapter;
+  }
+
+  /** Reads adapter_config.json and adapter_model.safetensors of PEFT's format. Throws what is wrong with either, all at once. */
+  static async load(model: BaseModel, folder: string): Promise<Adapter> {
+    const source = join(folder, CONFIG_FILE);
+    const config = LoraConfig.fromJSON(await readJsonFile(source), source);
+    const plan = planAdapter(model, config);
+    const path = join(folder, WEIGHTS_FILE);
+    if (!existsSync(path) && existsSync(join(folder, "adapter_model.bin"))) refusePickle(join(folder, "adapter_model.bin"));
+    const file = await openSafetensors(path);
+    try {
+      checkKeys(file, plan, path);
+      config.assertRunnable(false, source);
+      const adapter = new Adapter(config, plan, model.device);
+      try {
+        await fill(adapter.arena, file, path);
+      } catch (error) {
+        adapter.arena.dispose();
+        throw error;
+      }
+      return adapter;
+    } finally {
+      await file.close();
+    }
+  }
+
+  /** The pairs by module, as views of the arena that their slots then own. */
+  attach(model: BaseModel, name: string): void {
+    const modules = new Map(model.modules());
+    for (const { module, a, b, scale } of this.plan.pairs) {
+      const linear = modules.get(module) as Linear;
+      linear.adapters.pairs.set(name, new LoraPair(this.arena.get(a).retain(), this.arena.get(b).retain(), scale, this.config.loraDropout));
+    }
+  }
+
+  detach(model: BaseModel, name: string): void {
+    for (const [, module] of model.modules()) {
+      if (!(module instanceof Linear)) continue;
+      module.adapters.pairs.get(name)?.dispose();
+      module.adapters.pairs.delete(name);
+    }
+  }
+
+  /** Bytes that `write` puts into a folder, nearly. */
+  get byteLength(): number {
+    return this.arena.size * 4 + 65_536;
+  }
+
+  /** Writes the two files as PEFT does, float32, plus a card, into a folder of the durable writer. */
+  async write(dir: FolderWriter, prefix: string, baseModel: string): Promise<void> {
+    const config = this.config.with({ inferenceMode: true, baseModelNameOrPath: this.config.baseModelNameOrPath ?? baseModel });
+    const values = await this.arena.values.readFloat32();
+    const entries = this.arena.segments.map(({ name, shape, begin, end }) => ({
+      name,
+      dtype: "F32" as const,
+      shape,
+      bytes: () => new Uint8Array(values.buffer, values.byteOffset + begin * 4, (end - begin) * 4),
+    }));
+    await dir.file(`${prefix}${CONFIG_FILE}`, JSON.stringify(config.toJSON(), null, 2));
+    await dir.file(`${prefix}${WEIGHTS_FILE}`, (sink) => writeSafetensors(sink, { format: "pt" }, entries));
+    await dir.file(`${prefix}README.md`, card(config));
+  }
+
+  dispose(): void {
+    this.arena.dispose();
+  }
+}
+
+function initialize({ arena, config }: Adapter, { key, shape, role }: PlannedTensor, seed: number): void {
+  const random = config.initLoraWeights === false;
+  if (role === "lora_B" && !random) return; // the arena starts at zero
+  const { handle, device } = arena.get(key);
+  const [rows = 1, columns = 1] = shape;
+  const gaussian = String(config.initLoraWeights).toLowerCase() === "gaussian";
+  // Kaiming uniform with a = √5 is U(±1/√fan_in).
+  const bound = 1 / Math.sqrt(columns);
+  native(() => device.kernels.random(device.number, handle, gaussian ? 1 : 0, gaussian ? 0 : -bound, gaussian ? 1 / rows : bound, randomKey(seed, key)));
+}
+
+/** The file must hold exactly the planned tensors; every difference is listed. */
+function checkKeys(file: TensorSource, plan: AdapterPlan, path: string): void {
+  const problems: string[] = [];
+  const expected = new Map(plan.tensors.map((tensor) => [tensor.key, tensor.shape]));
+  const missing = [...expected.keys()].filter((key) => !file.tensors.has(key));
+  const unexpected = [...file.tensors.keys()].filter((key) => !expected.has(key));
+  if (missing.length > 0) problems.push(`missing: ${listed(missing)}`);
+  if (unexpected.length > 0) problems.push(`unexpected: ${listed(unexpected)}`);
+  for (const [key, shape] of expected) {
+    const found = file.tensors.get(key)?.shape;
+    if (found && (found.length !== shape.length || found.some((n, i) => n !== shape[i]))) {
+      problems.push(`wrong shape: ${key} is [${found.join(", ")}], the model and the configuration want [${shape.join(", ")}]`);
+    }
+  }
+  if (problems.length === 0) return;
+  throw new LowrankError("ADAPTER_MISMATCH", `${path} does not fit the base model and its own configuration:\n- ${problems.join("\n- ")}`, {
+    hint: "Load the adapter on the model it was made for, with the adapter_config.json it was saved with.",
+    details: { missing, unexpected },
+  });
+}
+
+const listed = (keys: readonly string[]): string => (keys.length > 8 ? `${keys.slice(0, 8).join(", ")} and ${keys.length - 8} more` : keys.join(", "));
+
+async function fill(arena: ParameterArena, file: TensorSource, path: string): Promise<void> {
+  const flat = new Float32Array(arena.values.size);
+  const broken: string[] = [];
+  for (const { name, begin } of arena.segments) {
+    const values = await readFloat32(file, name);
+    if (!values.every(Number.isFinite)) broken.push(name);
+    flat.set(values, begin);
+  }
+  if (broken.length > 0) {
+    throw new LowrankError("INVALID_FILE", `${path} holds values that are not finite in: ${listed(broken)}`, {
+      hint: "The training that made this adapter diverged: use an earlier checkpoint.",
+      details: { tensors: broken },
+    });
+  }
+  arena.values.upload(flat);
+}
+
+function card(config: LoraConfig): string {
+  const base = config.baseModelNameOrPath ?? "unknown";
+  const targets = typeof config.targetModules === "string" ? config.targetModules : (config.targetModules ?? []).join(", ");
+  return [
+    "---",
+    // A path of this machine says nothing elsewhere: only Hub ids are named as base.
+    ...(/^[\w.-]+\/[\w.-]+$/.test(base) ? [`base_model: ${base}`] : []),
+    "library_name: peft",
+    "tags:",
+    "- lora",
+    "- lowrank",
+    "---",
+    "",
+    "# LoRA adapter",
+    "",
+    `Rank ${config.r}, alpha ${config.loraAlpha}, dropout ${config.loraDropout}, on ${targets}.`,
+    "",
+    "Load it with lowrank (`PeftModel.fromPretrained`) or PEFT (`PeftModel.from_pretrained`).",
+    "",
+  ].join("\n");
+}

@@ -1,0 +1,320 @@
+import { AsyncLocalStorage } from "node:async_hooks";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { LowrankError } from "../errors.js";
+import { type FolderWriter, writeFolder } from "../io/durable.js";
+import { resolveModel, type ResolveOptions } from "../io/hub.js";
+import { BASE_ONLY } from "../nn/adapter-slot.js";
+import { Linear } from "../nn/linear.js";
+import type { Weight } from "../quant/weight.js";
+import type { DType } from "../tensor/dtype.js";
+import { Adapter, CONFIG_FILE } from "./adapter.js";
+import { LoraConfig, type LoraConfigOptions } from "./config.js";
+import { assertFinite, mergedWeight } from "./merge.js";
+import type { BaseModel } from "./plan.js";
+
+/** A model that generates; what a PeftModel passes on. */
+interface Generator {
+  // biome-ignore lint/suspicious/noExplicitAny: the base model's own types are taken from M below
+  generate(prompt: any, options?: any): Promise<string>;
+  // biome-ignore lint/suspicious/noExplicitAny: as above
+  stream(prompt: any, options?: any): AsyncIterableIterator<unknown>;
+}
+
+export interface LoadAdapterOptions extends ResolveOptions {
+  /** Trainable: gradients are allocated. */
+  isTrainable?: boolean;
+  /** Folder inside the adapter's folder. */
+  subfolder?: string;
+}
+
+export interface MergeOptions {
+  /** Names to merge; the active ones when absent. */
+  adapterNames?: readonly string[];
+  /** Check every merged weight for NaN and infinity first. */
+  safeMerge?: boolean;
+  /** Dense weights of this dtype instead of the base's own form: no second rounding of a 4-bit base. */
+  dtype?: "float32" | "bfloat16" | "float16";
+}
+
+/** A base model with adapters in the slots of its linears. Paths and weights of the base stay what they are. */
+export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> {
+  readonly base: M;
+  readonly #adapters = new Map<string, Adapter>();
+  #active: readonly string[] = [];
+  #disabled = 0;
+  /** Weights that merging replaced, by linear; empty when nothing is merged. */
+  readonly #merged = new Map<Linear, Weight>();
+  readonly #override = new AsyncLocalStorage<{ adapter: string | null }>();
+
+  constructor(base: M) {
+    this.base = base;
+  }
+
+  /** Loads an adapter from a folder or the Hub onto a base and activates it. */
+  static async fromPretrained<M extends BaseModel & Generator>(
+    base: M,
+    folder: string,
+    options: LoadAdapterOptions & { adapterName?: string } = {},
+  ): Promise<PeftModel<M>> {
+    const peft = new PeftModel(base);
+    const name = options.adapterName ?? "default";
+    await peft.loadAdapter(folder, name, options);
+    peft.setAdapter(name);
+    return peft;
+  }
+
+  /** The configurations of all adapters by name. */
+  get peftConfig(): ReadonlyMap<string, LoraConfig> {
+    return new Map([...this.#adapters].map(([name, { config }]) => [name, config]));
+  }
+
+  /** Names of the adapters that act now; their deltas are summed. */
+  get activeAdapters(): readonly string[] {
+    return this.#active;
+  }
+
+  /** Adds a fresh, trainable adapter. The first one becomes active. */
+  addAdapter(name: string, config: LoraConfig, options: { seed?: number } = {}): void {
+    this.#assertNew(name);
+    const adapter = Adapter.create(this.base, config, options.seed ?? 42);
+    adapter.arena.setTrainable(true);
+    this.#register(name, adapter);
+    if (this.#adapters.size === 1) this.setAdapter(name);
+  }
+
+  /** Loads an adapter beside the others; it does not become active. Throws ADAPTER_MISMATCH where file, configuration and base differ. */
+  async loadAdapter(folder: string, name: string, options: LoadAdapterOptions = {}): Promise<void> {
+    this.#assertNew(name);
+    const root = await resolveModel(folder, options);
+    const path = options.subfolder === undefined ? root : join(root, options.subfolder);
+    if (!existsSync(join(path, CONFIG_FILE))) {
+      throw new LowrankError("NOT_FOUND", `${path} holds no adapter: ${CONFIG_FILE} is missing`, { hint: "Give the folder that an adapter was saved to." });
+    }
+    const adapter = await Adapter.load(this.base, path);
+    this.#assertNew(name);
+    if (options.isTrainable) adapter.arena.setTrainable(true);
+    this.#register(name, adapter);
+  }
+
+  /** Chooses which adapters act from the next call on: one, or several whose deltas are summed. Calls in progress keep theirs. */
+  setAdapter(names: string | readonly string[]): void {
+    const list = typeof names === "string" ? [names] : [...names];
+    for (const name of list) this.#get(name);
+    this.#active = list;
+    this.#apply();
+  }
+
+  /** Switches all adapters off until the result is disposed. */
+  disableAdapter(): Disposable {
+    this.#disabled++;
+    this.#apply();
+    let done = false;
+    return {
+      [Symbol.dispose]: () => {
+        if (done) return;
+        done = true;
+        this.#disabled--;
+        this.#apply();
+      },
+    };
+  }
+
+  /** Runs `body` with one adapter, or with the base alone; only for calls made inside, so concurrent requests never mix. */
+  withAdapter<T>(name: string | null, body: () => Promise<T>): Promise<T> {
+    if (name !== null) this.#get(name);
+    return this.#override.run({ adapter: name }, body);
+  }
+
+  /** Removes an adapter; if it was the active one, the first that is left becomes active. */
+  deleteAdapter(name: string): void {
+    const adapter = this.#get(name);
+    this.#assertUnmerged("delete an adapter");
+    adapter.detach(this.base, name);
+    adapter.dispose();
+    this.#adapters.delete(name);
+    const rest = this.#active.filter((active) => active !== name);
+    const [first] = this.#adapters.keys();
+    this.#active = rest.length > 0 || first === undefined ? rest : [first];
+    this.#apply();
+  }
+
+  /** Adds the adapters' deltas to the base weights in place; {@link PeftModel.unmergeAdapter} puts the old weights back, bit for bit. */
+  async mergeAdapter(options: Omit<MergeOptions, "dtype"> = {}): Promise<void> {
+    this.#assertUnmerged("merge");
+    await this.#merge(options, (linear, old) => this.#merged.set(linear, old));
+    this.#apply();
+  }
+
+  unmergeAdapter(): void {
+    for (const [linear, old] of this.#merged) {
+      linear.weight.dispose();
+      linear.weight = old;
+    }
+    this.#merged.clear();
+    this.#apply();
+  }
+
+  /** Merges for good and removes all adapters; returns the base model. A 4-bit base is quantised again, which rounds, unless `dtype` is given. */
+  async mergeAndUnload(options: MergeOptions = {}): Promise<M> {
+    if (this.#merged.size > 0) this.unmergeAdapter();
+    await this.#merge(options, (_linear, old) => old.dispose());
+    return this.unload();
+  }
+
+  /** Removes all adapters without merging; returns the base model. */
+  unload(): M {
+    this.unmergeAdapter();
+    for (const [name, adapter] of this.#adapters) {
+      adapter.detach(this.base, name);
+      adapter.dispose();
+    }
+    this.#adapters.clear();
+    this.#active = [];
+    this.#apply();
+    return this.base;
+  }
+
+  /** Trainable and all parameters; a 4-bit weight counts its elements, not its bytes. */
+  parameterCounts(): { trainable: number; all: number } {
+    let trainable = 0;
+    let all = countBase(this.base);
+    for (const { arena } of this.#adapters.values()) {
+      all += arena.size;
+      if (arena.gradients) trainable += arena.size;
+    }
+    return { trainable, all };
+  }
+
+  /** The line that PEFT prints. */
+  trainableParametersText(): string {
+    const { trainable, all } = this.parameterCounts();
+    return parametersText(trainable, all);
+  }
+
+  printTrainableParameters(): void {
+    console.log(this.trainableParametersText());
+  }
+
+  /** The adapter that trains: the active one. */
+  get trainable(): Adapter {
+    const [name, ...more] = this.#active;
+    const adapter = name === undefined ? undefined : this.#adapters.get(name);
+    if (!adapter || more.length > 0) {
+      throw new LowrankError("INVALID_ARGUMENT", `Training needs exactly one active adapter, ${this.#active.length} are active`, { hint: "Call setAdapter(name)." });
+    }
+    return adapter;
+  }
+
+  /** Saves adapters in PEFT's form: "default" in the folder itself, others in subfolders of their name. */
+  async savePretrained(folder: string, options: { selectedAdapters?: readonly string[] } = {}): Promise<void> {
+    const names = options.selectedAdapters ?? [...this.#adapters.keys()];
+    const adapters = names.map((name) => this.#get(name));
+    const needed = adapters.reduce((sum, { byteLength }) => sum + byteLength, 0);
+    await writeFolder(folder, (dir) => this.write(dir, names), { needed });
+  }
+
+  /** The same into a folder that is being written, such as a checkpoint. */
+  async write(dir: FolderWriter, names: readonly string[]): Promise<void> {
+    for (const name of names) await this.#get(name).write(dir, name === "default" ? "" : `${name}/`, this.base.nameOrPath);
+  }
+
+  generate(prompt: Parameters<M["generate"]>[0], options: NonNullable<Parameters<M["generate"]>[1]> | object = {}): Promise<string> {
+    return this.base.generate(prompt, { ...this.#override.getStore(), ...options });
+  }
+
+  stream(prompt: Parameters<M["stream"]>[0], options: NonNullable<Parameters<M["stream"]>[1]> | object = {}): ReturnType<M["stream"]> {
+    return this.base.stream(prompt, { ...this.#override.getStore(), ...options }) as ReturnType<M["stream"]>;
+  }
+
+  /** Frees adapters and base. Idempotent. */
+  dispose(): void {
+    this.unload().dispose();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.dispose();
+  }
+
+  #register(name: string, adapter: Adapter): void {
+    this.#adapters.set(name, adapter);
+    adapter.attach(this.base, name);
+  }
+
+  #get(name: string): Adapter {
+    const adapter = this.#adapters.get(name);
+    if (adapter) return adapter;
+    const known = [...this.#adapters.keys()].join(", ");
+    throw new LowrankError("NOT_FOUND", `There is no adapter '${name}'`, { hint: known ? `Loaded: ${known}.` : "No adapter is loaded." });
+  }
+
+  #assertNew(name: string): void {
+    if (name === "" || name.includes("/") || name.includes("\\") || name === "." || name === "..") {
+      throw new LowrankError("INVALID_ARGUMENT", `'${name}' cannot be the name of an adapter: it names a folder`);
+    }
+    if (this.#adapters.has(name)) throw new LowrankError("INVALID_ARGUMENT", `There is an adapter '${name}' already`, { hint: "Delete it first, or use another name." });
+  }
+
+  #assertUnmerged(what: string): void {
+    if (this.#merged.size > 0) throw new LowrankError("INVALID_ARGUMENT", `Cannot ${what} while adapters are merged`, { hint: "Call unmergeAdapter() first." });
+  }
+
+  /** What is merged is in the weights: then, and while disabled, no adapter acts on top. */
+  #apply(): void {
+    this.base.adapters = this.#disabled > 0 || this.#merged.size > 0 ? BASE_ONLY : { names: this.#active };
+  }
+
+  async #merge(options: MergeOptions, replaced: (linear: Linear, old: Weight) => void): Promise<void> {
+    const names = options.adapterNames ?? this.#active;
+    for (const name of names) this.#get(name);
+    const fresh: [linear: Linear, weight: Weight, path: string][] = [];
+    try {
+      for (const [path, module] of this.base.modules()) {
+        // A tied head reads the embedding, which stays.
+        if (!(module instanceof Linear) || module.weight.borrowed) continue;
+        const weight = mergedWeight(module, names, options.dtype as DType | undefined);
+        if (weight) fresh.push([module, weight, path]);
+      }
+      if (options.safeMerge) for (const [, weight, path] of fresh) await assertFinite(weight, path);
+      await this.base.device.synchronize();
+    } catch (error) {
+      for (const [, weight] of fresh) weight.dispose();
+      throw error;
+    }
+    for (const [linear, weight] of fresh) {
+      replaced(linear, linear.weight);
+      linear.weight = weight;
+    }
+  }
+}
+
+/** Puts a fresh, trainable adapter on a model. Throws INVALID_CONFIG or ADAPTER_MISMATCH listing every mistake. */
+export function getPeftModel<M extends BaseModel & Generator>(
+  model: M,
+  config: LoraConfig | LoraConfigOptions,
+  options: { adapterName?: string; seed?: number } = {},
+): PeftModel<M> {
+  const peft = new PeftModel(model);
+  peft.addAdapter(options.adapterName ?? "default", config instanceof LoraConfig ? config : new LoraConfig(config), options);
+  return peft;
+}
+
+/** Elements of the base's tensors; what is shared (a tied head) counts once. */
+export function countBase(base: BaseModel): number {
+  let count = 0;
+  for (const [, module] of base.modules()) {
+    if (module instanceof Linear) {
+      if (!module.weight.borrowed) count += module.weight.inFeatures * module.weight.outFeatures;
+      count += module.bias?.size ?? 0;
+    } else {
+      for (const [, tensor] of module.tensors()) count += tensor.size;
+    }
+  }
+  return count;
+}
+
+/** `trainable params: 1,792 || all params: 141,376 || trainable%: 1.2675` */
+export function parametersText(trainable: number, all: number): string {
+  const comma = (n: number) => n.toLocaleString("en-US");
+  return `trainable params: ${comma(trainable)} || all params: ${comma(all)} || trainable%: ${((100 * trainable) / all).toFixed(4)}`;
+}
