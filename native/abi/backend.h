@@ -196,7 +196,7 @@ typedef struct lr_backend {
   /* norms, rotary, activation */
   lr_error (*rms_norm)(lr_queue*, lr_tensor y, lr_tensor sum, lr_tensor rstd, lr_tensor x, lr_tensor residual, lr_tensor weight, float eps, int32_t unit_offset);
       /* sum = x + residual (both absent: sum = x); y = sum * rstd * (unit_offset + weight) over the last dimension */
-  lr_error (*rms_norm_grad)(lr_queue*, lr_tensor dx, lr_tensor dweight, lr_tensor dy, lr_tensor dsum, lr_tensor sum, lr_tensor rstd, lr_tensor weight, int32_t unit_offset, int32_t accumulate);
+  lr_error (*rms_norm_grad)(lr_queue*, lr_tensor dx, lr_tensor dweight, lr_tensor dy, lr_tensor dsum, lr_tensor sum, lr_tensor rstd, lr_tensor weight, float eps, int32_t unit_offset, int32_t accumulate);
       /* [scratch] dx (+)= d/dsum + dsum (gradient that reaches sum by other ways; may be absent); dweight may be absent, is accumulated */
   lr_error (*rope_table)(lr_queue*, lr_tensor table, lr_tensor positions, lr_tensor inv_freq, float scaling);
       /* table f32 [T, 2h]: h cosines, then h sines of position * inv_freq (angle in f32), times scaling; inv_freq f32 [h] */

@@ -39,14 +39,14 @@ const rmsNormOp = defineOp<Inputs, RmsNormOptions, { sum: Tensor; rstd: Tensor; 
     save({ sum, rstd, weight });
     return residual ? [y, sum] : [y];
   },
-  backward([dy, dsum], { sum, rstd, weight }, sink, { x, residual }, { unitOffset }) {
+  backward([dy, dsum], { sum, rstd, weight }, sink, { x, residual }, { eps, unitOffset }) {
     const weightGrad = sink.needs(weight) ? sink.into(weight) : undefined;
     if (weightGrad && !weightGrad.accumulate) enqueue(sum, (k, n) => k.fill(n, weightGrad.tensor.handle, 0));
     const run = (dx: Tensor | undefined, accumulate: boolean) => {
       // Without dy only the gradient of the sum passes through.
       if (dy) {
         enqueue(sum, (k, n) =>
-          k.rmsNormGrad(n, handleOf(dx), handleOf(weightGrad?.tensor), dy.handle, handleOf(dsum), sum.handle, rstd.handle, weight.handle, unitOffset ? 1 : 0, accumulate ? 1 : 0),
+          k.rmsNormGrad(n, handleOf(dx), handleOf(weightGrad?.tensor), dy.handle, handleOf(dsum), sum.handle, rstd.handle, weight.handle, eps, unitOffset ? 1 : 0, accumulate ? 1 : 0),
         );
       } else if (dx && dsum) {
         enqueue(sum, (k, n) => (accumulate ? k.axpy(n, dx.handle, dsum.handle, 1) : k.copy(n, dx.handle, dsum.handle)));

@@ -47,6 +47,7 @@ describe.each(isas)("layers on %s", (isa) => {
           t.sum,
           t.rstd,
           t.w,
+          1e-6,
           unitOffset ? 1 : 0,
           0,
         );
@@ -77,7 +78,7 @@ describe.each(isas)("layers on %s", (isa) => {
           dx: raw.from(before, [rows, d]),
         };
         raw.kernels.rmsNorm(raw.d, t.y, 0, t.rstd, t.x, 0, t.w, 1e-5, 0);
-        raw.kernels.rmsNormGrad(raw.d, t.dx, 0, raw.from(dy, [rows, d]), 0, t.x, t.rstd, t.w, 0, 1);
+        raw.kernels.rmsNormGrad(raw.d, t.dx, 0, raw.from(dy, [rows, d]), 0, t.x, t.rstd, t.w, 1e-5, 0, 1);
         expect(relativeError(await raw.f32(t.y), rmsNorm(x, weight, 1e-5, false).y)).toBeLessThan(2e-6);
         const loss = (s: Float64Array) => weighted(rmsNorm(s, weight, 1e-5, false).y, dy) + weighted(s, before);
         expect(gradientError(loss, x, await raw.f32(t.dx), 7)).toBeLessThan(2e-5);
@@ -147,7 +148,7 @@ describe("layers", () => {
           dw: raw.from(new Float32Array(d), [d]),
         };
         raw.kernels.rmsNorm(raw.d, t.y, 0, t.rstd, x, 0, t.w, 1e-6, 0);
-        raw.kernels.rmsNormGrad(raw.d, t.dx, t.dw, dy, 0, x, t.rstd, t.w, 0, 0);
+        raw.kernels.rmsNormGrad(raw.d, t.dx, t.dw, dy, 0, x, t.rstd, t.w, 1e-6, 0, 0);
         const result = await Promise.all([t.y, t.dx, t.dw].map((h) => raw.f32(h)));
         raw.dispose();
         return result;

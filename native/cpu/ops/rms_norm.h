@@ -49,11 +49,28 @@ lr_error rms_norm(lr_queue* queue, lr_tensor y, lr_tensor sum_out, lr_tensor rst
   return success();
 }
 
+/* In a row this short g - xhat * mean(g * xhat) may cancel down to what eps leaves (all of it when d is 1), so it is formed in double. */
+constexpr int64_t kShortRow = 4;
+
+void short_row_grad(float* dx, const float* dy, const float* sum_in, const float* dsum, const float* weight, int64_t d, float eps,
+                           float unit_offset, int32_t accumulate) {
+  double squares = 0, products = 0;
+  for (int64_t i = 0; i < d; i++) {
+    squares += (double)sum_in[i] * sum_in[i];
+    products += (double)dy[i] * (unit_offset + weight[i]) * sum_in[i];
+  }
+  const double inverse = 1.0 / (squares / (double)d + eps), factor = __builtin_sqrt(inverse), mean = products / (double)d;
+  for (int64_t i = 0; i < d; i++) {
+    const double result = factor * ((double)dy[i] * (unit_offset + weight[i]) - sum_in[i] * inverse * mean) + (dsum ? dsum[i] : 0.0f);
+    dx[i] = (float)(accumulate ? dx[i] + result : result);
+  }
+}
+
 /* The rows of one part, whose share of dweight is summed by itself; parts are then added in order. */
 constexpr int64_t kNormParts = 32;
 
 lr_error rms_norm_grad(lr_queue* queue, lr_tensor dx, lr_tensor dweight, lr_tensor dy, lr_tensor dsum, lr_tensor sum_in, lr_tensor rstd,
-                       lr_tensor weight, int32_t unit_offset, int32_t accumulate) {
+                       lr_tensor weight, float eps, int32_t unit_offset, int32_t accumulate) {
   Check check("rms_norm_grad");
   check.tensor("sum", sum_in, LR_F32);
   check.require(sum_in.rank >= 1, "sum must have at least 1 dimension");
@@ -89,6 +106,10 @@ lr_error rms_norm_grad(lr_queue* queue, lr_tensor dx, lr_tensor dweight, lr_tens
       if (!dx.data) continue;
       float* px = (float*)dx.data + r * d;
       const float* pd = dsum.data ? (const float*)dsum.data + r * d : nullptr;
+      if (d <= kShortRow) {
+        short_row_grad(px, pg, ps, pd, w, d, eps, unit_offset ? 1.0f : 0.0f, accumulate);
+        continue;
+      }
       const VF mean = VF::set(sum(products[0] + products[1]) / (float)d);
       for_vectors(0, d, [&](int64_t i, int64_t lanes) {
         const VF xhat = load_lanes(ps + i, lanes) * factor;
