@@ -39,7 +39,12 @@ const startsWith = (ids: readonly number[], prefix: readonly number[]) =>
  * @throws LowrankError TEMPLATE, details.raisedBy `prefix`, when it is not
  */
 function maskFromPrefixes(tokenizer: Tokenizer, whole: string, turns: readonly Turn[]): MaskedConversation {
-  const encode = (text: string) => tokenizer.encode(text, { addSpecialTokens: false });
+  const known = new Map<string, number[]>();
+  const encode = (text: string): number[] => {
+    const ids = known.get(text) ?? tokenizer.encode(text, { addSpecialTokens: false });
+    known.set(text, ids);
+    return ids;
+  };
   const ids = encode(whole);
   const mask = new Uint8Array(ids.length);
   for (const { before, after, message } of turns) {

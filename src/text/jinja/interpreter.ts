@@ -235,7 +235,8 @@ export class PythonInterpreter extends Base {
   }
 
   private bound(target: Node, item: Value, scope: Environment): Environment {
-    this.spend(1);
+    // A round's scope costs as much as many nodes.
+    this.spend(16);
     const inner = new Environment(scope);
     if (target.type === "Identifier") {
       inner.setVariable(target.value, item as never);
