@@ -37,10 +37,11 @@ export function missingTools() {
   return { problems, packages };
 }
 
-/** Where node_api.h lies beside this node binary, so that node-gyp needs no network. */
+/** Where the headers lie beside this node binary, so that node-gyp needs no network. */
 export function nodeDir() {
   const prefix = dirname(dirname(process.execPath));
-  return existsSync(join(prefix, "include/node/node_api.h")) ? prefix : undefined;
+  const needed = ["node_api.h", "common.gypi"];
+  return needed.every((file) => existsSync(join(prefix, "include/node", file))) ? prefix : undefined;
 }
 
 /** The script of a package's command, or undefined when `npm ci` has not run. */

@@ -102,4 +102,28 @@ describe("the stream", () => {
     addon.free(here);
     addon.free(there);
   });
+
+  it("runs each task of an op once, however many threads share too few cores", async () => {
+    const run = async (device: string) => {
+      const d = addon.openDevice(device);
+      const results: Promise<ArrayBuffer>[] = [];
+      for (let i = 0; i < 400; i++) {
+        const n = 1 + ((i * 7919) % 70_000);
+        const [x, y] = [addon.alloc(d, F32, [n]), addon.alloc(d, F32, [n])];
+        addon.kernels.random(d, x, 0, -1, 1, BigInt(i));
+        addon.kernels.copy(d, y, x);
+        addon.kernels.axpy(d, y, x, 0.25);
+        addon.kernels.add(d, x, x, y);
+        if (i % 8 === 0) results.push(addon.read(x));
+        addon.free(x);
+        addon.free(y);
+      }
+      return Promise.all(results);
+    };
+    const alone = await run("cpu:scalar:1");
+    const crowd = await run("cpu:scalar:7");
+    expect(crowd.map((b) => Buffer.from(b).compare(Buffer.from(alone[crowd.indexOf(b)] as ArrayBuffer)))).toEqual(
+      alone.map(() => 0),
+    );
+  });
 });
