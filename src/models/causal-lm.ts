@@ -15,13 +15,16 @@ import { type TokenLogProb, type TokenLogProbOptions, tokenLogProb } from "../op
 import { Weight } from "../quant/weight.js";
 import type { Device } from "../tensor/device.js";
 import type { DType } from "../tensor/dtype.js";
+import { scope } from "../tensor/scope.js";
 import { Tensor } from "../tensor/tensor.js";
 import type { Tokenizer } from "../text/tokenizer.js";
 import { type Batch, packSequences } from "./batch.js";
 import type { DecoderConfig } from "./config.js";
 import { type DecoderLayer, DecoderModel, type LayerContext, normAdd } from "./decoder.js";
 import type { ModelWeights } from "./loader.js";
+import { type ParameterSlot, parameterSlots } from "./parameter-slots.js";
 import { inverseFrequencies } from "./rope.js";
+import { type SavePretrainedOptions, savePretrained } from "./save-pretrained.js";
 
 /** How a forward pass runs. */
 export interface ForwardOptions extends ForwardMode {
@@ -54,8 +57,8 @@ export abstract class CausalLM extends Module implements TextModel {
   readonly device: Device;
   readonly generationConfig: GenerationConfig;
   readonly nameOrPath: string;
-  /** The dtype in which the checkpoint keeps what is not quantised. */
-  readonly dtype: DType;
+  /** The dtype in which what is not quantised is saved: the checkpoint's, float32 once the model was trained. */
+  dtype: DType;
   readonly bf16: boolean;
   readonly tokenizer: () => Promise<Tokenizer | undefined>;
   /** Adapters of passes and generations that name none. */
@@ -93,7 +96,7 @@ export abstract class CausalLM extends Module implements TextModel {
     let residual: Tensor | undefined;
     options.observe?.(x);
     for (const layer of this.model.layers) {
-      [x, residual] = options.checkpointing && activeTape() ? checkpointed(layer, x, residual, context) : layer.forward(x, residual, context);
+      [x, residual] = options.checkpointing && activeTape() ? checkpointed(layer, x, residual, context) : scope(() => layer.forward(x, residual, context));
       // The stream itself appears only in the next norm; observers pay for an addition of their own.
       if (options.observe && layer !== this.model.layers.at(-1)) options.observe(add(x, residual));
     }
@@ -126,6 +129,19 @@ export abstract class CausalLM extends Module implements TextModel {
   /** New token ids of several prompts, computed as one batch. */
   generateIds(prompts: readonly (readonly number[])[], options: GenerateOptions = {}): Promise<number[][]> {
     return generateIds(this, prompts, options);
+  }
+
+  /** Writes config, weights, generation config and tokenizer files as a Hugging Face folder. */
+  savePretrained(folder: string, options: SavePretrainedOptions = {}): Promise<void> {
+    return savePretrained(this, folder, options);
+  }
+
+  /**
+   * Every tensor of the model as a place that training can fill with a parameter of its own; a tied head shares the embedding's.
+   * @throws LowrankError UNSUPPORTED for a model with 4-bit weights, which cannot be trained
+   */
+  parameterSlots(): ParameterSlot[] {
+    return parameterSlots(this);
   }
 
   decoder(adapter: string | null | undefined): GenerationModel {
@@ -180,7 +196,7 @@ function checkpointed(layer: DecoderLayer, x: Tensor, residual: Tensor | undefin
   }
   const trained = captures.filter((tensor) => tensor.requiresGrad);
   const inputs = residual ? [x, residual] : [x];
-  return checkpoint((x, residual) => layer.forward(x!, residual, context), inputs, trained) as [Tensor, Tensor];
+  return checkpoint((x, residual) => layer.forward(x!, residual, context), inputs, [...trained, context.ropeTable, context.cuSeqlens]) as [Tensor, Tensor];
 }
 
 /** The last row of each sequence: float32 [sequences, d]. */
