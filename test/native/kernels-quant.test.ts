@@ -1,19 +1,16 @@
-import { existsSync } from "node:fs";
-import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { goldenFolder } from "../golden/folder.js";
-import { readTensors } from "../golden/tensors.js";
+import { CODE_BOOKS, DYNAMIC_SIGNED, DYNAMIC_UNSIGNED } from "../../src/quant/codes.js";
 import { gaussian, relativeError } from "../reference/numeric.js";
 import { quantize4bit, quantize8bit } from "../reference/quant.js";
 import { addon, isas, refusal, sameBits, withRaw } from "./raw.js";
 
-const tables = join(goldenFolder("peft"), "nf4-tables", "expected.safetensors");
+// The tables themselves are checked by the golden kinds nf4_tables and qmap.
+const tables = { ...CODE_BOOKS, dynamic_signed: DYNAMIC_SIGNED, dynamic_unsigned: DYNAMIC_UNSIGNED };
 const orders = { nf4: [...Array(16).keys()], fp4: [11, 10, 13, 12, 15, 14, 9, 0, 8, 1, 6, 7, 4, 5, 2, 3] };
 
-describe.runIf(existsSync(tables)).each(isas)("quantisation on %s", (isa) => {
+describe.each(isas)("quantisation on %s", (isa) => {
   const device = `cpu:${isa}`;
-  const golden = existsSync(tables) ? readTensors(tables) : new Map();
-  const table = (name: string) => golden.get(name)?.data as Float32Array;
+  const table = (name: keyof typeof tables) => tables[name];
 
   for (const type of ["nf4", "fp4"] as const) {
     it.each([
@@ -85,52 +82,56 @@ describe.runIf(existsSync(tables)).each(isas)("quantisation on %s", (isa) => {
     });
   });
 
-  it.each(["dynamic_signed", "dynamic_unsigned"])("8-bit blocks with the %s map, and the nested form of absmax", async (name) => {
-    await withRaw(device, async (raw) => {
-      const map = table(name);
-      for (const [n, blocksize] of [
-        [1, 256],
-        [1500, 256],
-        [777, 64],
-      ] as const) {
-        const x = gaussian(n, 3);
-        if (n > 600) x.fill(0, 256, 512);
-        // Midpoints, where the even code wins.
-        if (n > 1000) for (let i = 0; i < 256; i++) x[512 + i] = i === 0 ? 1 : ((map[i - 1] as number) + (map[i] as number)) / 2;
-        if (name === "dynamic_unsigned") x.set(x.map(Math.abs));
-        const expected = quantize8bit(x, map, blocksize);
-        const blocks = expected.absmax.length;
-        const t = {
-          x: raw.from(x, [n]),
-          map: raw.from(map, [256]),
-          codes: raw.out([n], "uint8"),
-          absmax: raw.out([blocks]),
-          y: raw.out([n]),
-        };
-        raw.kernels.quantize8bit(raw.d, t.codes, t.absmax, t.x, t.map, blocksize);
-        raw.kernels.dequantize8bit(raw.d, t.y, t.codes, t.absmax, t.map, blocksize);
-        expect(sameBits(await raw.bytes(t.codes), expected.codes)).toBe(true);
-        expect(await raw.f32(t.absmax)).toEqual(expected.absmax);
-        expect(await raw.f32(t.y)).toEqual(
-          Float32Array.from(
-            expected.codes,
-            (c, i) => (map[c] as number) * (expected.absmax[Math.floor(i / blocksize)] as number),
-          ),
-        );
+  it.each(["dynamic_signed", "dynamic_unsigned"] as const)(
+    "8-bit blocks with the %s map, and the nested form of absmax",
+    async (name) => {
+      await withRaw(device, async (raw) => {
+        const map = table(name);
+        for (const [n, blocksize] of [
+          [1, 256],
+          [1500, 256],
+          [777, 64],
+        ] as const) {
+          const x = gaussian(n, 3);
+          if (n > 600) x.fill(0, 256, 512);
+          // Midpoints, where the even code wins.
+          if (n > 1000)
+            for (let i = 0; i < 256; i++) x[512 + i] = i === 0 ? 1 : ((map[i - 1] as number) + (map[i] as number)) / 2;
+          if (name === "dynamic_unsigned") x.set(x.map(Math.abs));
+          const expected = quantize8bit(x, map, blocksize);
+          const blocks = expected.absmax.length;
+          const t = {
+            x: raw.from(x, [n]),
+            map: raw.from(map, [256]),
+            codes: raw.out([n], "uint8"),
+            absmax: raw.out([blocks]),
+            y: raw.out([n]),
+          };
+          raw.kernels.quantize8bit(raw.d, t.codes, t.absmax, t.x, t.map, blocksize);
+          raw.kernels.dequantize8bit(raw.d, t.y, t.codes, t.absmax, t.map, blocksize);
+          expect(sameBits(await raw.bytes(t.codes), expected.codes)).toBe(true);
+          expect(await raw.f32(t.absmax)).toEqual(expected.absmax);
+          expect(await raw.f32(t.y)).toEqual(
+            Float32Array.from(
+              expected.codes,
+              (c, i) => (map[c] as number) * (expected.absmax[Math.floor(i / blocksize)] as number),
+            ),
+          );
 
-        const offset = raw.out([1]);
-        raw.kernels.quantizeAbsmax(raw.d, t.codes, t.absmax, offset, t.x, t.map, blocksize);
-        const mean = Math.fround(x.reduce((a, b) => a + b, 0) / n);
-        expect(relativeError(await raw.f32(offset), [mean])).toBeLessThan(1e-7);
-        const nested = quantize8bit(
-          x.map((value) => value - mean),
-          map,
-          blocksize,
-        );
-        expect(sameBits(await raw.bytes(t.codes), nested.codes)).toBe(true);
-      }
-    });
-  });
+          const offset = raw.out([1]);
+          raw.kernels.quantizeAbsmax(raw.d, t.codes, t.absmax, offset, t.x, t.map, blocksize);
+          const mean = Math.fround(x.reduce((a, b) => a + b, 0) / n);
+          expect(relativeError(await raw.f32(offset), [mean])).toBeLessThan(1e-7);
+          const nested = quantize8bit(
+            x.map((value) => value - mean),
+            map,
+            blocksize,
+          );
+          expect(sameBits(await raw.bytes(t.codes), nested.codes)).toBe(true);
+        }
+      });
+    },
+  );
 });
 
 describe("quantisation", () => {
