@@ -1,6 +1,7 @@
 import { checkpoint } from "../autograd/checkpoint.js";
 import { activeTape } from "../autograd/tape.js";
 import { LowrankError } from "../errors.js";
+import type { FolderWriter } from "../io/durable.js";
 import type { DecoderModel as GenerationModel } from "../generate/decode.js";
 import type { KvView } from "../generate/kv-cache.js";
 import type { GenerateOptions, GenerationConfig } from "../generate/options.js";
@@ -24,7 +25,7 @@ import { type DecoderLayer, DecoderModel, type LayerContext, normAdd } from "./d
 import type { ModelWeights } from "./loader.js";
 import { type ParameterSlot, parameterSlots } from "./parameter-slots.js";
 import { inverseFrequencies } from "./rope.js";
-import { type SavePretrainedOptions, savePretrained } from "./save-pretrained.js";
+import { type SavePretrainedOptions, savePretrained, writeFiles } from "./save-pretrained.js";
 
 /** How a forward pass runs. */
 export interface ForwardOptions extends ForwardMode {
@@ -134,6 +135,11 @@ export abstract class CausalLM extends Module implements TextModel {
   /** Writes config, weights, generation config and tokenizer files as a Hugging Face folder. */
   savePretrained(folder: string, options: SavePretrainedOptions = {}): Promise<void> {
     return savePretrained(this, folder, options);
+  }
+
+  /** The same files without the tokenizer's, into a folder that is being written, such as a checkpoint. */
+  writeFiles(dir: FolderWriter, options: SavePretrainedOptions = {}): Promise<void> {
+    return writeFiles(this, dir, options);
   }
 
   /**

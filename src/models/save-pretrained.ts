@@ -1,4 +1,5 @@
 /** A model as the files of a Hugging Face folder. */
+import type { FolderWriter } from "../io/durable.js";
 import type { SafetensorsDType } from "../io/safetensors.js";
 import type { TensorEntry } from "../io/safetensors-write.js";
 import { Embedding } from "../nn/embedding.js";
@@ -8,7 +9,7 @@ import type { Tensor } from "../tensor/tensor.js";
 import type { Tokenizer } from "../text/tokenizer.js";
 import { fourBitEntries, quantizationConfig } from "./bitsandbytes.js";
 import type { CausalLM } from "./causal-lm.js";
-import { writeModelFolder } from "./save.js";
+import { type ModelFolder, writeModelFiles, writeModelFolder } from "./save.js";
 
 export type SavedDType = "float32" | "bfloat16" | "float16";
 
@@ -29,8 +30,17 @@ const CHUNK_BYTES = 16 << 20;
 
 /** Writes the model's folder durably. Adapters are not part of it: merge them first. */
 export async function savePretrained(model: CausalLM, folder: string, options: SavePretrainedOptions = {}): Promise<void> {
+  await writeModelFolder(folder, await modelFolder(model, options));
+}
+
+/** The same files, but for the tokenizer's, into a folder that is being written, such as a checkpoint. */
+export async function writeFiles(model: CausalLM, dir: FolderWriter, options: SavePretrainedOptions = {}): Promise<void> {
+  await writeModelFiles(dir, { ...(await modelFolder(model, options)), copies: [] });
+}
+
+async function modelFolder(model: CausalLM, options: SavePretrainedOptions): Promise<ModelFolder> {
   const tokenizer = options.tokenizer ?? (await model.tokenizer());
-  await writeModelFolder(folder, {
+  return {
     config: savedConfig(model, options.dtype),
     generationConfig: model.generationConfig.json,
     tensors: await savedTensors(model, options.dtype),
@@ -38,7 +48,7 @@ export async function savePretrained(model: CausalLM, folder: string, options: S
     maxShardBytes: options.maxShardBytes,
     signal: options.signal,
     onProgress: options.onProgress,
-  });
+  };
 }
 
 async function savedTensors(model: CausalLM, dtype: SavedDType | undefined): Promise<TensorEntry[]> {

@@ -1,7 +1,7 @@
 /** Writes a model folder as transformers does: config, generation config, tokenizer files, weights in shards. */
 import { readFile } from "node:fs/promises";
 import { basename } from "node:path";
-import { writeFolder } from "../io/durable.js";
+import { type FolderWriter, writeFolder } from "../io/durable.js";
 import { type TensorEntry, safetensorsSize, tensorBytes, writeSafetensors } from "../io/safetensors-write.js";
 
 /** Shards hold at most this many bytes (transformers' default since version 5 is 50 GB; 5 GB suits every reader). */
@@ -25,19 +25,19 @@ export interface ModelFolder {
 export async function writeModelFolder(path: string, folder: ModelFolder): Promise<void> {
   const shards = planShards(folder.tensors, folder.maxShardBytes ?? MAX_SHARD_BYTES);
   const needed = shards.reduce((sum, tensors) => sum + safetensorsSize(METADATA, tensors), 0);
+  await writeFolder(path, (dir) => writeModelFiles(dir, folder), { needed, replace: true });
+}
+
+/** The same files into a folder that is being written, such as a checkpoint. */
+export async function writeModelFiles(dir: FolderWriter, folder: ModelFolder): Promise<void> {
+  const shards = planShards(folder.tensors, folder.maxShardBytes ?? MAX_SHARD_BYTES);
   const progress = countBytes(folder);
-  await writeFolder(
-    path,
-    async (dir) => {
-      await dir.file("config.json", json(folder.config));
-      if (Object.keys(folder.generationConfig).length > 0) await dir.file("generation_config.json", json(folder.generationConfig));
-      for (const copy of folder.copies) await dir.file(basename(copy), await readFile(copy));
-      const names = shards.map((_, i) => shardName(i, shards.length));
-      for (const [i, tensors] of shards.entries()) await dir.file(names[i]!, (sink) => writeSafetensors(sink, METADATA, tensors.map(progress)));
-      if (shards.length > 1) await dir.file("model.safetensors.index.json", json(shardIndex(shards, names)));
-    },
-    { needed, replace: true },
-  );
+  await dir.file("config.json", json(folder.config));
+  if (Object.keys(folder.generationConfig).length > 0) await dir.file("generation_config.json", json(folder.generationConfig));
+  for (const copy of folder.copies) await dir.file(basename(copy), await readFile(copy));
+  const names = shards.map((_, i) => shardName(i, shards.length));
+  for (const [i, tensors] of shards.entries()) await dir.file(names[i]!, (sink) => writeSafetensors(sink, METADATA, tensors.map(progress)));
+  if (shards.length > 1) await dir.file("model.safetensors.index.json", json(shardIndex(shards, names)));
 }
 
 /** Tensors in their order, a new shard where the next one would not fit. */

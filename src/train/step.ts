@@ -1,0 +1,96 @@
+import { valueAndGrad } from "../autograd/tape.js";
+import type { PackedTokens } from "../data/collate.js";
+import type { Batch } from "../models/batch.js";
+import type { CausalLM } from "../models/causal-lm.js";
+import { weightedSum } from "../ops/elementwise.js";
+import type { AdamW, OptimizerReport } from "../optim/adamw.js";
+import type { Device } from "../tensor/device.js";
+import { native } from "../tensor/native-errors.js";
+import { startMicroStep } from "../tensor/random.js";
+import { detached, scope } from "../tensor/scope.js";
+import { Tensor } from "../tensor/tensor.js";
+
+export interface StepOptions {
+  /** Seed of dropout masks. */
+  seed: number;
+  /** Recompute each layer in the backward pass instead of keeping its activations. */
+  gradientCheckpointing?: boolean;
+}
+
+export interface StepReport extends OptimizerReport {
+  /** Sum of the token losses of the step divided by its target tokens, in nats; 0 when it has none. */
+  loss: number;
+  /** What each micro-batch adds to `loss`. */
+  microLosses: number[];
+}
+
+/** A micro-batch in the memory of a device. */
+export function toDevice(tokens: PackedTokens, device: Device): { batch: Batch; labels: Tensor } {
+  const ints = (values: Int32Array) => Tensor.from(values, [values.length], { device });
+  let maxSeqlen = 0;
+  for (let i = 1; i < tokens.cuSeqlens.length; i++) maxSeqlen = Math.max(maxSeqlen, tokens.cuSeqlens[i]! - tokens.cuSeqlens[i - 1]!);
+  return {
+    batch: { inputIds: ints(tokens.inputIds), positions: ints(tokens.positions), cuSeqlens: ints(tokens.cuSeqlens), maxSeqlen },
+    labels: ints(tokens.labels),
+  };
+}
+
+/**
+ * One optimizer step: forward and backward of every micro-batch, gradients accumulated, then AdamW. Each token's loss is divided by
+ * the target tokens of the whole step, so micro-batches of unequal size count by their tokens, not by their number.
+ */
+export class TrainStep {
+  readonly #model: CausalLM;
+  readonly #optimizer: AdamW;
+  readonly #options: StepOptions;
+
+  constructor(model: CausalLM, optimizer: AdamW, options: StepOptions) {
+    this.#model = model;
+    this.#optimizer = optimizer;
+    this.#options = options;
+  }
+
+  /**
+   * Enqueues the whole step and returns at once; the report comes when the device is done. `microStep` is the number of the first
+   * micro-batch within the run, from which dropout masks are drawn.
+   */
+  run(microBatches: readonly PackedTokens[], lr: number, microStep: number): Promise<StepReport> {
+    const { arena } = this.#optimizer;
+    const targets = microBatches.reduce((sum, { targetTokens }) => sum + targetTokens, 0);
+    const losses = detached(() => Tensor.zeros([Math.max(1, microBatches.length)], { device: arena.device }));
+    try {
+      arena.zeroGrad();
+      for (const [i, tokens] of microBatches.entries()) {
+        // Without a target there is neither loss nor gradient.
+        if (tokens.targetTokens > 0) scope(() => this.#micro(tokens, targets, microStep + i, losses.slice(i, i + 1)));
+      }
+      scope(() => this.#optimizer.step(lr, weightedSum(losses)));
+      return this.#report(losses);
+    } catch (error) {
+      losses.dispose();
+      throw error;
+    }
+  }
+
+  #micro(tokens: PackedTokens, targets: number, microStep: number, into: Tensor): void {
+    const { seed, gradientCheckpointing } = this.#options;
+    const { batch, labels } = toDevice(tokens, into.device);
+    startMicroStep(seed, microStep);
+    const loss = valueAndGrad(() => {
+      const hidden = this.#model.hiddenStates(batch, { training: true, checkpointing: gradientCheckpointing });
+      return weightedSum(this.#model.tokenLogProb(hidden, labels).value, -1 / targets);
+    });
+    native(() => into.device.kernels.copy(into.device.number, into.handle, loss.handle));
+  }
+
+  /** Both reads are enqueued now, so they see this step and not the next one. */
+  async #report(losses: Tensor): Promise<StepReport> {
+    try {
+      const [values, report] = await Promise.all([losses.readFloat32(), this.#optimizer.report()]);
+      const microLosses = [...values];
+      return { ...report, microLosses, loss: microLosses.reduce((sum, loss) => sum + loss, 0) };
+    } finally {
+      losses.dispose();
+    }
+  }
+}

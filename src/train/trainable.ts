@@ -1,0 +1,56 @@
+import type { FolderWriter } from "../io/durable.js";
+import type { CausalLM } from "../models/causal-lm.js";
+import { ParameterArena } from "../optim/arena.js";
+import { countBase, type PeftModel } from "../peft/peft-model.js";
+import { native } from "../tensor/native-errors.js";
+
+/** What a trainer trains: a model, the arena of the parameters that change, and how the result is written. */
+export interface Trainable {
+  readonly model: CausalLM;
+  readonly arena: ParameterArena;
+  readonly counts: { trainable: number; all: number };
+  /** Bytes that `write` needs. */
+  readonly byteLength: number;
+  /** Writes what was trained, in the form others load, into a folder that is being saved. */
+  write(dir: FolderWriter): Promise<void>;
+}
+
+/** The active adapter of a model with adapters. */
+export function adapterTrainable(peft: PeftModel<CausalLM>): Trainable {
+  const { arena, byteLength } = peft.trainable;
+  arena.setTrainable(true);
+  return {
+    model: peft.base,
+    arena,
+    counts: peft.parameterCounts(),
+    byteLength,
+    // A run trains one adapter, which lies in the folder itself whatever its name.
+    write: (dir) => peft.trainable.write(dir, "", peft.base.nameOrPath),
+  };
+}
+
+/**
+ * All weights of a model: they move, as float32, into one arena. A tied embedding and head stay one parameter, which gets gradients from
+ * both ends. Throws UNSUPPORTED for a 4-bit base.
+ */
+export function fullTrainable(model: CausalLM): Trainable {
+  const slots = model.parameterSlots();
+  const arena = new ParameterArena(
+    slots.map(({ path, tensor }) => ({ name: path, shape: tensor.shape })),
+    model.device,
+  );
+  const { kernels, number } = model.device;
+  for (const { path, tensor, replace } of slots) {
+    const parameter = arena.get(path);
+    native(() => kernels.copy(number, parameter.handle, tensor.handle));
+    replace(parameter);
+  }
+  arena.setTrainable(true);
+  return {
+    model,
+    arena,
+    counts: { trainable: arena.size, all: countBase(model) },
+    byteLength: arena.size * 4 + 65_536,
+    write: (dir) => model.writeFiles(dir, { dtype: "float32" }),
+  };
+}
