@@ -6,10 +6,10 @@
 
 namespace LR_ISA { namespace {
 
-constexpr int64_t kFewRows = 4;
+constexpr int64_t kFewRows = 6; /* with more, packing pays */
 
 /* out[i] = W[row] . x[i] for M rows of x with `stride` floats between them. */
-template <int M> LR_INLINE void dots(const lr_weight& w, int64_t row, const float* x, int64_t stride, bool round, float* out) {
+template <int M> __attribute__((noinline)) void dots(const lr_weight& w, int64_t row, const float* x, int64_t stride, bool round, float* out) {
   VF sum[M];
   for (int i = 0; i < M; i++) sum[i] = VF::zero();
   read_weight(w, row, 0, w.k, [&](int64_t p, VF v, int n) {
@@ -18,11 +18,17 @@ template <int M> LR_INLINE void dots(const lr_weight& w, int64_t row, const floa
   });
   for (int i = 0; i < M; i++) out[i] = LR_ISA::sum(sum[i]);
 }
+template <int M> struct Dots { /* dots for a number of rows known only now */
+  static LR_INLINE void of(int64_t m, const lr_weight& w, int64_t row, const float* x, int64_t stride, bool round, float* out) {
+    if (m == M) dots<M>(w, row, x, stride, round, out);
+    else Dots<M - 1>::of(m, w, row, x, stride, round, out);
+  }
+};
+template <> struct Dots<0> {
+  static LR_INLINE void of(int64_t, const lr_weight&, int64_t, const float*, int64_t, bool, float*) {}
+};
 void dots_of(int64_t m, const lr_weight& w, int64_t row, const float* x, int64_t stride, bool round, float* out) {
-  if (m == 1) dots<1>(w, row, x, stride, round, out);
-  else if (m == 2) dots<2>(w, row, x, stride, round, out);
-  else if (m == 3) dots<3>(w, row, x, stride, round, out);
-  else if (m == 4) dots<4>(w, row, x, stride, round, out);
+  Dots<kFewRows>::of(m, w, row, x, stride, round, out);
 }
 
 lr_error linear_few_rows(lr_queue* queue, const lr_linear_group& g) {

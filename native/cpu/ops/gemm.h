@@ -13,25 +13,26 @@ namespace LR_ISA { namespace {
 
 constexpr int kRows = kLanes == 16 ? 14 : kLanes == 8 ? 6 : 4;
 
-/* c[i][j] = or += sum_p a[p * R + i] b[p * ldb + j], for R rows and `columns` <= NV * kLanes columns. */
-template <int R, int NV> __attribute__((noinline)) void micro_tile(int64_t depth, const float* a, const float* b, int64_t ldb, float* c, int64_t ldc, int64_t columns, bool accumulate) {
+/* c[i][j] = or += sum_p a[p * R + i] b[p * kPanel + j], for R rows and `columns` <= NV * kLanes columns. With Pairs every row of
+ * the packed operands holds two steps of the reduction, in bf16. */
+template <int R, int NV, bool Pairs> __attribute__((noinline)) void micro_tile(int64_t depth, const float* a, const float* b, float* c, int64_t ldc, int64_t columns, bool accumulate) {
   VF sum[R][NV];
 #pragma GCC unroll 16
   for (int i = 0; i < R; i++)
 #pragma GCC unroll 2
     for (int v = 0; v < NV; v++) sum[i][v] = VF::zero();
-  for (int64_t p = 0; p < depth; p++) {
+  for (int64_t p = Pairs ? (depth + 1) / 2 : depth; p > 0; p--) {
     VF bv[NV];
 #pragma GCC unroll 2
     for (int v = 0; v < NV; v++) bv[v] = VF::load(b + v * kLanes);
 #pragma GCC unroll 16
     for (int i = 0; i < R; i++) {
-      VF av = VF::set(a[i]);
+      VF av = from_bits(VI::set((int32_t)f32_bits(a[i])));
 #pragma GCC unroll 2
-      for (int v = 0; v < NV; v++) sum[i][v] = fma(av, bv[v], sum[i][v]);
+      for (int v = 0; v < NV; v++) sum[i][v] = Pairs ? dot_pairs(sum[i][v], av, bv[v]) : fma(av, bv[v], sum[i][v]);
     }
     a += R;
-    b += ldb;
+    b += kPanel;
   }
 #pragma GCC unroll 16
   for (int i = 0; i < R; i++) {
@@ -50,14 +51,14 @@ template <int R, int NV> __attribute__((noinline)) void micro_tile(int64_t depth
 }
 
 /* micro_tile for a number of rows known only now. */
-template <int R, int NV> struct Tiles {
-  static LR_INLINE void run(int rows, int64_t depth, const float* a, const float* b, int64_t ldb, float* c, int64_t ldc, int64_t columns, bool accumulate) {
-    if (rows == R) micro_tile<R, NV>(depth, a, b, ldb, c, ldc, columns, accumulate);
-    else Tiles<R - 1, NV>::run(rows, depth, a, b, ldb, c, ldc, columns, accumulate);
+template <int R, int NV, bool Pairs> struct Tiles {
+  static LR_INLINE void run(int rows, int64_t depth, const float* a, const float* b, float* c, int64_t ldc, int64_t columns, bool accumulate) {
+    if (rows == R) micro_tile<R, NV, Pairs>(depth, a, b, c, ldc, columns, accumulate);
+    else Tiles<R - 1, NV, Pairs>::run(rows, depth, a, b, c, ldc, columns, accumulate);
   }
 };
-template <int NV> struct Tiles<0, NV> {
-  static LR_INLINE void run(int, int64_t, const float*, const float*, int64_t, float*, int64_t, int64_t, bool) {}
+template <int NV, bool Pairs> struct Tiles<0, NV, Pairs> {
+  static LR_INLINE void run(int, int64_t, const float*, const float*, float*, int64_t, int64_t, bool) {}
 };
 
 /* How n items are cut into parts of nearly equal size, none above `most`. */
@@ -83,29 +84,20 @@ void pack_a_block(const PackedA& a, int64_t block, int64_t i, const float* from,
   float* out = a.panel(block, i);
   if (transposed) {
     pack_a_columns(from + k0 * stride + r0, stride, rows, depth, scale, round, out);
-    return;
+  } else {
+    /* in front of the last row whole vectors may spill, the last rows go through a buffer: another task owns what follows */
+    int64_t head = max64(0, depth - kLanes) / kLanes * kLanes, tail = depth - head;
+    alignas(64) float buffer[2 * kLanes * kRows + kLanes];
+    pack_a_rows(from + r0 * stride + k0, stride, rows, head, scale, round, out);
+    pack_a_rows(from + r0 * stride + k0 + head, stride, rows, tail, scale, round, buffer);
+    memcpy(out + head * rows, buffer, (size_t)(tail * rows) * sizeof(float));
   }
-  /* in front of the last row whole vectors may spill, the last rows go through a buffer: another task owns what follows */
-  int64_t head = max64(0, depth - kLanes) / kLanes * kLanes, tail = depth - head;
-  alignas(64) float buffer[2 * kLanes * kRows + kLanes];
-  pack_a_rows(from + r0 * stride + k0, stride, rows, head, scale, round, out);
-  pack_a_rows(from + r0 * stride + k0 + head, stride, rows, tail, scale, round, buffer);
-  memcpy(out + head * rows, buffer, (size_t)(tail * rows) * sizeof(float));
+  if (kNativeBf16 && round) pair_up(out, depth, rows);
 }
 
 void pack_a(const PackedA& a, int64_t first, int64_t last, const float* from, int64_t stride, bool transposed, float scale, bool round) {
   for (int64_t i = first; i < last; i++)
     for (int64_t block = 0; block < a.depth.parts; block++) pack_a_block(a, block, i, from, stride, transposed, scale, round);
-}
-
-/* One packed block of B against the panels [first, last) of A: columns [0, columns) of C, whose row 0 is at c. */
-LR_INLINE void multiply_block(const PackedA& a, int64_t first, int64_t last, int64_t block, const float* b, int64_t ldb, float* c, int64_t ldc, int64_t columns, bool accumulate) {
-  for (int64_t i = first; i < last; i++) {
-    float* row = c + a.rows.begin(i) * ldc;
-    int rows = (int)a.rows.size(i);
-    if (columns > kLanes) Tiles<kRows, 2>::run(rows, a.depth.size(block), a.panel(block, i), b, ldb, row, ldc, columns, accumulate);
-    else Tiles<kRows, 1>::run(rows, a.depth.size(block), a.panel(block, i), b, ldb, row, ldc, columns, accumulate);
-  }
 }
 
 /* B of a GEMM: rows of a weight (C = A Wᵀ) or its columns (C = A W), packed block by block. */
@@ -114,17 +106,30 @@ struct OperandB {
   bool rows;
   bool round;
   LR_INLINE int64_t columns() const { return rows ? w.n : w.k; }
-  LR_INLINE int64_t depth() const { return rows ? w.k : w.n; }
+  LR_INLINE void pack(int64_t column, int64_t columns, int64_t k0, int64_t depth, float* buffer) const {
+    if (rows) pack_b_rows(w, column, columns, k0, depth, round, buffer);
+    else pack_b_columns(w, column, columns, k0, depth, round, buffer);
+    if (kNativeBf16 && round) pair_up(buffer, depth, kPanel);
+  }
 };
+
+/* One packed block of B against the panels [first, last) of A: columns [0, columns) of C, whose row 0 is at c. */
+LR_INLINE void multiply_block(const PackedA& a, int64_t first, int64_t last, int64_t block, const float* b, bool round, float* c, int64_t ldc, int64_t columns, bool accumulate) {
+  auto panels = [&](auto run) {
+    for (int64_t i = first; i < last; i++)
+      run((int)a.rows.size(i), a.depth.size(block), a.panel(block, i), b, c + a.rows.begin(i) * ldc, ldc, columns, accumulate);
+  };
+  bool wide = columns > kLanes;
+  if (kNativeBf16 && round) wide ? panels(Tiles<kRows, 2, kNativeBf16>::run) : panels(Tiles<kRows, 1, kNativeBf16>::run);
+  else wide ? panels(Tiles<kRows, 2, false>::run) : panels(Tiles<kRows, 1, false>::run);
+}
 
 /* C[:, column, column + columns) (+)= A B for the rows of A's panels [first, last); c is C[0, column]. `buffer` holds kPanelBuffer floats. */
 void multiply_panel(const PackedA& a, int64_t first, int64_t last, const OperandB& b, int64_t column, float* c, int64_t ldc, bool accumulate, float* buffer) {
   int64_t columns = min64(kPanel, b.columns() - column);
   for (int64_t block = 0; block < a.depth.parts; block++) {
-    int64_t k0 = a.depth.begin(block), depth = a.depth.size(block);
-    if (b.rows) pack_b_rows(b.w, column, columns, k0, depth, b.round, buffer);
-    else pack_b_columns(b.w, column, columns, k0, depth, b.round, buffer);
-    multiply_block(a, first, last, block, buffer, kPanel, c, ldc, columns, accumulate || block > 0);
+    b.pack(column, columns, a.depth.begin(block), a.depth.size(block), buffer);
+    multiply_block(a, first, last, block, buffer, b.round, c, ldc, columns, accumulate || block > 0);
   }
 }
 constexpr int64_t kPanelBuffer = (int64_t)kDepth * kPanel;

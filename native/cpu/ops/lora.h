@@ -208,14 +208,14 @@ lr_error lora_grad(lr_queue* queue, const lr_linear_group* group) {
             const lr_segment& range = g.layers[l].segments[i];
             Range r = meet(range, chunk);
             if (!r.size() || shared_range(g, l, i)) continue;
-            lr_weight rows = dense_f32(x + (r.begin - chunk.begin) * k, r.size(), k);
+            OperandB rows = {dense_f32(x + (r.begin - chunk.begin) * k, r.size(), k), false, round};
             Split depth(r.size(), kDepth);
             for (int64_t block = 0; block < depth.parts; block++) {
-              pack_b_columns(rows, column, columns, depth.begin(block), depth.size(block), round, buffer);
+              rows.pack(column, columns, depth.begin(block), depth.size(block), buffer);
               for (int j = l; j < g.count; j++) {
                 if (!same_range(g.layers[j], i, range) || !g.layers[j].segments[i].da.data) continue;
                 PackedA a = operand(du[j], g.layers[j], g.layers[j].segments[i]);
-                multiply_block(a, 0, a.rows.parts, block, buffer, kPanel, f32_out(g.layers[j].segments[i].da) + column, k, columns, true);
+                multiply_block(a, 0, a.rows.parts, block, buffer, round, f32_out(g.layers[j].segments[i].da) + column, k, columns, true);
               }
             }
           }

@@ -2,7 +2,8 @@
  *
  * Layouts: A panels hold R rows, a[p * R + i]; B panels hold up to kPanel columns, b[p * kPanel + j], zero behind the last one;
  * p runs over the reduction. Packing a 4-bit weight decodes it: nibble -> table -> times absmax, in f32 (element 2i in the high
- * nibble, blocks over the flat matrix, so a row may begin inside a block). With math = bf16 both packs round.
+ * nibble, blocks over the flat matrix, so a row may begin inside a block). With math = bf16 both packs round,
+ * and where the machine multiplies bf16 (kNativeBf16) rows 2 q and 2 q + 1 become one row of pairs.
  */
 #ifndef LOWRANK_CPU_OPS_PACK_H
 #define LOWRANK_CPU_OPS_PACK_H
@@ -113,6 +114,21 @@ void pack_b_columns(const lr_weight& w, int64_t column, int64_t count, int64_t k
   }
 }
 
+/* Turns `depth` rows of bf16 values stored as f32 into rows of pairs (dot_pairs), in place: row q takes rows 2 q and 2 q + 1. */
+LR_INLINE void pair_up(float* panel, int64_t depth, int64_t width) {
+  for (int64_t q = 0; 2 * q < depth; q++) {
+    const float *low = panel + 2 * q * width, *high = 2 * q + 1 < depth ? low + width : nullptr;
+    for (int64_t i = 0; i < width; i += kLanes) {
+      int64_t n = min64(kLanes, width - i);
+      VF a = n == kLanes ? VF::load(low + i) : load_n<VF>(low + i, n), b = !high ? VF::zero() : n == kLanes ? VF::load(high + i) : load_n<VF>(high + i, n);
+      VU word = {(VU::Native)bits(a).v >> 16 | ((VU::Native)bits(b).v & VU::set(0xffff0000u).v)};
+      VF pair = {(VF::Native)word.v};
+      if (n == kLanes) pair.store(panel + q * width + i);
+      else store_n(pair, panel + q * width + i, n);
+    }
+  }
+}
+
 /* R rows of a row-major matrix, columns [0, depth) from `from`, scaled; each row p of the panel is R floats. The panel needs
  * kLanes floats of room behind it. */
 void pack_a_rows(const float* from, int64_t stride, int rows, int64_t depth, float scale, bool round, float* a) {
@@ -142,7 +158,8 @@ void pack_a_columns(const float* from, int64_t stride, int rows, int64_t depth, 
 /* Multiplies elements [first, first + n) of x by their dropout mask. */
 void dropout_span(const lr_dropout& dropout, uint64_t first, int64_t n, float* x) {
   const float scale = 1.0f / (1.0f - dropout.p);
-  const double limit = (double)dropout.p * 4294967296.0;
+  const double limit = (double)dropout.p * 4294967296.0; /* below 2^32, for p < 1 is a float */
+  const uint32_t least = (uint32_t)limit + ((double)(uint32_t)limit < limit);
   int64_t i = 0;
   while (i < n) {
     uint32_t words[64];
@@ -151,7 +168,7 @@ void dropout_span(const lr_dropout& dropout, uint64_t first, int64_t n, float* x
     int blocks = (int)min64(16, ceil_div(n - i + skip, 4));
     philox(dropout.key, element / 4, blocks, words);
     int64_t m = min64(n - i, 4 * blocks - skip);
-    for (int64_t j = 0; j < m; j++) x[i + j] = (double)words[skip + j] >= limit ? x[i + j] * scale : 0.0f;
+    for (int64_t j = 0; j < m; j++) x[i + j] = words[skip + j] >= least ? x[i + j] * scale : 0.0f;
     i += m;
   }
 }

@@ -12,6 +12,7 @@ typedef Vec<float, 8> VF;
 typedef Vec<int32_t, 8> VI;
 typedef Vec<uint32_t, 8> VU;
 typedef Vec<double, 4> VD;
+typedef Vec<uint64_t, 4> VQ;
 
 LR_INLINE VF fma(VF a, VF b, VF c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
 LR_INLINE VD fma(VD a, VD b, VD c) { return {_mm256_fmadd_pd(a.v, b.v, c.v)}; }
@@ -46,6 +47,9 @@ LR_INLINE void store_f16(VF a, uint16_t* p) { _mm_storeu_si128((__m128i*)p, _mm2
 LR_INLINE VD low_f64(VF a) { return {_mm256_cvtps_pd(_mm256_castps256_ps128(a.v))}; }
 LR_INLINE VD high_f64(VF a) { return {_mm256_cvtps_pd(_mm256_extractf128_ps(a.v, 1))}; }
 LR_INLINE VF from_f64(VD low, VD high) { return {_mm256_set_m128(_mm256_cvtpd_ps(high.v), _mm256_cvtpd_ps(low.v))}; }
+
+/* The 64-bit products of the low 32 bits of each lane. */
+LR_INLINE VQ multiply_low(VQ a, VQ b) { return {(VQ::Native)_mm256_mul_epu32((__m256i)a.v, (__m256i)b.v)}; }
 
 /* kLanes nibbles of kLanes / 2 bytes, the high one first. */
 LR_INLINE VI load_nibbles(const uint8_t* p) {

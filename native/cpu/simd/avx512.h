@@ -16,6 +16,7 @@ typedef Vec<float, 16> VF;
 typedef Vec<int32_t, 16> VI;
 typedef Vec<uint32_t, 16> VU;
 typedef Vec<double, 8> VD;
+typedef Vec<uint64_t, 8> VQ;
 
 LR_INLINE VF fma(VF a, VF b, VF c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 LR_INLINE VD fma(VD a, VD b, VD c) { return {_mm512_fmadd_pd(a.v, b.v, c.v)}; }
@@ -49,6 +50,13 @@ LR_INLINE VD high_f64(VF a) { return {_mm512_cvtps_pd(_mm512_extractf32x8_ps(a.v
 LR_INLINE VF from_f64(VD low, VD high) {
   return {_mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(low.v)), _mm512_cvtpd_ps(high.v), 1)};
 }
+
+/* The 64-bit products of the low 32 bits of each lane. */
+LR_INLINE VQ multiply_low(VQ a, VQ b) { return {(VQ::Native)_mm512_mul_epu32((__m512i)a.v, (__m512i)b.v)}; }
+
+#ifdef LR_AVX512_BF16
+LR_INLINE VF dot_pairs(VF sum, VF a, VF b) { return {_mm512_dpbf16_ps(sum.v, (__m512bh)a.v, (__m512bh)b.v)}; }
+#endif
 
 /* kLanes nibbles of kLanes / 2 bytes, the high one first. */
 LR_INLINE VI load_nibbles(const uint8_t* p) {

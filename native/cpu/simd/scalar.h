@@ -11,6 +11,7 @@ typedef Vec<float, 4> VF;
 typedef Vec<int32_t, 4> VI;
 typedef Vec<uint32_t, 4> VU;
 typedef Vec<double, 2> VD;
+typedef Vec<uint64_t, 2> VQ;
 
 template <typename V, typename F> LR_INLINE V each(const F& f) { /* lane i = f(i) */
   V r;
@@ -27,6 +28,9 @@ LR_INLINE VF round_bf16(VF a) { return each<VF>([=](int i) { return round_bf16(a
 LR_INLINE VD low_f64(VF a) { return each<VD>([=](int i) { return (double)a.v[i]; }); }
 LR_INLINE VD high_f64(VF a) { return each<VD>([=](int i) { return (double)a.v[i + 2]; }); }
 LR_INLINE VF from_f64(VD low, VD high) { return each<VF>([=](int i) { return (float)(i < 2 ? low.v[i & 1] : high.v[i & 1]); }); }
+
+/* The 64-bit products of the low 32 bits of each lane. */
+LR_INLINE VQ multiply_low(VQ a, VQ b) { return each<VQ>([=](int i) { return (uint64_t)(uint32_t)a.v[i] * (uint32_t)b.v[i]; }); }
 
 /* kLanes nibbles of kLanes / 2 bytes, the high one first. */
 LR_INLINE VI load_nibbles(const uint8_t* p) { return each<VI>([=](int i) { return i & 1 ? p[i / 2] & 15 : p[i / 2] >> 4; }); }

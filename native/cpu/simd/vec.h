@@ -4,7 +4,8 @@
  * ISA does better. Every ISA lives in its own namespace LR_ISA, all of it anonymous: no symbol of a kernel leaves its object,
  * or the linker could keep the AVX-512 copy of a function for every machine.
  *
- * An ISA header sets the natural width kLanes and the aliases VF (float), VI (int32_t), VU (uint32_t), VD (double, half as many).
+ * An ISA header sets the natural width kLanes and the aliases VF (float), VI (int32_t), VU (uint32_t), VD and VQ (double and
+ * uint64_t, half as many).
  */
 #ifndef LR_ISA
 #error "define LR_ISA (the namespace of this variant) before including simd headers; see isa/"
@@ -72,6 +73,11 @@ template <int N> LR_INLINE Vec<float, N> from_bits(Vec<int32_t, N> a) { return {
 template <int N> LR_INLINE Vec<float, N> to_float(Vec<int32_t, N> a) { return {__builtin_convertvector(a.v, typename Vec<float, N>::Native)}; }
 template <int N> LR_INLINE Vec<int32_t, N> to_int(Vec<float, N> a) { return {__builtin_convertvector(a.v, typename Vec<int32_t, N>::Native)}; } /* truncates */
 template <int N> LR_INLINE Vec<float, N> abs(Vec<float, N> a) { return from_bits(bits(a) & Vec<int32_t, N>::set(0x7fffffff)); }
+/* sum + a.low * b.low + a.high * b.high, where each lane of a and b holds two bf16 (the first of the pair in the low half). */
+template <int N> LR_INLINE Vec<float, N> dot_pairs(Vec<float, N> sum, Vec<float, N> a, Vec<float, N> b) {
+  const Vec<int32_t, N> high = Vec<int32_t, N>::set((int32_t)0xffff0000u);
+  return fma(from_bits(bits(a) & high), from_bits(bits(b) & high), fma(from_bits(bits(a) << 16), from_bits(bits(b) << 16), sum));
+}
 /* To the nearest integer, ties to even, for |a| < 2^22. */
 template <int N> LR_INLINE Vec<float, N> round_small(Vec<float, N> a) {
   Vec<float, N> magic = Vec<float, N>::set(12582912.0f);
