@@ -4,7 +4,7 @@ import { basename, dirname, join, posix, resolve } from "node:path";
 import { LowrankError } from "../errors.js";
 import { addChecksum, MANIFEST, type Manifest, type ManifestFacts, type ManifestFile, readManifest } from "./manifest.js";
 import { isAlive, thisProcess } from "./process-identity.js";
-import { checkSpace, noSpace } from "./space.js";
+import { checkSpace, freeBytes, noSpace } from "./space.js";
 
 /** Where a file's bytes go; calls are awaited one after the other. */
 export interface ByteSink {
@@ -217,7 +217,7 @@ async function guard(path: string, needed: number | undefined, body: () => Promi
     await body();
   } catch (error) {
     const { code, syscall, message } = error as NodeJS.ErrnoException;
-    if (code === "ENOSPC" || code === "EDQUOT") throw noSpace(path, needed, undefined, error);
+    if (code === "ENOSPC" || code === "EDQUOT") throw noSpace(path, needed, await freeBytes(path), error);
     if (error instanceof LowrankError || syscall === undefined) throw error;
     throw new LowrankError("CHECKPOINT", `${path} cannot be written: ${message}`, {
       hint: "Check that the folder exists, is yours to write and that its disk works.",

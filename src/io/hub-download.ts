@@ -5,7 +5,7 @@ import { dirname } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { LowrankError } from "../errors.js";
-import { noSpace } from "./space.js";
+import { freeBytes, noSpace } from "./space.js";
 
 export interface RemoteFile {
   name: string;
@@ -65,7 +65,7 @@ async function fetchAll(
     } catch (error) {
       signal?.throwIfAborted();
       if (error instanceof LowrankError) throw error;
-      if ((error as NodeJS.ErrnoException).code === "ENOSPC") throw noSpace(partial, file.size, undefined, error);
+      if ((error as NodeJS.ErrnoException).code === "ENOSPC") throw noSpace(partial, file.size, await freeBytes(partial), error);
       if (attempt === ATTEMPTS) {
         throw new LowrankError("HUB", `${file.name} could not be downloaded from ${file.url}: ${reasonOf(error)}`, {
           hint: "Check the network and run again: the download goes on where it stopped.",
@@ -93,12 +93,13 @@ async function fetchRest(
     have = 0;
   }
   if (have === file.size && have > 0) return;
-  const stall = new AbortController();
-  let timer = setTimeout(() => stall.abort(new Error("the server stopped sending")), STALL_MS);
+  const stop = linkedController(signal);
+  const stalled = () => stop.abort(new Error("the server stopped sending"));
+  let timer = setTimeout(stalled, STALL_MS);
   try {
     const response = await fetch(file.url, {
       headers: { ...headers, "accept-encoding": "identity", ...(have > 0 ? { range: `bytes=${have}-` } : {}) },
-      signal: signal ? AbortSignal.any([signal, stall.signal]) : stall.signal,
+      signal: stop.signal,
     });
     if (response.status === 416 || (have > 0 && response.status === 200)) {
       onBytes(-have); // the server cannot continue: from the start
@@ -113,9 +114,9 @@ async function fetchRest(
     }
     const handle = await open(partial, "a");
     try {
-      for await (const chunk of response.body ?? []) {
+      for await (const chunk of chunks(response, stop.signal)) {
         clearTimeout(timer);
-        timer = setTimeout(() => stall.abort(new Error("the server stopped sending")), STALL_MS);
+        timer = setTimeout(stalled, STALL_MS);
         await handle.appendFile(chunk);
         onBytes(chunk.byteLength);
         if ((await handle.stat()).size > file.size) break; // more than announced: the check of the hash refuses it
@@ -127,6 +128,35 @@ async function fetchRest(
     if ((await sizeOf(partial)) < file.size) throw new Error("the connection ended too early");
   } finally {
     clearTimeout(timer);
+    stop.abort(); // also frees a connection whose answer is not wanted any more
+  }
+}
+
+/**
+ * A controller that aborts with `signal`. Not AbortSignal.any: Node 20 may collect such a signal as garbage before it fires, and then
+ * the download hangs.
+ */
+export function linkedController(signal?: AbortSignal): AbortController {
+  const controller = new AbortController();
+  if (signal?.aborted) controller.abort(signal.reason);
+  else signal?.addEventListener("abort", () => controller.abort(signal.reason), { once: true, signal: controller.signal });
+  return controller;
+}
+
+/** The body's parts. An abort ends the wait for the next one, even where the stream itself would not notice it. */
+async function* chunks(response: Response, signal: AbortSignal): AsyncGenerator<Uint8Array> {
+  const reader = response.body?.getReader();
+  if (!reader) return;
+  const aborted = new Promise<never>((_, reject) => {
+    const onAbort = () => reject(signal.reason);
+    if (signal.aborted) onAbort();
+    signal.addEventListener("abort", onAbort, { once: true });
+  });
+  aborted.catch(() => {}); // it may come when nobody waits
+  for (;;) {
+    const { done, value } = await Promise.race([reader.read(), aborted]);
+    if (done) return;
+    yield value;
   }
 }
 

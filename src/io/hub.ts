@@ -2,7 +2,7 @@ import { existsSync, readFileSync, statSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { LowrankError } from "../errors.js";
 import { HubCache, hubCacheFolder, hubHome } from "./hub-cache.js";
-import { downloadFile, type RemoteFile, reasonOf } from "./hub-download.js";
+import { downloadFile, linkedController, type RemoteFile, reasonOf } from "./hub-download.js";
 import { checkSpace } from "./space.js";
 
 export interface HubProgress {
@@ -93,8 +93,7 @@ async function download(
   const total = absent.reduce((sum, file) => sum + file.size, 0);
   await checkSpace(cache.folder, total);
   let done = 0;
-  const stop = new AbortController();
-  const signal = options.signal ? AbortSignal.any([options.signal, stop.signal]) : stop.signal;
+  const stop = linkedController(options.signal);
   const queue = [...absent];
   const worker = async () => {
     for (let file = queue.shift(); file !== undefined; file = queue.shift()) {
@@ -103,7 +102,7 @@ async function download(
         done += delta;
         options.onProgress?.({ file: name, done, total });
       };
-      await downloadFile(file, cache.blob(file.hash), headers, onBytes, signal);
+      await downloadFile(file, cache.blob(file.hash), headers, onBytes, stop.signal);
     }
   };
   const outcomes = Array.from({ length: PARALLEL }, () =>
@@ -112,8 +111,8 @@ async function download(
     }),
   );
   await Promise.all(outcomes);
-  options.signal?.throwIfAborted();
   if (stop.signal.aborted) throw stop.signal.reason;
+  stop.abort(); // forgets the caller's signal
   for (const file of missing) await cache.link(commit, file.name, file.hash);
 }
 

@@ -8,18 +8,22 @@ const MARGIN = 8 * 1024 * 1024;
 
 /** Refuses with NO_SPACE when the file system that holds (or will hold) `path` has fewer than `needed` bytes to give. */
 export async function checkSpace(path: string, needed: number): Promise<void> {
-  let folder = resolve(path);
-  while (!existsSync(folder) && dirname(folder) !== folder) folder = dirname(folder);
-  const { bavail, bsize } = await statfs(folder);
-  const free = bavail * bsize;
+  const free = await freeBytes(path);
   if (free < needed + MARGIN) throw noSpace(path, needed, free);
 }
 
-/** The NO_SPACE error; `needed` and `free` in bytes where they are known. */
-export function noSpace(path: string, needed?: number, free?: number, cause?: unknown): LowrankError {
-  const figures =
-    needed !== undefined && free !== undefined ? `: ${formatBytes(needed)} are needed, ${formatBytes(free)} are free` : "";
-  return new LowrankError("NO_SPACE", `the disk of ${path} is too full${figures}`, {
+/** Bytes that the file system that holds (or will hold) `path` has to give. */
+export async function freeBytes(path: string): Promise<number> {
+  let folder = resolve(path);
+  while (!existsSync(folder) && dirname(folder) !== folder) folder = dirname(folder);
+  const { bavail, bsize } = await statfs(folder);
+  return bavail * bsize;
+}
+
+/** The NO_SPACE error; `needed` and `free` in bytes. */
+export function noSpace(path: string, needed: number | undefined, free: number, cause?: unknown): LowrankError {
+  const figures = `${needed === undefined ? "" : `${formatBytes(needed)} are needed, `}${formatBytes(free)} are free`;
+  return new LowrankError("NO_SPACE", `the disk of ${path} is too full: ${figures}`, {
     hint: "Free some space or choose a folder on another disk; nothing that was there has been changed.",
     details: { path, needed, free },
     cause,
