@@ -14,3 +14,9 @@ export function cast(x: Tensor, dtype: DType): Tensor {
   copyInto(y, x);
   return y;
 }
+
+/** y += factor * x, float32 of one shape. No gradient. */
+export function addInto(y: Tensor, x: Tensor, factor = 1): void {
+  check(sameShape(y, x), "addInto", "y", `[${x.shape}] as x`, y);
+  enqueue(y, (k, d) => k.axpy(d, y.handle, x.handle, factor));
+}

@@ -94,7 +94,9 @@ const linearOp = defineOp<Inputs, Attrs, Saved, Tensor[]>({
     const wanted = sink.needs(inputs.x) ? sink.into(inputs.x) : undefined;
     const trainsPairs = calls.some(({ u }) => u);
     if (wanted || trainsPairs) {
-      enqueue(inputs.pairs[0] ?? calls[0]!.y, (k, d) => k.linearDx(d, words(x ?? inputs.x, wanted?.tensor, wanted?.accumulate ?? false, calls, options)));
+      // Only the shape of x is read here; it may be gone when nothing else needs it.
+      const shape = x ?? wanted!.tensor;
+      enqueue(shape, (k, d) => k.linearDx(d, words(shape, wanted?.tensor, wanted?.accumulate ?? false, calls, options)));
     }
     if (trainsPairs) {
       const trained = calls.filter(({ u }) => u);

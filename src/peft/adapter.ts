@@ -8,9 +8,9 @@ import { openSafetensors, refusePickle, type TensorSource } from "../io/safetens
 import { writeSafetensors } from "../io/safetensors-write.js";
 import { LoraPair } from "../nn/adapter-slot.js";
 import { Linear } from "../nn/linear.js";
+import { fillRandom } from "../ops/random.js";
 import { ParameterArena } from "../optim/arena.js";
 import type { Device } from "../tensor/device.js";
-import { native } from "../tensor/native-errors.js";
 import { randomKey } from "../tensor/random.js";
 import { LoraConfig } from "./config.js";
 import { type AdapterPlan, type BaseModel, type PlannedTensor, planAdapter } from "./plan.js";
@@ -111,12 +111,11 @@ export class Adapter {
 function initialize({ arena, config }: Adapter, { key, shape, role }: PlannedTensor, seed: number): void {
   const random = config.initLoraWeights === false;
   if (role === "lora_B" && !random) return; // the arena starts at zero
-  const { handle, device } = arena.get(key);
   const [rows = 1, columns = 1] = shape;
   const gaussian = String(config.initLoraWeights).toLowerCase() === "gaussian";
   // Kaiming uniform with a = √5 is U(±1/√fan_in).
   const bound = 1 / Math.sqrt(columns);
-  native(() => device.kernels.random(device.number, handle, gaussian ? 1 : 0, gaussian ? 0 : -bound, gaussian ? 1 / rows : bound, randomKey(seed, key)));
+  fillRandom(arena.get(key), gaussian ? { normal: { mean: 0, std: 1 / rows } } : { uniform: { low: -bound, high: bound } }, randomKey(seed, key));
 }
 
 /** The file must hold exactly the planned tensors; every difference is listed. */

@@ -1,11 +1,11 @@
 import { LowrankError } from "../errors.js";
 import type { Linear } from "../nn/linear.js";
+import { addInto, cast } from "../ops/copy.js";
+import { weightedSum } from "../ops/elementwise.js";
 import { matmul } from "../ops/matmul.js";
 import { Weight } from "../quant/weight.js";
 import type { DType } from "../tensor/dtype.js";
-import { native } from "../tensor/native-errors.js";
 import { scope } from "../tensor/scope.js";
-import { Tensor } from "../tensor/tensor.js";
 
 /**
  * The weight of a linear with the deltas of `names` added, W + Σ scale · B A, computed in float32. It keeps the form of the base (a 4-bit
@@ -18,11 +18,7 @@ export function mergedWeight(linear: Linear, names: readonly string[], dtype?: D
   if (pairs.length === 0 && (dtype === undefined || weight.dense?.dtype === dtype)) return undefined;
   return scope(() => {
     const sum = weight.dequantize("float32");
-    const { kernels, number } = sum.device;
-    for (const { a, b, scale } of pairs) {
-      const delta = matmul(b, a);
-      native(() => kernels.axpy(number, sum.handle, delta.handle, scale));
-    }
+    for (const { a, b, scale } of pairs) addInto(sum, matmul(b, a), scale);
     const parts = dtype === undefined ? weight.fourBitParts : undefined;
     if (parts) {
       const { quantType, blocksize, nested } = parts;
@@ -30,20 +26,14 @@ export function mergedWeight(linear: Linear, names: readonly string[], dtype?: D
     }
     const target = dtype ?? weight.dense!.dtype;
     if (target === "float32") return Weight.dense(sum);
-    const rounded = Tensor.empty(sum.shape, { dtype: target, device: sum.device });
-    native(() => kernels.copy(number, rounded.handle, sum.handle));
-    return Weight.dense(rounded);
+    return Weight.dense(cast(sum, target));
   });
 }
 
 /** Throws NON_FINITE when a weight holds NaN or infinity (PEFT's safe_merge). */
 export async function assertFinite(weight: Weight, path: string): Promise<void> {
   using dense = weight.dequantize("float32");
-  using square = scope(() => {
-    const y = Tensor.empty([1], { device: dense.device });
-    native(() => dense.device.kernels.dot(dense.device.number, y.handle, dense.handle, dense.handle, 1, 0));
-    return y;
-  });
+  using square = weightedSum(dense, 1, dense);
   if (!Number.isFinite(await square.item())) {
     throw new LowrankError("NON_FINITE", `Merging gives values that are not finite in ${path}`, { hint: "The adapter is damaged or diverged; nothing was changed." });
   }
