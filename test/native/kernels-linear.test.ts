@@ -157,11 +157,24 @@ describe.each(isas)("linears on %s", (isa) => {
     for (const dropout of [0, 0.5]) await checkGroup(device, { rows, k: 128, layers, dropout });
   });
 
+  it("of more rows than one chunk holds, a segment crossing the border", async () => {
+    const segments = [
+      { begin: 0, end: 3, rank: 2 },
+      { begin: 500, end: 1090, rank: 5 },
+    ];
+    const layers: LayerCase[] = [
+      { kind: "4bit", n: 9, bias: true, segments },
+      { kind: "float32", n: 4, segments },
+    ];
+    for (const dropout of [0, 0.2]) await checkGroup(device, { rows: 1100, k: 21, layers, dropout });
+  });
+
   it("accumulate dW and dbias", async () => {
     for (const [rows, n, k] of [
       [1, 3, 5],
       [127, 65, 33],
       [300, 70, 130],
+      [3, 1100, 5],
     ] as const)
       await withRaw(device, async (raw) => {
         const [dy, x, dw, db] = [gaussian(rows * n, 1), gaussian(rows * k, 2), gaussian(n * k, 3), gaussian(n, 4)] as const;
