@@ -92,13 +92,25 @@ describe("src", () => {
       const next = (SRC[from] ?? []).filter((to) => to !== "*");
       return next.map((to) => reach(to, [...seen, from])).find((path) => path.length > 0) ?? [];
     };
-    expect(Object.keys(SRC).map((from) => reach(from, [])).filter((path) => path.length > 0)).toEqual([]);
+    expect(
+      Object.keys(SRC)
+        .map((from) => reach(from, []))
+        .filter((path) => path.length > 0),
+    ).toEqual([]);
   });
 
   test("only native/ loads a .node file, and only ops, optim and quant enqueue kernels", () => {
-    const users = files("src", [".ts"]).filter((file) => /\bdevice\.kernels\b/.test(readFileSync(join(root, "src", file), "utf8")));
-    expect([...new Set(users.map(folderOfSource))].filter((folder) => !["ops", "optim", "quant", "tensor", "autograd"].includes(folder))).toEqual([]);
-    const loaders = files("src", [".ts"]).filter((file) => /process\.dlopen|node-gyp-build|\.node["'`]/.test(readFileSync(join(root, "src", file), "utf8")));
+    const users = files("src", [".ts"]).filter((file) =>
+      /\bdevice\.kernels\b/.test(readFileSync(join(root, "src", file), "utf8")),
+    );
+    expect(
+      [...new Set(users.map(folderOfSource))].filter(
+        (folder) => !["ops", "optim", "quant", "tensor", "autograd"].includes(folder),
+      ),
+    ).toEqual([]);
+    const loaders = files("src", [".ts"]).filter((file) =>
+      /process\.dlopen|node-gyp-build|\.node["'`]/.test(readFileSync(join(root, "src", file), "utf8")),
+    );
     expect([...new Set(loaders.map(folderOfSource))].filter((folder) => folder !== "native")).toEqual([]);
   });
 });
@@ -124,7 +136,9 @@ describe("native", () => {
   });
 
   test("the addon and the core see no CUDA header", () => {
-    const cuda = sources.filter((file) => /^(addon|core)\//.test(file) && /#\s*include\s+[<"]cuda/.test(readFileSync(join(root, "native", file), "utf8")));
+    const cuda = sources.filter(
+      (file) => /^(addon|core)\//.test(file) && /#\s*include\s+[<"]cuda/.test(readFileSync(join(root, "native", file), "utf8")),
+    );
     expect(cuda).toEqual([]);
   });
 });

@@ -15,7 +15,12 @@ export function checkpoint(block: Block, xs: readonly Tensor[], captures: readon
   return checkpointOp({ xs, captures }, { block, ordinal: currentOrdinal() });
 }
 
-const checkpointOp = defineOp<{ xs: readonly Tensor[]; captures: readonly Tensor[] }, { block: Block; ordinal: number }, { xs: readonly Tensor[]; captures: readonly Tensor[] }, Tensor[]>({
+const checkpointOp = defineOp<
+  { xs: readonly Tensor[]; captures: readonly Tensor[] },
+  { block: Block; ordinal: number },
+  { xs: readonly Tensor[]; captures: readonly Tensor[] },
+  Tensor[]
+>({
   name: "checkpoint",
   forward({ xs, captures }, { block }, save) {
     save({ xs, captures });

@@ -67,5 +67,7 @@ function anyNeedsGrad(inputs: OpInputs): boolean {
 function tensorsIn(saved: unknown): Tensor[] {
   if (isTensor(saved)) return [saved];
   if (typeof saved !== "object" || saved === null) return [];
-  return Object.values(saved).flatMap((value: unknown) => (isTensor(value) ? [value] : Array.isArray(value) ? value.filter(isTensor) : []));
+  return Object.values(saved).flatMap((value: unknown) =>
+    isTensor(value) ? [value] : Array.isArray(value) ? value.filter(isTensor) : [],
+  );
 }

@@ -162,7 +162,8 @@ export function valueAndGrad(loss: () => Tensor): Tensor {
     return scope(() => {
       // The tape alone keeps what backward needs, so that it is free as soon as it was used.
       const value = scope(() => tape.record(loss));
-      if (value.size !== 1) throw new LowrankError("SHAPE_MISMATCH", `[valueAndGrad] the loss must be one value, it is [${value.shape}]`);
+      if (value.size !== 1)
+        throw new LowrankError("SHAPE_MISMATCH", `[valueAndGrad] the loss must be one value, it is [${value.shape}]`);
       const one = Tensor.empty(value.shape, { device: value.device });
       value.device.kernels.fill(value.device.number, one.handle, 1);
       if (value.requiresGrad) {

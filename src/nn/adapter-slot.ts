@@ -44,7 +44,9 @@ export class AdapterSlot {
  * Which adapters act in a forward pass. `names`: all of them on every row, their deltas summed. `rows`: consecutive ranges of rows
  * with at most one adapter each (a mixed batch; null is the base alone).
  */
-export type AdapterSelection = { names: readonly string[] } | { rows: readonly { begin: number; end: number; name: string | null }[] };
+export type AdapterSelection =
+  | { names: readonly string[] }
+  | { rows: readonly { begin: number; end: number; name: string | null }[] };
 
 /** The base alone. */
 export const BASE_ONLY: AdapterSelection = { names: [] };

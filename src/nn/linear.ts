@@ -1,6 +1,6 @@
 import { LowrankError } from "../errors.js";
 import { add, scale } from "../ops/elementwise.js";
-import { type LinearLayer, linearGroup, type LoraSegment } from "../ops/linear.js";
+import { type LinearLayer, type LoraSegment, linearGroup } from "../ops/linear.js";
 import type { Weight } from "../quant/weight.js";
 import { nextKey } from "../tensor/random.js";
 import type { Tensor } from "../tensor/tensor.js";
@@ -51,8 +51,15 @@ export function linear(x: Tensor, layers: readonly Linear[], mode: ForwardMode =
   const [first, ...more] = "names" in selection ? selection.names : [];
   const ranges = "rows" in selection ? selection.rows : first === undefined ? [] : [{ begin: 0, end: rows, name: first }];
   const bf16 = mode.bf16 ?? false;
-  const group = layers.map((layer): LinearLayer => ({ weight: layer.weight, bias: layer.bias, segments: segmentsOf(layer, ranges, rows) }));
-  const p = mode.training ? dropoutOf(layers, ranges.map(({ name }) => name)) : 0;
+  const group = layers.map(
+    (layer): LinearLayer => ({ weight: layer.weight, bias: layer.bias, segments: segmentsOf(layer, ranges, rows) }),
+  );
+  const p = mode.training
+    ? dropoutOf(
+        layers,
+        ranges.map(({ name }) => name),
+      )
+    : 0;
   const ys = linearGroup(x, group, { bf16, ...(p > 0 ? { dropout: { p, key: nextKey(path) } } : {}) });
   for (const name of more) {
     for (const [i, layer] of layers.entries()) {
@@ -63,9 +70,14 @@ export function linear(x: Tensor, layers: readonly Linear[], mode: ForwardMode =
   return ys;
 }
 
-function segmentsOf(layer: Linear, ranges: readonly { begin: number; end: number; name: string | null }[], rows: number): LoraSegment[] {
+function segmentsOf(
+  layer: Linear,
+  ranges: readonly { begin: number; end: number; name: string | null }[],
+  rows: number,
+): LoraSegment[] {
   return ranges.flatMap(({ begin, end, name }) => {
-    if (begin < 0 || end > rows) throw new LowrankError("SHAPE_MISMATCH", `[linear] rows ${begin} to ${end} do not lie in the ${rows} rows of x`);
+    if (begin < 0 || end > rows)
+      throw new LowrankError("SHAPE_MISMATCH", `[linear] rows ${begin} to ${end} do not lie in the ${rows} rows of x`);
     const pair = name === null ? undefined : layer.adapters.pairs.get(name);
     return pair ? [{ rowBegin: begin, rowEnd: end, a: pair.a, b: pair.b, scale: pair.scale }] : [];
   });
@@ -87,9 +99,12 @@ function dropoutOf(layers: readonly Linear[], names: readonly (string | null)[])
 /** scale · (x aᵀ) bᵀ, composed of two plain linears. */
 function delta(x: Tensor, pair: LoraPair, bf16: boolean, training: boolean): Tensor {
   if (training && pair.dropout > 0) {
-    throw new LowrankError("UNSUPPORTED", "[linear] several adapters at once cannot train with dropout", { hint: "Set lora_dropout to 0, or activate one adapter." });
+    throw new LowrankError("UNSUPPORTED", "[linear] several adapters at once cannot train with dropout", {
+      hint: "Set lora_dropout to 0, or activate one adapter.",
+    });
   }
-  const through = (input: Tensor, weight: Weight): Tensor => linearGroup(input, [{ weight, bias: undefined, segments: [] }], { bf16 })[0]!;
+  const through = (input: Tensor, weight: Weight): Tensor =>
+    linearGroup(input, [{ weight, bias: undefined, segments: [] }], { bf16 })[0]!;
   const { a, b } = pair.weights;
   return scale(through(through(x, a), b), pair.scale);
 }

@@ -29,7 +29,8 @@ export abstract class Module {
   /** Tensors that need a gradient, with their paths. */
   *parameters(): Iterable<[path: string, tensor: Tensor]> {
     for (const [path, module] of this.modules()) {
-      for (const [name, tensor] of module.tensors()) if (tensor.requiresGrad) yield [path === "" ? name : `${path}.${name}`, tensor];
+      for (const [name, tensor] of module.tensors())
+        if (tensor.requiresGrad) yield [path === "" ? name : `${path}.${name}`, tensor];
     }
   }
 

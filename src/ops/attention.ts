@@ -29,13 +29,28 @@ export interface PagedCache {
 }
 
 /** Attention over packed sequences: q [T, H, D], k and v [Tk, Hkv, D] → [T, H, D], all float32. Causal, grouped queries, never S × S in memory. */
-export const attention = (q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Tensor => attentionOp({ q, k, v }, options);
+export const attention = (q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Tensor =>
+  attentionOp({ q, k, v }, options);
 
 /** The same against a cache; no gradient. */
 export function attentionCached(q: Tensor, cache: PagedCache, options: AttentionOptions): Tensor {
   const out = Tensor.empty(q.shape, { device: q.device });
   enqueue(out, (kernels, d) =>
-    kernels.attention(d, words({ ...options, out: out.handle, q: q.handle, k: cache.k.handle, v: cache.v.handle, kvLen: cache.kvLen.handle, blockTable: cache.blockTable.handle }, q)),
+    kernels.attention(
+      d,
+      words(
+        {
+          ...options,
+          out: out.handle,
+          q: q.handle,
+          k: cache.k.handle,
+          v: cache.v.handle,
+          kvLen: cache.kvLen.handle,
+          blockTable: cache.blockTable.handle,
+        },
+        q,
+      ),
+    ),
   );
   return out;
 }
@@ -43,7 +58,16 @@ export function attentionCached(q: Tensor, cache: PagedCache, options: Attention
 /** Writes the last keys and values of each sequence into the cache; `cache.kvLen` counts them already. k, v [T, Hkv, D]. */
 export function kvAppend(cache: PagedCache, k: Tensor, v: Tensor, cuSeqlens: Tensor): void {
   enqueue(k, (kernels, d) =>
-    kernels.kvAppend(d, cache.k.handle, cache.v.handle, k.handle, v.handle, cuSeqlens.handle, cache.kvLen.handle, cache.blockTable.handle),
+    kernels.kvAppend(
+      d,
+      cache.k.handle,
+      cache.v.handle,
+      k.handle,
+      v.handle,
+      cuSeqlens.handle,
+      cache.kvLen.handle,
+      cache.blockTable.handle,
+    ),
   );
 }
 
@@ -64,18 +88,42 @@ interface Handles extends AttentionOptions {
 /** The fields of `lr_attention_args` in order. */
 function words(a: Handles, q: Tensor): Float64Array {
   return Float64Array.of(
-    a.out, a.lse ?? 0, a.q, a.k, a.v, a.cuSeqlens.handle, handleOf(a.cuSeqlensK), a.kvLen ?? 0, a.blockTable ?? 0,
-    a.scale ?? 1 / Math.sqrt(q.shape[2]!), a.softcap ?? 0, a.window ?? 0, a.maxSeqlen,
-    a.dout ?? 0, a.dq ?? 0, a.dk ?? 0, a.dv ?? 0,
+    a.out,
+    a.lse ?? 0,
+    a.q,
+    a.k,
+    a.v,
+    a.cuSeqlens.handle,
+    handleOf(a.cuSeqlensK),
+    a.kvLen ?? 0,
+    a.blockTable ?? 0,
+    a.scale ?? 1 / Math.sqrt(q.shape[2]!),
+    a.softcap ?? 0,
+    a.window ?? 0,
+    a.maxSeqlen,
+    a.dout ?? 0,
+    a.dq ?? 0,
+    a.dk ?? 0,
+    a.dv ?? 0,
   );
 }
 
 type Inputs = { q: Tensor; k: Tensor; v: Tensor };
 
-const attentionOp = defineOp<Inputs, AttentionOptions, Inputs & { out: Tensor; lse: Tensor; cu: Tensor; cuK: Tensor | undefined }, Tensor>({
+const attentionOp = defineOp<
+  Inputs,
+  AttentionOptions,
+  Inputs & { out: Tensor; lse: Tensor; cu: Tensor; cuK: Tensor | undefined },
+  Tensor
+>({
   name: "attention",
   forward({ q, k, v }, options, save, recording) {
-    for (const [name, x] of [["q", q], ["k", k], ["v", v]] as const) check(x.shape.length === 3, "attention", name, "[T, H, D]", x);
+    for (const [name, x] of [
+      ["q", q],
+      ["k", k],
+      ["v", v],
+    ] as const)
+      check(x.shape.length === 3, "attention", name, "[T, H, D]", x);
     check(q.shape[1]! % k.shape[1]! === 0, "attention", "heads of q", `a multiple of the ${k.shape[1]} heads of k`, q);
     check(q.shape[2] === k.shape[2], "attention", "k", `of head dimension ${q.shape[2]} as q`, k);
     const out = Tensor.empty(q.shape, { device: q.device });
@@ -95,7 +143,18 @@ const attentionOp = defineOp<Inputs, AttentionOptions, Inputs & { out: Tensor; l
       kernels.attentionGrad(
         d,
         words(
-          { ...options, out: out.handle, lse: lse.handle, q: q.handle, k: k.handle, v: v.handle, dout: dout!.handle, dq: dq.handle, dk: dk.handle, dv: dv.handle },
+          {
+            ...options,
+            out: out.handle,
+            lse: lse.handle,
+            q: q.handle,
+            k: k.handle,
+            v: v.handle,
+            dout: dout!.handle,
+            dq: dq.handle,
+            dk: dk.handle,
+            dv: dv.handle,
+          },
           q,
         ),
       ),

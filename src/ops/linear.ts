@@ -44,7 +44,12 @@ export function linearGroup(x: Tensor, layers: readonly LinearLayer[], options: 
   );
 }
 
-type Inputs = { x: Tensor; weights: readonly (Tensor | undefined)[]; biases: readonly (Tensor | undefined)[]; pairs: readonly Tensor[] };
+type Inputs = {
+  x: Tensor;
+  weights: readonly (Tensor | undefined)[];
+  biases: readonly (Tensor | undefined)[];
+  pairs: readonly Tensor[];
+};
 type Attrs = { layers: readonly LinearLayer[]; options: LinearOptions };
 
 /** A layer as one kernel call sees it. */
@@ -66,7 +71,8 @@ const linearOp = defineOp<Inputs, Attrs, Saved, Tensor[]>({
   name: "linear",
   forward({ x, weights, biases, pairs }, { layers, options }, save, recording) {
     check(x.shape.length === 2 && x.dtype === "float32", "linear", "x", "float32 [T, in]", x);
-    for (const { weight } of layers) check(weight.inFeatures === x.shape[1], "linear", "x", `[T, ${weight.inFeatures}] as the weight`, x);
+    for (const { weight } of layers)
+      check(weight.inFeatures === x.shape[1], "linear", "x", `[T, ${weight.inFeatures}] as the weight`, x);
     const rows = x.shape[0]!;
     const { device } = x;
     const trainsPairs = recording && pairs.some((tensor) => tensor.requiresGrad);
@@ -105,7 +111,8 @@ const linearOp = defineOp<Inputs, Attrs, Saved, Tensor[]>({
     for (const { layer, y: dy } of calls) {
       const dweight = gradientOf(layer.weight.dense, sink);
       const dbias = gradientOf(layer.bias, sink);
-      if (dweight || dbias) enqueue(dy, (k, d) => k.linearDw(d, handleOf(dweight), handleOf(dbias), dy.handle, x!.handle, options.bf16 ? 1 : 0));
+      if (dweight || dbias)
+        enqueue(dy, (k, d) => k.linearDw(d, handleOf(dweight), handleOf(dbias), dy.handle, x!.handle, options.bf16 ? 1 : 0));
     }
   },
 });
@@ -123,13 +130,37 @@ function gradientOf(parameter: Tensor | undefined, sink: Sink): Tensor | undefin
 }
 
 /** `LinearGroupWords` of native/surface.ts; with a sink the segments name where the gradients of a and b go. */
-function words(x: Tensor, dx: Tensor | undefined, accumulate: boolean, calls: readonly Call[], options: LinearOptions, sink?: Sink): Float64Array {
+function words(
+  x: Tensor,
+  dx: Tensor | undefined,
+  accumulate: boolean,
+  calls: readonly Call[],
+  options: LinearOptions,
+  sink?: Sink,
+): Float64Array {
   const { p = 0, key = 0n } = options.dropout ?? {};
-  const out = [x.handle, handleOf(dx), accumulate ? 1 : 0, options.bf16 ? 1 : 0, p, Number(key & 0xffffffffn), Number(key >> 32n), calls.length];
+  const out = [
+    x.handle,
+    handleOf(dx),
+    accumulate ? 1 : 0,
+    options.bf16 ? 1 : 0,
+    p,
+    Number(key & 0xffffffffn),
+    Number(key >> 32n),
+    calls.length,
+  ];
   for (const { layer, y, u, du } of calls) {
     out.push(layer.weight.handle, handleOf(layer.bias), y.handle, handleOf(u), handleOf(du), layer.segments.length);
     for (const { rowBegin, rowEnd, a, b, scale } of layer.segments) {
-      out.push(rowBegin, rowEnd, a.handle, b.handle, sink ? handleOf(gradientOf(a, sink)) : 0, sink ? handleOf(gradientOf(b, sink)) : 0, scale);
+      out.push(
+        rowBegin,
+        rowEnd,
+        a.handle,
+        b.handle,
+        sink ? handleOf(gradientOf(a, sink)) : 0,
+        sink ? handleOf(gradientOf(b, sink)) : 0,
+        scale,
+      );
     }
   }
   return Float64Array.from(out);

@@ -9,7 +9,9 @@ export function matmul(a: Tensor, b: Tensor): Tensor {
   // dX = dY · W is that product, with b as the weight.
   const weight = Weight.borrow(b);
   try {
-    enqueue(y, (k, d) => k.linearDx(d, Float64Array.of(y.handle, y.handle, 0, 0, 0, 0, 0, 1, weight.handle, 0, a.handle, 0, 0, 0)));
+    enqueue(y, (k, d) =>
+      k.linearDx(d, Float64Array.of(y.handle, y.handle, 0, 0, 0, 0, 0, 1, weight.handle, 0, a.handle, 0, 0, 0)),
+    );
   } finally {
     weight.dispose();
   }

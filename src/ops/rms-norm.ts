@@ -9,7 +9,8 @@ export interface RmsNormOptions {
 }
 
 /** y = x / rms(x) * weight over the last dimension (Zhang & Sennrich 2019); x float32 [..., d], weight [d]. */
-export const rmsNorm = (x: Tensor, weight: Tensor, options: RmsNormOptions): Tensor => rmsNormOp({ x, weight, residual: undefined }, options)[0]!;
+export const rmsNorm = (x: Tensor, weight: Tensor, options: RmsNormOptions): Tensor =>
+  rmsNormOp({ x, weight, residual: undefined }, options)[0]!;
 
 /** The pre-norm block's two steps in one: sum = x + residual, y = rmsNorm(sum). Returns [y, sum]. */
 export function addRmsNorm(x: Tensor, residual: Tensor, weight: Tensor, options: RmsNormOptions): [y: Tensor, sum: Tensor] {
@@ -34,7 +35,17 @@ const rmsNormOp = defineOp<Inputs, RmsNormOptions, { sum: Tensor; rstd: Tensor; 
     const sum = residual ? Tensor.empty(x.shape, { device }) : x;
     const rstd = Tensor.empty([x.size / d], { device });
     enqueue(y, (k, n) =>
-      k.rmsNorm(n, y.handle, residual ? sum.handle : 0, rstd.handle, x.handle, handleOf(residual), weight.handle, eps, unitOffset ? 1 : 0),
+      k.rmsNorm(
+        n,
+        y.handle,
+        residual ? sum.handle : 0,
+        rstd.handle,
+        x.handle,
+        handleOf(residual),
+        weight.handle,
+        eps,
+        unitOffset ? 1 : 0,
+      ),
     );
     save({ sum, rstd, weight });
     return residual ? [y, sum] : [y];
@@ -46,7 +57,19 @@ const rmsNormOp = defineOp<Inputs, RmsNormOptions, { sum: Tensor; rstd: Tensor; 
       // Without dy only the gradient of the sum passes through.
       if (dy) {
         enqueue(sum, (k, n) =>
-          k.rmsNormGrad(n, handleOf(dx), handleOf(weightGrad?.tensor), dy.handle, handleOf(dsum), sum.handle, rstd.handle, weight.handle, eps, unitOffset ? 1 : 0, accumulate ? 1 : 0),
+          k.rmsNormGrad(
+            n,
+            handleOf(dx),
+            handleOf(weightGrad?.tensor),
+            dy.handle,
+            handleOf(dsum),
+            sum.handle,
+            rstd.handle,
+            weight.handle,
+            eps,
+            unitOffset ? 1 : 0,
+            accumulate ? 1 : 0,
+          ),
         );
       } else if (dx && dsum) {
         enqueue(sum, (k, n) => (accumulate ? k.axpy(n, dx.handle, dsum.handle, 1) : k.copy(n, dx.handle, dsum.handle)));

@@ -59,9 +59,22 @@ interface Handles {
 /** The fields of `lr_head_args` in order. */
 function words(h: Handles, hidden: Tensor, labels: Tensor, a: Attrs): Float64Array {
   return Float64Array.of(
-    h.value ?? 0, h.entropy ?? 0, h.argmax ?? 0, h.dxUnit ?? 0, hidden.handle, a.weight.handle, labels.handle,
-    a.softcap ?? 0, a.logitScale ?? 1, a.smoothing ?? 0, a.zLoss ?? 0, a.bf16 ? 1 : 0,
-    h.dvalue ?? 0, h.dentropy ?? 0, h.dx ?? 0, h.dweight ?? 0,
+    h.value ?? 0,
+    h.entropy ?? 0,
+    h.argmax ?? 0,
+    h.dxUnit ?? 0,
+    hidden.handle,
+    a.weight.handle,
+    labels.handle,
+    a.softcap ?? 0,
+    a.logitScale ?? 1,
+    a.smoothing ?? 0,
+    a.zLoss ?? 0,
+    a.bf16 ? 1 : 0,
+    h.dvalue ?? 0,
+    h.dentropy ?? 0,
+    h.dx ?? 0,
+    h.dweight ?? 0,
   );
 }
 
@@ -77,8 +90,20 @@ const tokenLogProbOp = defineOp<{ hidden: Tensor; head: Tensor | undefined; labe
   name: "tokenLogProb",
   forward({ hidden, head, labels }, attrs, save, recording) {
     const { weight } = attrs;
-    check(hidden.shape.length === 2 && hidden.shape[1] === weight.inFeatures, "tokenLogProb", "hidden", `[T, ${weight.inFeatures}]`, hidden);
-    check(labels.dtype === "int32" && labels.size === hidden.shape[0], "tokenLogProb", "labels", `int32 [${hidden.shape[0]}]`, labels);
+    check(
+      hidden.shape.length === 2 && hidden.shape[1] === weight.inFeatures,
+      "tokenLogProb",
+      "hidden",
+      `[T, ${weight.inFeatures}]`,
+      hidden,
+    );
+    check(
+      labels.dtype === "int32" && labels.size === hidden.shape[0],
+      "tokenLogProb",
+      "labels",
+      `int32 [${hidden.shape[0]}]`,
+      labels,
+    );
     const { device } = hidden;
     const value = Tensor.empty(labels.shape, { device });
     const entropy = attrs.entropy ? Tensor.empty(labels.shape, { device }) : undefined;
@@ -87,7 +112,12 @@ const tokenLogProbOp = defineOp<{ hidden: Tensor; head: Tensor | undefined; labe
     enqueue(value, (k, d) =>
       k.tokenLogprob(
         d,
-        words({ value: value.handle, entropy: handleOf(entropy), argmax: handleOf(attrs.argmaxInto), dxUnit: handleOf(unit) }, hidden, labels, attrs),
+        words(
+          { value: value.handle, entropy: handleOf(entropy), argmax: handleOf(attrs.argmaxInto), dxUnit: handleOf(unit) },
+          hidden,
+          labels,
+          attrs,
+        ),
       ),
     );
     save({ unit, hidden: unit ? undefined : hidden, head: unit ? undefined : head, labels });
@@ -104,7 +134,15 @@ const tokenLogProbOp = defineOp<{ hidden: Tensor; head: Tensor | undefined; labe
     if (head && !head.accumulate) enqueue(labels, (k, d) => k.fill(d, head.tensor.handle, 0));
     const rows = dvalue ?? Tensor.zeros(labels.shape, { device: labels.device });
     enqueue(labels, (k, d) =>
-      k.tokenLogprobGrad(d, words({ dvalue: rows.handle, dentropy: handleOf(dentropy), dx: handleOf(dx), dweight: handleOf(head?.tensor) }, hidden!, labels, attrs)),
+      k.tokenLogprobGrad(
+        d,
+        words(
+          { dvalue: rows.handle, dentropy: handleOf(dentropy), dx: handleOf(dx), dweight: handleOf(head?.tensor) },
+          hidden!,
+          labels,
+          attrs,
+        ),
+      ),
     );
     if (dx) sink.give(inputs.hidden, dx);
   },

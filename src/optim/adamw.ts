@@ -63,8 +63,18 @@ export class AdamW {
     native(() => {
       kernels.gradStats(number, this.#header.handle, gradients.handle, loss?.handle ?? 0);
       kernels.adamw(
-        number, values.handle, gradients.handle, this.#expAvg.handle, this.#expAvgSq.handle, this.#header.handle, this.#segments.handle,
-        lr, betas[0], betas[1], eps, maxGradNorm,
+        number,
+        values.handle,
+        gradients.handle,
+        this.#expAvg.handle,
+        this.#expAvgSq.handle,
+        this.#header.handle,
+        this.#segments.handle,
+        lr,
+        betas[0],
+        betas[1],
+        eps,
+        maxGradNorm,
       );
     });
   }

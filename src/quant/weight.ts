@@ -5,7 +5,7 @@ import type { DType } from "../tensor/dtype.js";
 import { native } from "../tensor/native-errors.js";
 import { detached, scope } from "../tensor/scope.js";
 import { Tensor } from "../tensor/tensor.js";
-import { CODE4_NUMBER, CODE_BOOKS, DYNAMIC_SIGNED, type QuantType } from "./codes.js";
+import { CODE_BOOKS, CODE4_NUMBER, DYNAMIC_SIGNED, type QuantType } from "./codes.js";
 
 /** The tensors of a 4-bit matrix as bitsandbytes stores it (formats.md D.3). */
 export interface FourBitParts {
@@ -47,7 +47,13 @@ export class Weight {
   #owns = true;
   #disposed = false;
 
-  private constructor(content: Tensor | FourBitParts, shape: readonly [number, number], device: Device, handle: WeightHandle, round: boolean) {
+  private constructor(
+    content: Tensor | FourBitParts,
+    shape: readonly [number, number],
+    device: Device,
+    handle: WeightHandle,
+    round: boolean,
+  ) {
     this.#content = content;
     [this.outFeatures, this.inFeatures] = shape;
     this.device = device;
@@ -81,8 +87,17 @@ export class Weight {
     const { device } = codes;
     const handle = native(() =>
       device.addon.weight4bit(
-        codes.handle, absmax.handle, nested?.absmax.handle ?? 0, nested?.code.handle ?? 0, nested?.offset.handle ?? 0,
-        code.handle, shape[0], shape[1], blocksize, nestedBlocksize, round ? 1 : 0,
+        codes.handle,
+        absmax.handle,
+        nested?.absmax.handle ?? 0,
+        nested?.code.handle ?? 0,
+        nested?.offset.handle ?? 0,
+        code.handle,
+        shape[0],
+        shape[1],
+        blocksize,
+        nestedBlocksize,
+        round ? 1 : 0,
       ),
     );
     for (const tensor of partsOf(parts)) tensor.keep();
@@ -151,10 +166,18 @@ export class FourBitBuilder {
   readonly #options: Required<QuantizeOptions>;
 
   constructor(shape: readonly [number, number], device: Device, options: QuantizeOptions = {}) {
-    this.#options = { quantType: options.quantType ?? "nf4", blocksize: options.blocksize ?? 64, doubleQuant: options.doubleQuant ?? false, round: options.round ?? false };
+    this.#options = {
+      quantType: options.quantType ?? "nf4",
+      blocksize: options.blocksize ?? 64,
+      doubleQuant: options.doubleQuant ?? false,
+      round: options.round ?? false,
+    };
     const { blocksize } = this.#options;
     if (![64, 128, 256, 512, 1024, 2048, 4096].includes(blocksize)) {
-      throw new LowrankError("INVALID_ARGUMENT", `[quantize4bit] blocksize must be a power of two from 64 to 4096 but is ${blocksize}`);
+      throw new LowrankError(
+        "INVALID_ARGUMENT",
+        `[quantize4bit] blocksize must be a power of two from 64 to 4096 but is ${blocksize}`,
+      );
     }
     this.#shape = shape;
     const size = shape[0] * shape[1];
@@ -170,7 +193,15 @@ export class FourBitBuilder {
       const codes = this.#codes.slice(offset / 2, offset / 2 + Math.ceil(part.size / 2));
       const absmax = this.#absmax.slice(offset / blocksize, offset / blocksize + Math.ceil(part.size / blocksize));
       native(() =>
-        device.kernels.quantize4bit(device.number, codes.handle, absmax.handle, nonFinite?.handle ?? 0, part.handle, CODE4_NUMBER[quantType], blocksize),
+        device.kernels.quantize4bit(
+          device.number,
+          codes.handle,
+          absmax.handle,
+          nonFinite?.handle ?? 0,
+          part.handle,
+          CODE4_NUMBER[quantType],
+          blocksize,
+        ),
       );
     });
   }
@@ -181,8 +212,12 @@ export class FourBitBuilder {
     const { device } = this.#codes;
     return detached(() => {
       const parts: FourBitParts = {
-        codes: this.#codes, absmax: this.#absmax, code: Tensor.from(CODE_BOOKS[quantType], [16], { device }),
-        quantType, blocksize, nestedBlocksize: NESTED_BLOCKSIZE,
+        codes: this.#codes,
+        absmax: this.#absmax,
+        code: Tensor.from(CODE_BOOKS[quantType], [16], { device }),
+        quantType,
+        blocksize,
+        nestedBlocksize: NESTED_BLOCKSIZE,
       };
       if (doubleQuant) {
         const blocks = this.#absmax.size;
@@ -193,7 +228,15 @@ export class FourBitBuilder {
           offset: Tensor.empty([1], { device }),
         };
         native(() =>
-          device.kernels.quantizeAbsmax(device.number, codes.handle, nested.absmax.handle, nested.offset.handle, this.#absmax.handle, nested.code.handle, NESTED_BLOCKSIZE),
+          device.kernels.quantizeAbsmax(
+            device.number,
+            codes.handle,
+            nested.absmax.handle,
+            nested.offset.handle,
+            this.#absmax.handle,
+            nested.code.handle,
+            NESTED_BLOCKSIZE,
+          ),
         );
         this.#absmax.dispose();
         parts.absmax = codes;

@@ -13,7 +13,9 @@ export const DTYPE_BYTES: Readonly<Record<DType, number>> = { float32: 4, bfloat
 export function dtypeNumber(dtype: DType): number {
   const index = NATIVE_DTYPES.indexOf(dtype);
   if (index < 0) {
-    throw new LowrankError("INVALID_ARGUMENT", `'${String(dtype)}' is no dtype`, { hint: `Use one of ${NATIVE_DTYPES.join(", ")}.` });
+    throw new LowrankError("INVALID_ARGUMENT", `'${String(dtype)}' is no dtype`, {
+      hint: `Use one of ${NATIVE_DTYPES.join(", ")}.`,
+    });
   }
   return index;
 }

@@ -22,7 +22,8 @@ export function scope<T>(body: () => T): T {
   let result: T;
   try {
     result = body();
-    if (result instanceof Promise) throw new LowrankError("INVALID_ARGUMENT", "[scope] the body must be synchronous, it returned a promise");
+    if (result instanceof Promise)
+      throw new LowrankError("INVALID_ARGUMENT", "[scope] the body must be synchronous, it returned a promise");
   } catch (error) {
     current = outer;
     for (const tensor of own) tensor.dispose();

@@ -1,7 +1,7 @@
 import { LowrankError } from "../errors.js";
 import { bfloat16ToFloat32, float16ToFloat32 } from "../half.js";
 import { type Device, getDevice } from "./device.js";
-import { type DType, DTYPE_BYTES, dtypeNumber, type TypedArray, typedArrayOf } from "./dtype.js";
+import { DTYPE_BYTES, type DType, dtypeNumber, type TypedArray, typedArrayOf } from "./dtype.js";
 import { native, nativeAsync } from "./native-errors.js";
 import { adopt } from "./scope.js";
 
@@ -87,7 +87,8 @@ export class Tensor {
   /** The same elements in another shape; shares storage. */
   reshape(...shape: number[]): Tensor {
     const size = shape.reduce((product, n) => product * n, 1);
-    if (size !== this.size) throw new LowrankError("SHAPE_MISMATCH", `[reshape] [${this.shape}] has ${this.size} elements, [${shape}] has ${size}`);
+    if (size !== this.size)
+      throw new LowrankError("SHAPE_MISMATCH", `[reshape] [${this.shape}] has ${this.size} elements, [${shape}] has ${size}`);
     return this.view(0, this.dtype, shape);
   }
 

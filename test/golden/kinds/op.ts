@@ -4,11 +4,11 @@ import { valueAndGrad } from "../../../src/autograd/tape.js";
 import { attention } from "../../../src/ops/attention.js";
 import { weightedSum } from "../../../src/ops/elementwise.js";
 import { embedding } from "../../../src/ops/embedding.js";
-import { linearGroup, type LoraSegment } from "../../../src/ops/linear.js";
+import { type LoraSegment, linearGroup } from "../../../src/ops/linear.js";
 import { rmsNorm } from "../../../src/ops/rms-norm.js";
 import { rope, ropeTable } from "../../../src/ops/rope.js";
 import { swiglu } from "../../../src/ops/swiglu.js";
-import { tokenLogProb, type TokenLogProbOptions } from "../../../src/ops/token-logprob.js";
+import { type TokenLogProbOptions, tokenLogProb } from "../../../src/ops/token-logprob.js";
 import { Weight } from "../../../src/quant/weight.js";
 import { type Device, getDevice } from "../../../src/tensor/device.js";
 import { Tensor } from "../../../src/tensor/tensor.js";
@@ -32,7 +32,11 @@ const op: GoldenHandler = async ({ dir, spec, options }) => {
     for (const [name, tensor] of bench.parameters) worst = Math.max(worst, await bench.error(`grad.${name}`, tensor.grad!));
     const missing = [...expected.keys()].filter((key) => key.startsWith("grad.") && !bench.parameters.has(key.slice(5)));
     const ok = worst <= spec.tolerance.relative && missing.length === 0;
-    return { ok, maxError: worst, ...(ok ? {} : { reason: missing.length > 0 ? `no ${missing}` : `off by ${worst} of the largest element` }) };
+    return {
+      ok,
+      maxError: worst,
+      ...(ok ? {} : { reason: missing.length > 0 ? `no ${missing}` : `off by ${worst} of the largest element` }),
+    };
   } finally {
     bench.dispose();
   }
@@ -138,10 +142,13 @@ const attentionForward: Forward = (b, attrs) => {
   const [batch, queries] = b.get("q").shape as [number, number, number, number];
   const keys = b.get("k").shape[1]!;
   const mask = b.inputs.get("attention_mask")?.data;
-  const seen = (row: number, position: number) => !mask || mask[row * keys + position] !== 0;
+  const seen = (row: number, position: number) => mask?.[row * keys + position] !== 0;
   const range = (n: number) => Array.from({ length: n }, (_, i) => i);
   const kept = (length: number) => range(batch).map((row) => range(length).filter((i) => seen(row, keys - length + i)));
-  const cumulative = (lists: number[][]) => lists.reduce<number[]>((sums, list) => [...sums, sums.at(-1)! + list.length], [0]);
+  const cumulative = (lists: number[][]) => {
+    let end = 0;
+    return [0, ...lists.map((list) => (end += list.length))];
+  };
   const keptQueries = kept(queries);
   const keptKeys = kept(keys);
   const flat = (lists: number[][], length: number) => lists.flatMap((list, row) => list.map((i) => row * length + i));
@@ -174,7 +181,9 @@ function logProb(b: Bench, attrs: Attrs): { run(extra?: TokenLogProbOptions): Re
   const hidden = b.tensor(b.inputs.has("hidden") ? "hidden" : "logits");
   const weight = b.weight(b.inputs.has("hidden") ? b.tensor("weight") : identity(b, hidden.shape[1]!));
   const rows = hidden.shape[0]!;
-  const labels = b.inputs.has("labels") ? b.tensor("labels") : b.own(Tensor.from(new Int32Array(rows), [rows], { device: b.device }));
+  const labels = b.inputs.has("labels")
+    ? b.tensor("labels")
+    : b.own(Tensor.from(new Int32Array(rows), [rows], { device: b.device }));
   const targets = Array.from(b.inputs.get("labels")?.data ?? []).filter((label) => label !== -100).length;
   return { run: (extra = {}) => tokenLogProb(hidden, weight, labels, { ...options, ...extra }), targets };
 }
