@@ -166,6 +166,7 @@ describe("resolveModel", () => {
     behave = status(404, { "x-error-code": "RevisionNotFound" });
     expect((await errorOf(resolveModel("org/name", { ...options, revision: "v9" }))).message).toMatch(/no revision 'v9'/);
     behave = () => false;
+    requests = [];
     siblings.push({ rfilename: "model-2.safetensors", size: 2 ** 50, blobId: "a".repeat(40) });
     const error = await errorOf(resolveModel("org/name", options));
     expect(error.code).toBe("NO_SPACE");
