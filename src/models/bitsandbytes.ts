@@ -128,22 +128,26 @@ function pythonJson(fields: readonly [string, unknown][]): string {
   return `{${fields.map(([key, x]) => `"${key}": ${value(x)}`).join(", ")}}`;
 }
 
-/** `quantization_config` of config.json. @param dense paths of linears that are not quantised. */
-export function quantizationConfig(parts: FourBitParts, dense: readonly string[]): Record<string, unknown> {
+/**
+ * `quantization_config` of config.json.
+ * @param dense paths of linears that are not quantised. @param former what the model was loaded with, whose other keys stay.
+ */
+export function quantizationConfig(parts: FourBitParts, dense: readonly string[], former: object): Record<string, unknown> {
   return {
     _load_in_4bit: true,
     _load_in_8bit: false,
     bnb_4bit_compute_dtype: "bfloat16",
-    bnb_4bit_quant_storage: "uint8",
-    bnb_4bit_quant_type: parts.quantType,
-    bnb_4bit_use_double_quant: parts.nested !== undefined,
     llm_int8_enable_fp32_cpu_offload: false,
     llm_int8_has_fp16_weight: false,
-    // null stands for the head alone.
-    llm_int8_skip_modules: dense.length === 0 ? null : ["lm_head", ...dense],
     llm_int8_threshold: 6.0,
     load_in_4bit: true,
     load_in_8bit: false,
     quant_method: "bitsandbytes",
+    ...former,
+    bnb_4bit_quant_storage: "uint8",
+    bnb_4bit_quant_type: parts.quantType,
+    bnb_4bit_use_double_quant: parts.nested !== undefined,
+    // null stands for the head alone.
+    llm_int8_skip_modules: dense.length === 0 ? null : ["lm_head", ...dense],
   };
 }

@@ -75,9 +75,9 @@ export abstract class CausalLM extends Module implements TextModel {
     this.nameOrPath = nameOrPath;
     this.tokenizer = tokenizer;
     this.dtype = weights.dtype;
+    this.invFreq = Tensor.from(inverseFrequencies(config.rope), [config.rope.rotaryDims / 2], { device });
     this.model = new DecoderModel(config, weights);
     this.lmHead = new Linear(config.tieWordEmbeddings ? Weight.borrow(this.model.embedTokens.weight) : weights.weight("lm_head.weight"));
-    this.invFreq = Tensor.from(inverseFrequencies(config.rope), [config.rope.rotaryDims / 2], { device });
   }
 
   get vocabSize(): number {

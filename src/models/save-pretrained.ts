@@ -99,7 +99,7 @@ async function* floatBytes(tensor: Tensor, dtype: SavedDType): AsyncGenerator<Ui
 /** config.json of what is written; every key that is not ours to change stays. */
 function savedConfig(model: CausalLM, dtype: SavedDType | undefined): Record<string, unknown> {
   const { json, architecture } = model.config;
-  const { quantization_config: _, ...config } = json;
+  const { quantization_config: former, ...config } = json;
   const linears = [...model.modules()].filter((entry): entry is [string, Linear] => entry[1] instanceof Linear && entry[1] !== model.lmHead);
   const quantized = dtype === undefined ? linears.filter(([, { weight }]) => weight.kind === "4bit") : [];
   const dense = linears.filter((entry) => !quantized.includes(entry)).map(([path]) => path);
@@ -109,6 +109,6 @@ function savedConfig(model: CausalLM, dtype: SavedDType | undefined): Record<str
     ...config,
     architectures: [architecture],
     [key]: dtype ?? model.dtype,
-    ...(parts ? { quantization_config: quantizationConfig(parts, dense) } : {}),
+    ...(parts ? { quantization_config: quantizationConfig(parts, dense, former ?? {}) } : {}),
   };
 }
