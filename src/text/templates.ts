@@ -18,8 +18,9 @@ interface Family {
   systemInUser?: boolean;
 }
 
-const EOS = "\u0001";
-const BOS = "\u0002";
+// Private characters: they occur in no format.
+const EOS = "\ue001";
+const BOS = "\ue002";
 
 const FAMILIES: readonly Family[] = [
   {
@@ -87,7 +88,7 @@ const FAMILIES: readonly Family[] = [
 
 /** A text as a Jinja expression. */
 const literal = (text: string): string => {
-  const parts = text.split(/([\u0001\u0002])/).filter((p) => p !== "");
+  const parts = text.split(/([\ue001\ue002])/).filter((p) => p !== "");
   if (parts.length === 0) return '""';
   return parts.map((p) => (p === EOS ? "eos_token" : p === BOS ? "bos_token" : `"${p.replaceAll("\n", "\\n")}"`)).join(" ~ ");
 };

@@ -1,6 +1,7 @@
-import { readFile } from "node:fs/promises";
+import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { LowrankError } from "../errors.js";
+import type { AddedToken } from "./added-tokens.js";
 
 /** Files that make up a tokenizer, in the order they are copied. */
 export const TOKENIZER_FILES = [
@@ -62,4 +63,43 @@ export async function readChatTemplates(folder: string, config: Record<string, u
   const file = await readOptional(join(folder, "chat_template.jinja"));
   if (file !== undefined) templates.default = file;
   return templates;
+}
+
+/** Text of a token that a configuration gives as a string or as an object. */
+export function tokenText(value: unknown): string | undefined {
+  if (typeof value === "string") return value;
+  const content = (value as { content?: unknown } | null | undefined)?.content;
+  return typeof content === "string" ? content : undefined;
+}
+
+/** An entry of `added_tokens`. */
+export function addedToken(entry: Record<string, unknown>): AddedToken {
+  if (typeof entry.content !== "string" || !Number.isInteger(entry.id)) throw new Error("an added token lacks its content or id");
+  return {
+    id: entry.id as number,
+    content: entry.content,
+    singleWord: entry.single_word === true,
+    lstrip: entry.lstrip === true,
+    rstrip: entry.rstrip === true,
+    normalized: (entry.normalized ?? entry.special !== true) === true,
+    special: entry.special === true,
+  };
+}
+
+/** Says what a folder without tokenizer.json lacks. */
+export async function missingTokenizer(folder: string): Promise<LowrankError> {
+  const exists = (name: string) =>
+    stat(join(folder, name)).then(
+      () => true,
+      () => false,
+    );
+  if (!(await exists("."))) return new LowrankError("NOT_FOUND", `There is no folder ${folder}`);
+  if ((await exists("tokenizer.model")) || (await exists("vocab.json"))) {
+    return new LowrankError("UNSUPPORTED", `${folder} has an old tokenizer without tokenizer.json`, {
+      hint: "Save it once with transformers' AutoTokenizer.from_pretrained(...).save_pretrained(...), which writes tokenizer.json.",
+    });
+  }
+  return new LowrankError("NOT_FOUND", `${folder} has no tokenizer.json`, {
+    hint: "Copy the tokenizer files of the model into the folder.",
+  });
 }

@@ -5,7 +5,15 @@ import { LowrankError } from "../errors.js";
 import { type AddedToken, AddedTokenSplitter } from "./added-tokens.js";
 import { cleanUpSpaces, mendDecoder, StreamDecoder } from "./decode.js";
 import { type Offset, tokenOffsets } from "./offsets.js";
-import { parseObject, readChatTemplates, readOptional, TOKENIZER_FILES } from "./tokenizer-files.js";
+import {
+  addedToken,
+  missingTokenizer,
+  parseObject,
+  readChatTemplates,
+  readOptional,
+  TOKENIZER_FILES,
+  tokenText,
+} from "./tokenizer-files.js";
 
 export interface EncodeOptions {
   /** Let the post-processor put the model's special tokens around the text (default true). */
@@ -100,7 +108,17 @@ export class Tokenizer {
       const added = (json.added_tokens as Record<string, unknown>[]).map(addedToken);
       const backend = new Backend(json, config);
       const byteLevel = JSON.stringify(json.pre_tokenizer)?.includes('"ByteLevel"') ?? false;
-      return new Tokenizer(backend, added, config, await readChatTemplates(folder, config), resolve(folder), special, byteLevel);
+      const tokenizer = new Tokenizer(
+        backend,
+        added,
+        config,
+        await readChatTemplates(folder, config),
+        resolve(folder),
+        special,
+        byteLevel,
+      );
+      tokenizer.tryOut();
+      return tokenizer;
     } catch (cause) {
       if (cause instanceof LowrankError) throw cause;
       throw new LowrankError("INVALID_FILE", `${path} is not a tokenizer this version can read: ${(cause as Error).message}`, {
@@ -121,8 +139,7 @@ export class Tokenizer {
       if ("added" in section) tokens.push(section.added.content);
       else for (const token of section.tokens) tokens.push(token);
     }
-    const post = this.backend.post_processor;
-    const all: string[] = post && options.addSpecialTokens !== false ? post.post_process(tokens, null, true).tokens : tokens;
+    const all = options.addSpecialTokens === false ? tokens : this.finish(tokens);
     return all.map((token) => this.idOfPiece(token));
   }
 
@@ -212,6 +229,18 @@ export class Tokenizer {
     return found;
   }
 
+  /** Runs every part once: a damaged file shows when it is loaded, not in the middle of a run. */
+  private tryOut(): void {
+    for (const text of ["", "a 1\n é"])
+      for (const section of this.sections(text)) if ("tokens" in section) this.finish(section.tokens);
+    this.decode([0, this.vocabSize - 1]);
+  }
+
+  private finish(tokens: string[]): string[] {
+    const post = this.backend.post_processor;
+    return post ? post.post_process(tokens, null, true).tokens : tokens;
+  }
+
   private idOfPiece(token: string): number {
     const id = this.backend.token_to_id(token) ?? this.backend.model?.unk_token_id;
     if (id === undefined)
@@ -259,39 +288,3 @@ export class Tokenizer {
 export const AutoTokenizer = {
   fromPretrained: (folder: string): Promise<Tokenizer> => Tokenizer.fromFolder(folder),
 };
-
-function tokenText(value: unknown): string | undefined {
-  if (typeof value === "string") return value;
-  const content = (value as { content?: unknown } | null | undefined)?.content;
-  return typeof content === "string" ? content : undefined;
-}
-
-function addedToken(entry: Record<string, unknown>): AddedToken {
-  if (typeof entry.content !== "string" || !Number.isInteger(entry.id)) throw new Error("an added token lacks its content or id");
-  return {
-    id: entry.id as number,
-    content: entry.content,
-    singleWord: entry.single_word === true,
-    lstrip: entry.lstrip === true,
-    rstrip: entry.rstrip === true,
-    normalized: (entry.normalized ?? entry.special !== true) === true,
-    special: entry.special === true,
-  };
-}
-
-async function missingTokenizer(folder: string): Promise<LowrankError> {
-  const exists = (name: string) =>
-    stat(join(folder, name)).then(
-      () => true,
-      () => false,
-    );
-  if (!(await exists("."))) return new LowrankError("NOT_FOUND", `There is no folder ${folder}`);
-  if ((await exists("tokenizer.model")) || (await exists("vocab.json"))) {
-    return new LowrankError("UNSUPPORTED", `${folder} has an old tokenizer without tokenizer.json`, {
-      hint: "Save it once with transformers' AutoTokenizer.from_pretrained(...).save_pretrained(...), which writes tokenizer.json.",
-    });
-  }
-  return new LowrankError("NOT_FOUND", `${folder} has no tokenizer.json`, {
-    hint: "Copy the tokenizer files of the model into the folder.",
-  });
-}

@@ -21,7 +21,12 @@ describe("what Python's Jinja prints", () => {
       "[{{ nothing }}]{{ nothing is defined }}{{ nothing | default('x') }}{{ nothing | length }}",
       "[]Falsex0",
     ],
-    ["tojson", "{{ x | tojson }}", '{"a": [1.0, 1e+22, "<é>"], "b": null}', { x: { a: [Object(1), 1e22, "<é>"], b: null } }],
+    [
+      "tojson",
+      "{{ x | tojson }}",
+      '{"a": [1.0, 1e+16, 1e-05, "<é>"], "b": null}',
+      { x: { a: [Object(1), 1e16, 1e-5, "<é>"], b: null } },
+    ],
     [
       "tojson with indent and sorted keys",
       "{{ {'b': [], 'a': [1]} | tojson(indent=2, sort_keys=true) }}",

@@ -65,7 +65,9 @@ describe("assistant masks", () => {
   });
 
   it("are refused where an earlier turn is printed differently, or a token spans a border", async () => {
-    expect(isIllDefined(await one(tok, SHIFTY))).toBe(true);
+    const shifty = await one(tok, SHIFTY);
+    expect(isIllDefined(shifty)).toBe(true);
+    expect(shifty).toMatchObject({ details: { reason: "the text of the first 2 messages is not a prefix of the whole" } });
     expect(isIllDefined(await one(merging, PLAIN, [talk[0]!, { role: "assistant", content: "!" }]))).toBe(true);
     expect(isIllDefined(await one(tok, PLAIN, [{ role: "assistant", content: "first" }]))).toBe(true);
     expect(isIllDefined(new LowrankError("TEMPLATE", "something else"))).toBe(false);

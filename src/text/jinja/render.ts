@@ -1,5 +1,6 @@
 import { Environment, parse, tokenize } from "@huggingface/jinja";
-import { PythonInterpreter, type RenderLimits, range } from "./interpreter.js";
+import { PythonInterpreter, type RenderLimits } from "./interpreter.js";
+import { range } from "./loops.js";
 import { strip } from "./methods.js";
 import { text } from "./print.js";
 import { strftime } from "./strftime.js";
