@@ -2,10 +2,10 @@ import { valueAndGrad } from "../autograd/tape.js";
 import type { PackedTokens } from "../data/collate.js";
 import type { Batch } from "../models/batch.js";
 import type { CausalLM } from "../models/causal-lm.js";
+import { copyInto } from "../ops/copy.js";
 import { weightedSum } from "../ops/elementwise.js";
 import type { AdamW, OptimizerReport } from "../optim/adamw.js";
 import type { Device } from "../tensor/device.js";
-import { native } from "../tensor/native-errors.js";
 import { startMicroStep } from "../tensor/random.js";
 import { detached, scope } from "../tensor/scope.js";
 import { Tensor } from "../tensor/tensor.js";
@@ -80,7 +80,7 @@ export class TrainStep {
       const hidden = this.#model.hiddenStates(batch, { training: true, checkpointing: gradientCheckpointing });
       return weightedSum(this.#model.tokenLogProb(hidden, labels).value, -1 / targets);
     });
-    native(() => into.device.kernels.copy(into.device.number, into.handle, loss.handle));
+    copyInto(into, loss);
   }
 
   /** Both reads are enqueued now, so they see this step and not the next one. */

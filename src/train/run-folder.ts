@@ -1,0 +1,209 @@
+import { existsSync } from "node:fs";
+import { readdir, readFile } from "node:fs/promises";
+import { basename, join } from "node:path";
+import { LowrankError } from "../errors.js";
+import { type FolderWriter, writeFileDurable, writeFolder } from "../io/durable.js";
+import { readJsonFile } from "../io/json.js";
+import { JsonLog } from "../io/json-log.js";
+import { type FolderLock, lockFolder } from "../io/lock.js";
+import { verifyFolder } from "../io/manifest.js";
+import type { AdamW } from "../optim/adamw.js";
+import type { Tokenizer } from "../text/tokenizer.js";
+import type { ResolvedArguments } from "./arguments.js";
+import { newestVerified, pruneCheckpoints, saveCheckpoint } from "./checkpoints.js";
+import type { StepEvent, TrainResult } from "./events.js";
+import { readRunState, restoreTensors, type RunIdentity, type RunState, stateBytes, writeRunState } from "./run-state.js";
+import { sortedJson, trainerLogEntry, trainerStateJson } from "./state.js";
+import type { Trainable } from "./trainable.js";
+
+export interface RunFolderOptions {
+  args: ResolvedArguments;
+  /** Written as training_args.json and compared on resume. */
+  config: Readonly<Record<string, unknown>>;
+  tokenizer: Tokenizer | undefined;
+  trainable: Trainable;
+  optimizer: AdamW;
+  allowChange: readonly string[];
+  identity: RunIdentity;
+}
+
+const ARGUMENTS_FILE = "training_args.json";
+const LOG_FILE = "trainer_log.jsonl";
+/** Keys of the configuration in which a resumed run may always differ (interface rules of resuming). */
+const FREE = /^(output_?dir|overwrite_?output_?dir|resume_?from_?checkpoint|report_?to|logging_?.*|save_?.*)$/i;
+
+/** The output folder of one run: its lock, log, checkpoints and final files. */
+export class RunFolder {
+  readonly path: string;
+  /** Sentences for people about what opening the folder found. */
+  readonly notes: readonly string[];
+  readonly #options: RunFolderOptions;
+  readonly #lock: FolderLock;
+  #log: JsonLog | undefined;
+
+  private constructor(path: string, options: RunFolderOptions, lock: FolderLock) {
+    this.path = path;
+    this.#options = options;
+    this.#lock = lock;
+    this.notes = lock.note === undefined ? [] : [lock.note];
+  }
+
+  /** Locks the folder. Throws LOCKED, or INVALID_CONFIG when it holds another run's files and may not be overwritten or resumed. */
+  static async open(path: string, options: RunFolderOptions): Promise<RunFolder> {
+    const { overwriteOutputDir, resumeFromCheckpoint } = options.args;
+    const present = (await readdir(path).catch(() => [])).filter((name) => !name.startsWith(".lowrank"));
+    if (present.length > 0 && !overwriteOutputDir && !resumeFromCheckpoint) {
+      throw new LowrankError("INVALID_CONFIG", `output_dir ${path} is not empty`, {
+        hint: "Continue its run with --resume, choose another output_dir, or set overwrite_output_dir: true.",
+      });
+    }
+    return new RunFolder(path, options, await lockFolder(path));
+  }
+
+  /** Restores the checkpoint the arguments ask for, if they ask for one; the notes say which, and what was passed over. */
+  async resume(): Promise<{ state: RunState; notes: string[] } | undefined> {
+    const wanted = this.#options.args.resumeFromCheckpoint;
+    const notes: string[] = [];
+    let state: RunState | undefined;
+    if (wanted) {
+      const path = wanted === true ? await this.#newest(notes) : await verified(wanted);
+      state = await readRunState(path);
+      await this.#assertSame(path, state, notes);
+      await restoreTensors(path, this.#options.optimizer);
+      notes.push(`Continuing from ${path} at step ${state.step}`);
+    }
+    const step = state?.step ?? 0;
+    this.#log = await JsonLog.open(join(this.path, LOG_FILE), (entry) => (entry as { current_steps: number }).current_steps <= step);
+    return state && { state, notes };
+  }
+
+  async log(state: RunState, event: StepEvent, totalSteps: number): Promise<void> {
+    state.logHistory.push({ epoch: event.epoch, step: event.step, loss: event.loss, grad_norm: event.gradNorm, learning_rate: event.lr });
+    await this.#log?.append(
+      trainerLogEntry({
+        step: event.step,
+        totalSteps,
+        epoch: event.epoch,
+        loss: event.loss,
+        lr: event.lr,
+        elapsedSeconds: state.runtimeSeconds,
+        remainingSeconds: event.etaSeconds,
+        tokensPerSecond: event.tokensPerSecond,
+        totalTokens: state.trainedTokens,
+      }),
+    );
+  }
+
+  async logEvaluation(state: RunState, loss: number, seconds: number, totalSteps: number, epoch: number): Promise<void> {
+    state.logHistory.push({ epoch, step: state.step, eval_loss: loss, eval_runtime: seconds });
+    const remainingSeconds = (state.runtimeSeconds / Math.max(1, state.step)) * (totalSteps - state.step);
+    await this.#log?.append(
+      trainerLogEntry({ step: state.step, totalSteps, epoch, evalLoss: loss, elapsedSeconds: state.runtimeSeconds, remainingSeconds, totalTokens: state.trainedTokens }),
+    );
+  }
+
+  /** Saves `checkpoint-<step>`; when it is on the disk, older ones beyond the limit are removed. */
+  async save(state: RunState, totalSteps: number, epoch: number): Promise<string> {
+    const { args, trainable, optimizer } = this.#options;
+    const path = await saveCheckpoint(
+      this.path,
+      state.step,
+      async (dir) => {
+        await this.#writeResult(dir, state, totalSteps, epoch);
+        if (!args.saveOnlyModel) await writeRunState(dir, state, optimizer);
+      },
+      { needed: trainable.byteLength + (args.saveOnlyModel ? 0 : stateBytes(optimizer)), facts: {} },
+    );
+    if (args.saveTotalLimit !== null) await pruneCheckpoints(this.path, args.saveTotalLimit);
+    return path;
+  }
+
+  /** The final files in the folder itself. */
+  async finish(state: RunState, result: TrainResult, totalSteps: number, epoch: number): Promise<void> {
+    await writeFolder(this.path, (dir) => this.#writeResult(dir, state, totalSteps, epoch), { needed: this.#options.trainable.byteLength, facts: { step: state.step } });
+    await writeFileDurable(
+      join(this.path, "all_results.json"),
+      sortedJson({
+        epoch,
+        total_flos: 0,
+        train_loss: result.trainLoss,
+        train_runtime: result.runtimeSeconds,
+        train_steps_per_second: result.steps / Math.max(1e-9, result.runtimeSeconds),
+        ...(result.evalLoss === undefined ? {} : { eval_loss: result.evalLoss }),
+      }),
+    );
+  }
+
+  /** Weights, tokenizer files, arguments and trainer_state.json: what every tool of the ecosystem reads. */
+  async #writeResult(dir: FolderWriter, state: RunState, totalSteps: number, epoch: number): Promise<void> {
+    const { args, config, tokenizer, trainable } = this.#options;
+    await trainable.write(dir);
+    for (const file of tokenizer ? await tokenizer.files() : []) await dir.file(basename(file), await readFile(file));
+    await dir.file(ARGUMENTS_FILE, sortedJson(config));
+    await dir.file(
+      "trainer_state.json",
+      trainerStateJson({
+        globalStep: state.step,
+        epoch,
+        maxSteps: totalSteps,
+        numTrainEpochs: Math.ceil(args.numTrainEpochs),
+        loggingSteps: args.loggingSteps,
+        evalSteps: args.evalSteps ?? args.loggingSteps,
+        saveSteps: args.saveSteps,
+        trainBatchSize: args.perDeviceTrainBatchSize,
+        numInputTokensSeen: state.trainedTokens,
+        bestMetric: state.bestMetric,
+        bestGlobalStep: state.bestGlobalStep,
+        bestModelCheckpoint: state.bestGlobalStep === null ? null : `checkpoint-${state.bestGlobalStep}`,
+        logHistory: state.logHistory,
+      }),
+    );
+  }
+
+  async #newest(notes: string[]): Promise<string> {
+    const found = await newestVerified(this.path);
+    if (!found) {
+      throw new LowrankError("INVALID_CONFIG", `${this.path} holds no checkpoint that verifies`, { hint: "Start the run without resume_from_checkpoint." });
+    }
+    for (const { path, problems } of found.skipped) notes.push(`Passed over ${path}: ${problems.join("; ")}`);
+    return found.path;
+  }
+
+  /** A resumed run must be the same run: every difference is named, and refused unless allowed by its key. */
+  async #assertSame(path: string, state: RunState, notes: string[]): Promise<void> {
+    const old = (await readJsonFile(join(path, ARGUMENTS_FILE))) as Record<string, unknown>;
+    const { config, identity, allowChange } = this.#options;
+    const differences: { key: string; old: unknown; new: unknown }[] = [];
+    for (const key of new Set([...Object.keys(old), ...Object.keys(config)])) {
+      if (!FREE.test(key) && JSON.stringify(old[key] ?? null) !== JSON.stringify(config[key] ?? null)) differences.push({ key, old: old[key], new: config[key] });
+    }
+    for (const key of Object.keys(identity) as (keyof RunIdentity)[]) {
+      if (state.identity[key] !== identity[key]) differences.push({ key, old: state.identity[key], new: identity[key] });
+    }
+    const show = (value: unknown) => JSON.stringify(value ?? null);
+    const lines = differences.map((difference) => `${difference.key}: ${show(difference.old)} → ${show(difference.new)}`);
+    const refused = differences.filter(({ key }) => !allowChange.includes(key));
+    if (refused.length > 0) {
+      throw new LowrankError("INVALID_CONFIG", `This is not the run that made ${path}:\n- ${lines.join("\n- ")}`, {
+        hint: `Undo the changes, or accept them: ${refused.map(({ key }) => `--allow-change ${key}`).join(" ")}`,
+        details: { differences },
+      });
+    }
+    for (const line of lines) notes.push(`Changed since the checkpoint: ${line}`);
+  }
+
+  async close(): Promise<void> {
+    await this.#log?.close();
+    this.#log = undefined;
+    this.#lock.release();
+  }
+}
+
+async function verified(path: string): Promise<string> {
+  if (!existsSync(path)) throw new LowrankError("INVALID_CONFIG", `resume_from_checkpoint: there is no folder ${path}`);
+  const verdict = await verifyFolder(path);
+  if (!verdict.ok) {
+    throw new LowrankError("CHECKPOINT", `${path} cannot be trusted: ${verdict.problems.join("; ")}`, { hint: "Resume with true: the newest checkpoint that verifies is taken." });
+  }
+  return path;
+}

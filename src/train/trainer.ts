@@ -1,0 +1,317 @@
+import { createHash } from "node:crypto";
+import { type Batches, fingerprint, makeUnits, type Sequences } from "../data/batches.js";
+import { Batches as BatchDealer } from "../data/batches.js";
+import { LowrankError } from "../errors.js";
+import type { CausalLM } from "../models/causal-lm.js";
+import { AdamW } from "../optim/adamw.js";
+import { createSchedule, type Schedule, warmupSteps } from "../optim/schedules.js";
+import { PeftModel } from "../peft/peft-model.js";
+import { type Tokenizer } from "../text/tokenizer.js";
+import { type ResolvedArguments, resolveArguments, stepCount, type TrainingArguments } from "./arguments.js";
+import { type BatchEvaluation, evaluateBatch, summarize } from "./evaluate.js";
+import type { EvalEvent, StepEvent, TrainEvent, TrainResult } from "./events.js";
+import { RunFolder } from "./run-folder.js";
+import type { RunIdentity, RunState } from "./run-state.js";
+import { type StepReport, TrainStep } from "./step.js";
+import { adapterTrainable, fullTrainable, type Trainable } from "./trainable.js";
+
+export interface TrainerOptions {
+  /** A model with one active adapter, or a bare model for full-parameter training. */
+  model: PeftModel<CausalLM> | CausalLM;
+  /** Tokenised examples; labels are -100 where nothing is learned and not shifted. */
+  dataset: Sequences;
+  evalDataset?: Sequences;
+  args?: TrainingArguments;
+  /** Its files are saved beside adapters and checkpoints. */
+  tokenizer?: Tokenizer;
+  /** What checkpoints record as training_args.json and what a resume compares; default: the arguments. */
+  config?: Readonly<Record<string, unknown>>;
+  /** Keys in which a resumed run may differ from the one that made the checkpoint. */
+  allowChange?: readonly string[];
+}
+
+/** Steps skipped in a row after which a run stops. */
+const MAX_SKIPPED = 5;
+
+/**
+ * Trains what its model makes trainable, as an iterator of events. One optimizer step is enqueued while the one before is awaited, so
+ * the event loop stays free and the device busy. Lazy: nothing happens before `run()` is iterated, and it runs once.
+ */
+export class Trainer {
+  readonly args: ResolvedArguments;
+  readonly #options: TrainerOptions;
+  #started = false;
+
+  constructor(options: TrainerOptions) {
+    this.args = resolveArguments(options.args ?? {});
+    this.#options = options;
+    if (options.dataset.length === 0) throw new LowrankError("DATASET", "The data set has no examples", { hint: "Look at it with `lowrank data preview`." });
+  }
+
+  /** Drains `run()`. */
+  async train(options: { signal?: AbortSignal } = {}): Promise<TrainResult> {
+    let result: TrainResult | undefined;
+    for await (const event of this.run(options)) if (event.type === "done") result = event.result;
+    return result!;
+  }
+
+  /**
+   * Abort: the step in progress ends, a checkpoint is saved and announced, then `signal.reason` is thrown. Leaving the loop with `break`
+   * stops and frees without saving.
+   */
+  async *run(options: { signal?: AbortSignal } = {}): AsyncGenerator<TrainEvent, void, void> {
+    if (this.#started) throw new LowrankError("INVALID_ARGUMENT", "A Trainer runs once", { hint: "Make a new Trainer." });
+    this.#started = true;
+    const { model } = this.#options;
+    const trainable = model instanceof PeftModel ? adapterTrainable(model) : fullTrainable(model);
+    await using run = new Run(this.args, this.#options, trainable);
+    yield* run.events(options.signal);
+  }
+}
+
+/** One run: what it needs is made in `events` and freed when the run is disposed. */
+class Run {
+  readonly #args: ResolvedArguments;
+  readonly #options: TrainerOptions;
+  readonly #trainable: Trainable;
+  readonly #optimizer: AdamW;
+  readonly #batches: Batches;
+  readonly #totalSteps: number;
+  readonly #schedule: Schedule;
+  readonly #step: TrainStep;
+  readonly #identity: RunIdentity;
+  #folder: RunFolder | undefined;
+  #state: RunState;
+  readonly #startedAt = performance.now();
+
+  constructor(args: ResolvedArguments, options: TrainerOptions, trainable: Trainable) {
+    this.#args = args;
+    this.#options = options;
+    this.#trainable = trainable;
+    this.#optimizer = new AdamW(trainable.arena, {
+      betas: [args.adamBeta1, args.adamBeta2],
+      eps: args.adamEpsilon,
+      weightDecay: args.weightDecay,
+      maxGradNorm: args.maxGradNorm,
+    });
+    const packing = args.packing ? { strategy: "bfd" as const, maxLength: args.cutoffLen } : undefined;
+    this.#batches = new BatchDealer(makeUnits(options.dataset, packing), {
+      batchSize: args.perDeviceTrainBatchSize,
+      accumulationSteps: args.gradientAccumulationSteps,
+      seed: args.dataSeed ?? args.seed,
+      shuffle: !args.disableShuffling,
+    });
+    this.#totalSteps = args.maxSteps > 0 ? args.maxSteps : Math.max(1, Math.ceil(args.numTrainEpochs * this.#batches.stepsPerEpoch));
+    this.#schedule = createSchedule({
+      type: args.lrSchedulerType,
+      totalSteps: this.#totalSteps,
+      warmupSteps: warmupSteps(args.warmupSteps, this.#totalSteps),
+      baseLr: args.learningRate,
+      kwargs: args.lrSchedulerKwargs,
+    });
+    this.#step = new TrainStep(trainable.model, this.#optimizer, { seed: args.seed, gradientCheckpointing: args.gradientCheckpointing });
+    const { info } = trainable.model.device;
+    this.#identity = {
+      dataset: fingerprint(options.dataset),
+      isa: info.isa,
+      bf16: trainable.model.bf16,
+      parameters: createHash("sha256")
+        .update(JSON.stringify(trainable.arena.segments.map(({ name, shape }) => [name, shape])))
+        .digest("hex"),
+    };
+    this.#state = {
+      step: 0,
+      trainedTokens: 0,
+      targetTokens: 0,
+      lossSum: 0,
+      runtimeSeconds: 0,
+      bestMetric: null,
+      bestGlobalStep: null,
+      logHistory: [],
+      identity: this.#identity,
+    };
+  }
+
+  async *events(signal: AbortSignal | undefined): AsyncGenerator<TrainEvent, void, void> {
+    signal?.throwIfAborted();
+    const args = this.#args;
+    if (args.outputDir !== undefined) {
+      this.#folder = await RunFolder.open(args.outputDir, {
+        args,
+        config: this.#options.config ?? { ...args },
+        tokenizer: this.#options.tokenizer,
+        trainable: this.#trainable,
+        optimizer: this.#optimizer,
+        allowChange: this.#options.allowChange ?? [],
+        identity: this.#identity,
+      });
+      for (const message of this.#folder.notes) yield { type: "warning", message };
+      const resumed = await this.#folder.resume();
+      if (resumed) {
+        this.#state = resumed.state;
+        for (const message of resumed.notes) yield { type: "warning", message };
+      }
+    }
+    const { dataset } = this.#options;
+    yield {
+      type: "start",
+      totalSteps: this.#totalSteps,
+      step: this.#state.step,
+      examples: dataset.length,
+      targetTokensPerEpoch: dataset.reduce((sum, { labels }) => sum + labels.subarray(1).reduce((n, label) => n + (label === -100 ? 0 : 1), 0), 0),
+      trainableParameters: this.#trainable.counts.trainable,
+      allParameters: this.#trainable.counts.all,
+    };
+    yield* this.#steps(signal);
+    const result = this.#result();
+    if (this.#folder) await this.#folder.finish(this.#state, result, this.#totalSteps, this.#epoch());
+    yield { type: "done", result };
+  }
+
+  async *#steps(signal: AbortSignal | undefined): AsyncGenerator<TrainEvent, void, void> {
+    const args = this.#args;
+    const saveEvery = stepCount(args.saveSteps, this.#totalSteps);
+    const evalEvery = stepCount(args.evalSteps ?? args.loggingSteps, this.#totalSteps);
+    const logEvery = stepCount(args.loggingSteps, this.#totalSteps);
+    let pending = this.#state.step < this.#totalSteps ? this.#enqueue(this.#state.step) : undefined;
+    while (pending) {
+      const current: PendingStep = pending;
+      const number = current.index + 1;
+      const last = number === this.#totalSteps;
+      const epochEnds = number % this.#batches.stepsPerEpoch === 0;
+      const saves = this.#folder !== undefined && args.saveStrategy !== "no" && (last || (args.saveStrategy === "steps" ? number % saveEvery === 0 : epochEnds));
+      const evaluates =
+        this.#options.evalDataset !== undefined && args.evalStrategy !== "no" && (last || (args.evalStrategy === "steps" ? number % evalEvery === 0 : epochEnds));
+      // The next step may only be enqueued before this one is read when nothing has to see the state in between.
+      const aborted = signal?.aborted === true;
+      pending = last || saves || evaluates || aborted ? undefined : this.#enqueue(number);
+      const report = await current.report;
+      const event = this.#record(current, report);
+      if (number % logEvery === 0 || last) await this.#folder?.log(this.#state, event, this.#totalSteps);
+      yield event;
+      if (!report.finite) {
+        yield { type: "warning", message: `Step ${number}: the loss or gradient is not finite; the step changed nothing (${report.consecutive} in a row)` };
+        if (report.consecutive >= MAX_SKIPPED) throw this.#diverged(report);
+      }
+      // An abort that came while the next step was already enqueued: it ends, and is part of what is saved.
+      if (signal?.aborted && pending === undefined) {
+        if (this.#folder) yield await this.#save();
+        throw signal.reason;
+      }
+      if (evaluates) yield await this.#evaluate(number);
+      if (saves) yield await this.#save();
+      if (pending === undefined && !last) pending = this.#enqueue(number);
+    }
+  }
+
+  #enqueue(index: number): PendingStep {
+    const batch = this.#batches.at(this.#batches.cursorAt(index));
+    const lr = this.#schedule(index);
+    const report = this.#step.run(batch.microBatches, lr, index * this.#args.gradientAccumulationSteps);
+    // A failure is reported where the step is awaited, also when the loop has been left before.
+    report.catch(() => {});
+    return { index, lr, tokens: batch.tokens, targetTokens: batch.targetTokens, report };
+  }
+
+  #lastStepAt = performance.now();
+
+  #record(step: PendingStep, report: StepReport): StepEvent {
+    const state = this.#state;
+    const now = performance.now();
+    const seconds = (now - this.#lastStepAt) / 1000;
+    this.#lastStepAt = now;
+    state.step = step.index + 1;
+    state.trainedTokens += step.tokens;
+    if (report.finite) {
+      state.targetTokens += step.targetTokens;
+      state.lossSum += report.loss * step.targetTokens;
+    }
+    state.runtimeSeconds += seconds;
+    const done = state.step;
+    return {
+      type: "step",
+      step: done,
+      totalSteps: this.#totalSteps,
+      epoch: this.#epoch(),
+      loss: report.loss,
+      gradNorm: report.gradNorm,
+      lr: step.lr,
+      targetTokens: step.targetTokens,
+      tokensPerSecond: step.tokens / seconds,
+      etaSeconds: (state.runtimeSeconds / done) * (this.#totalSteps - done),
+      ...(report.finite ? {} : { skipped: true as const }),
+    };
+  }
+
+  #epoch(): number {
+    return this.#state.step / this.#batches.stepsPerEpoch;
+  }
+
+  async #evaluate(step: number): Promise<EvalEvent> {
+    const started = performance.now();
+    const batches = new BatchDealer(makeUnits(this.#options.evalDataset!), {
+      batchSize: this.#args.perDeviceEvalBatchSize,
+      accumulationSteps: 1,
+      seed: 0,
+      shuffle: false,
+    });
+    const parts: BatchEvaluation[] = [];
+    for (let i = 0; i < batches.stepsPerEpoch; i++) {
+      for (const tokens of batches.at(batches.cursorAt(i)).microBatches) parts.push(await evaluateBatch(this.#trainable.model, tokens));
+    }
+    const { loss, perplexity, targetTokens, meanTokenAccuracy } = summarize(parts);
+    const state = this.#state;
+    if (state.bestMetric === null || loss < state.bestMetric) {
+      state.bestMetric = loss;
+      state.bestGlobalStep = step;
+    }
+    const seconds = (performance.now() - started) / 1000;
+    await this.#folder?.logEvaluation(state, loss, seconds, this.#totalSteps, this.#epoch());
+    this.#lastStepAt = performance.now();
+    return { type: "eval", step, loss, perplexity, targetTokens, meanTokenAccuracy };
+  }
+
+  async #save(): Promise<TrainEvent> {
+    const path = await this.#folder!.save(this.#state, this.#totalSteps, this.#epoch());
+    this.#lastStepAt = performance.now();
+    return { type: "checkpoint", step: this.#state.step, path };
+  }
+
+  #diverged(report: StepReport): LowrankError {
+    return new LowrankError("NON_FINITE", `Training stopped: loss or gradient were not finite in ${report.consecutive} steps in a row`, {
+      hint: "The weights are those of the last good step. Lower learning_rate, or check the data and the base model.",
+      details: { step: this.#state.step, skipped: report.skipped },
+    });
+  }
+
+  #result(): TrainResult {
+    const { step, lossSum, targetTokens, bestMetric } = this.#state;
+    return {
+      steps: step,
+      epochs: this.#epoch(),
+      trainLoss: targetTokens > 0 ? lossSum / targetTokens : 0,
+      ...(bestMetric === null ? {} : { evalLoss: bestMetric }),
+      runtimeSeconds: (performance.now() - this.#startedAt) / 1000,
+      targetTokens,
+      skippedSteps: 0,
+      ...(this.#args.outputDir === undefined ? {} : { outputDir: this.#args.outputDir }),
+    };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    // Whatever is still enqueued must not outlive its buffers' owners.
+    await this.#trainable.model.device.synchronize().catch(() => {});
+    this.#optimizer.dispose();
+    if (this.#options.model instanceof PeftModel) this.#trainable.arena.setTrainable(false);
+    else this.#trainable.arena.dispose();
+    await this.#folder?.close();
+  }
+}
+
+interface PendingStep {
+  index: number;
+  lr: number;
+  tokens: number;
+  targetTokens: number;
+  report: Promise<StepReport>;
+}
