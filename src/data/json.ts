@@ -76,6 +76,5 @@ class Reader {
 function number(word: string): unknown {
   const value = Number(word);
   if (/^-?\d+$/.test(word)) return Number.isSafeInteger(value) ? value : BigInt(word);
-  // biome-ignore lint/style/useConsistentBuiltinInstantiation: the object is the mark of a float
   return Number.isInteger(value) ? new Number(value) : value;
 }

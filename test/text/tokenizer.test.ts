@@ -121,6 +121,24 @@ describe("a byte tokenizer", () => {
   });
 });
 
+describe.each(["tokenizer_bytelevel", "tokenizer_sentencepiece"])("offsets of %s", (name) => {
+  it("cover every golden text without gaps, with the same ids", async () => {
+    const dir = `test/golden/cases/text/${name}`;
+    const spec = JSON.parse(await readFile(`${dir}/case.json`, "utf8"));
+    const tok = await AutoTokenizer.fromPretrained(join(dir, spec.tokenizer));
+    for (const { text, idsNoSpecial } of spec.strings) {
+      const { ids, offsets } = tok.encodeWithOffsets(text);
+      expect(ids).toEqual(idsNoSpecial);
+      let covered = 0;
+      for (const [start, end] of offsets) {
+        expect(start).toBeLessThanOrEqual(covered);
+        covered = Math.max(covered, end);
+      }
+      expect(covered).toBe(text.length);
+    }
+  });
+});
+
 const real = "../shared/models/smollm2-135m-instruct-nf4";
 describe.runIf(existsSync(real))("SmolLM2's tokenizer", () => {
   it("loads within two seconds and cuts chat marks out", async () => {
