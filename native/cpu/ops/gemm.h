@@ -115,13 +115,13 @@ struct OperandB {
 
 /* One packed block of B against the panels [first, last) of A: columns [0, columns) of C, whose row 0 is at c. */
 LR_INLINE void multiply_block(const PackedA& a, int64_t first, int64_t last, int64_t block, const float* b, bool round, float* c, int64_t ldc, int64_t columns, bool accumulate) {
-  auto panels = [&](auto run) {
+  auto panels = [&](auto tiles) {
     for (int64_t i = first; i < last; i++)
-      run((int)a.rows.size(i), a.depth.size(block), a.panel(block, i), b, c + a.rows.begin(i) * ldc, ldc, columns, accumulate);
+      tiles.run((int)a.rows.size(i), a.depth.size(block), a.panel(block, i), b, c + a.rows.begin(i) * ldc, ldc, columns, accumulate);
   };
   bool wide = columns > kLanes;
-  if (kNativeBf16 && round) wide ? panels(Tiles<kRows, 2, kNativeBf16>::run) : panels(Tiles<kRows, 1, kNativeBf16>::run);
-  else wide ? panels(Tiles<kRows, 2, false>::run) : panels(Tiles<kRows, 1, false>::run);
+  if (kNativeBf16 && round) wide ? panels(Tiles<kRows, 2, kNativeBf16>()) : panels(Tiles<kRows, 1, kNativeBf16>());
+  else wide ? panels(Tiles<kRows, 2, false>()) : panels(Tiles<kRows, 1, false>());
 }
 
 /* C[:, column, column + columns) (+)= A B for the rows of A's panels [first, last); c is C[0, column]. `buffer` holds kPanelBuffer floats. */
