@@ -79,14 +79,24 @@ function chooseToken(scores: Float32Array, history: readonly number[], options: 
 function checkPrompts(model: DecoderModel, prompts: readonly (readonly number[])[]): void {
   for (const prompt of prompts) {
     if (prompt.length === 0) {
-      throw new LowrankError("INVALID_ARGUMENT", "generate: the prompt has no tokens", { hint: "Give at least one token, such as the model's bos token." });
-    }
-    if (prompt.length >= model.maxPositions) {
-      throw new LowrankError("INVALID_ARGUMENT", `generate: the prompt has ${prompt.length} tokens, the model's context holds ${model.maxPositions}`, {
-        hint: "Shorten the prompt.",
+      throw new LowrankError("INVALID_ARGUMENT", "generate: the prompt has no tokens", {
+        hint: "Give at least one token, such as the model's bos token.",
       });
     }
+    if (prompt.length >= model.maxPositions) {
+      throw new LowrankError(
+        "INVALID_ARGUMENT",
+        `generate: the prompt has ${prompt.length} tokens, the model's context holds ${model.maxPositions}`,
+        {
+          hint: "Shorten the prompt.",
+        },
+      );
+    }
     const wrong = prompt.find((id) => !Number.isInteger(id) || id < 0 || id >= model.vocabSize);
-    if (wrong !== undefined) throw new LowrankError("INVALID_ARGUMENT", `generate: ${wrong} is not a token id of this model (0 to ${model.vocabSize - 1})`);
+    if (wrong !== undefined)
+      throw new LowrankError(
+        "INVALID_ARGUMENT",
+        `generate: ${wrong} is not a token id of this model (0 to ${model.vocabSize - 1})`,
+      );
   }
 }

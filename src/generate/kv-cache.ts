@@ -1,6 +1,7 @@
 /** Keys and values of the tokens so far, in blocks of 64 tokens: a sequence grows without moving, and blocks need not be neighbours. */
-import { copyInto } from "../ops/copy.js";
+
 import type { PagedCache } from "../ops/attention.js";
+import { copyInto } from "../ops/copy.js";
 import type { Device } from "../tensor/device.js";
 import { scope } from "../tensor/scope.js";
 import { Tensor } from "../tensor/tensor.js";
@@ -53,9 +54,13 @@ export class KvCache {
     if (this.used > this.capacity) this.grow();
     const width = Math.max(...active.map((i) => this.blocks[i]!.length));
     const table = new Int32Array(active.length * width);
-    active.forEach((sequence, row) => table.set(this.blocks[sequence]!, row * width));
+    for (const [row, sequence] of active.entries()) table.set(this.blocks[sequence]!, row * width);
     const { device } = this.shape;
-    const kvLen = Tensor.from(Int32Array.from(active, (i) => this.lengths[i]!), [active.length], { device });
+    const kvLen = Tensor.from(
+      Int32Array.from(active, (i) => this.lengths[i]!),
+      [active.length],
+      { device },
+    );
     const blockTable = Tensor.from(table, [active.length, width], { device });
     return { starts, layer: (index) => ({ ...this.pools[index]!, kvLen, blockTable }) };
   }

@@ -83,15 +83,18 @@ export interface ResolvedOptions {
  * @throws LowrankError INVALID_CONFIG that lists every mistake.
  */
 export function resolveOptions(options: GenerateOptions, config: GenerationConfig, vocabSize: number): ResolvedOptions {
-  const given = Object.fromEntries(Object.keys(SAMPLING_KEYS).flatMap((name) => {
-    const value = options[name as keyof SamplingOptions];
-    return value === undefined ? [] : [[name, value]];
-  })) as SamplingOptions;
+  const given = Object.fromEntries(
+    Object.keys(SAMPLING_KEYS).flatMap((name) => {
+      const value = options[name as keyof SamplingOptions];
+      return value === undefined ? [] : [[name, value]];
+    }),
+  ) as SamplingOptions;
   const drawing = DRAWING.some((name) => given[name] !== undefined);
   const doSample = options.doSample ?? (given.temperature === 0 ? false : drawing || config.doSample);
   const sampling: SamplingOptions = { topK: 50, ...config.sampling, ...given };
   if (options.suppressTokens) sampling.suppressTokens = options.suppressTokens;
-  const eos = options.eosTokenId === undefined ? config.eosTokenIds : options.eosTokenId === null ? [] : [options.eosTokenId].flat();
+  const eos =
+    options.eosTokenId === undefined ? config.eosTokenIds : options.eosTokenId === null ? [] : [options.eosTokenId].flat();
   const resolved: ResolvedOptions = {
     maxNewTokens: options.maxNewTokens ?? config.maxNewTokens ?? 256,
     doSample,
@@ -117,9 +120,12 @@ function check(options: ResolvedOptions, vocabSize: number): void {
     const inside = typeof value === "number" && value <= high && (open ? value > low : value >= low);
     require(inside, `${name} must be in ${open ? "(" : "["}${low}, ${high}], not ${value}`);
   };
-  require(Number.isInteger(options.maxNewTokens) && options.maxNewTokens >= 0, `maxNewTokens must be an integer >= 0, not ${options.maxNewTokens}`);
-  require(Number.isInteger(options.prefillChunk) && options.prefillChunk > 0, `prefillChunk must be an integer > 0, not ${options.prefillChunk}`);
-  require(Number.isSafeInteger(options.seed) && options.seed >= 0, `seed must be an integer from 0 to 2^53 - 1, not ${options.seed}`);
+  require(Number.isInteger(options.maxNewTokens) &&
+    options.maxNewTokens >= 0, `maxNewTokens must be an integer >= 0, not ${options.maxNewTokens}`);
+  require(Number.isInteger(options.prefillChunk) &&
+    options.prefillChunk > 0, `prefillChunk must be an integer > 0, not ${options.prefillChunk}`);
+  require(Number.isSafeInteger(options.seed) &&
+    options.seed >= 0, `seed must be an integer from 0 to 2^53 - 1, not ${options.seed}`);
   require(options.stop.every((text) => typeof text === "string" && text !== ""), "stop must be texts that are not empty");
   const isToken = (id: number) => Number.isInteger(id) && id >= 0 && id < vocabSize;
   require([...options.eosTokenIds].every((id) => Number.isInteger(id) && id >= 0), "eosTokenId must be token ids");
@@ -135,5 +141,6 @@ function check(options: ResolvedOptions, vocabSize: number): void {
   for (const name of ["topK", "noRepeatNgramSize"] as const) {
     require(Number.isInteger(s[name] ?? 0) && (s[name] ?? 0) >= 0, `${name} must be an integer >= 0, not ${s[name]}`);
   }
-  if (mistakes.length > 0) throw new LowrankError("INVALID_CONFIG", `Generation options: ${mistakes.join("; ")}`, { details: { mistakes } });
+  if (mistakes.length > 0)
+    throw new LowrankError("INVALID_CONFIG", `Generation options: ${mistakes.join("; ")}`, { details: { mistakes } });
 }

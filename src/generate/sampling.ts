@@ -134,7 +134,10 @@ function keepTypical(scores: Float32Array, mass: number): void {
   const order = ascending(distance);
   let cumulative = 0;
   let last = 0;
-  while (last < order.length - 1 && (cumulative += probs[order[last]!]!) < mass) last++;
+  for (; last < order.length - 1; last++) {
+    cumulative += probs[order[last]!]!;
+    if (cumulative >= mass) break;
+  }
   const limit = distance[order[last]!]!;
   for (const id of order.subarray(1)) if (distance[id]! > limit) scores[id] = -Infinity;
 }

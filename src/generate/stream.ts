@@ -42,10 +42,15 @@ export async function generate(model: TextModel, prompt: Prompt, options: Genera
 }
 
 /** New token ids of several prompts, computed as one batch; a row ends with its end-of-sequence token. `stop` texts do not apply. */
-export async function generateIds(model: TextModel, prompts: readonly (readonly number[])[], options: GenerateOptions = {}): Promise<number[][]> {
+export async function generateIds(
+  model: TextModel,
+  prompts: readonly (readonly number[])[],
+  options: GenerateOptions = {},
+): Promise<number[][]> {
   const resolved = resolveOptions(options, model.generationConfig, model.vocabSize);
   const rows = prompts.map((): number[] => []);
-  for await (const { sequence, tokenId } of decodeTokens(model.decoder(options.adapter), prompts, resolved)) rows[sequence]!.push(tokenId);
+  for await (const { sequence, tokenId } of decodeTokens(model.decoder(options.adapter), prompts, resolved))
+    rows[sequence]!.push(tokenId);
   return rows;
 }
 
@@ -73,14 +78,20 @@ const isIds = (prompt: Prompt): prompt is readonly number[] => typeof prompt !==
 async function promptIds(prompt: Prompt, tokenizer: Tokenizer | undefined): Promise<readonly number[]> {
   if (isIds(prompt)) return prompt;
   if (!tokenizer) {
-    throw new LowrankError("INVALID_ARGUMENT", "generate: a prompt of text or messages needs a tokenizer, and the model's folder has none", {
-      hint: "Give token ids, or a tokenizer in the options.",
-    });
+    throw new LowrankError(
+      "INVALID_ARGUMENT",
+      "generate: a prompt of text or messages needs a tokenizer, and the model's folder has none",
+      {
+        hint: "Give token ids, or a tokenizer in the options.",
+      },
+    );
   }
   if (typeof prompt === "string") return tokenizer.encode(prompt);
   const template = tokenizer.chatTemplate;
   if (template === undefined) {
-    throw new LowrankError("TEMPLATE", "generate: messages need a chat template, and this model has none", { hint: "Give the prompt as text." });
+    throw new LowrankError("TEMPLATE", "generate: messages need a chat template, and this model has none", {
+      hint: "Give the prompt as text.",
+    });
   }
   const variables = Object.fromEntries(Object.entries(tokenizer.specialTokens).map(([name, text]) => [`${name}_token`, text]));
   const text = await renderChatTemplate(template, prompt, { addGenerationPrompt: true, variables });

@@ -28,14 +28,16 @@ export async function readFourBit(
   const state = parseQuantState(await checkpoint.read(quantState), name);
   const size = shape[0] * shape[1];
   const blocks = Math.ceil(size / state.blocksize);
-  if (String(state.shape) !== String(shape)) throw wrong(name, `has shape [${state.shape}] in its quant_state, the config says [${shape}]`);
+  if (String(state.shape) !== String(shape))
+    throw wrong(name, `has shape [${state.shape}] in its quant_state, the config says [${shape}]`);
   const made: Tensor[] = [];
   const load = async (part: string, dtype: "uint8" | "float32", count: number) => {
     const info = checkpoint.tensors.get(part);
     const tensor = Tensor.empty([count], { dtype, device });
     made.push(tensor);
     if (!info) throw wrong(name, `lacks ${part}`);
-    if (info.end - info.begin !== tensor.byteLength) throw wrong(name, `needs ${tensor.byteLength} bytes in ${part}, it has ${info.end - info.begin}`);
+    if (info.end - info.begin !== tensor.byteLength)
+      throw wrong(name, `needs ${tensor.byteLength} bytes in ${part}, it has ${info.end - info.begin}`);
     await readFileInto(tensor, checkpoint, part, 0, tensor.byteLength);
     return tensor;
   };
@@ -79,14 +81,19 @@ function parseQuantState(bytes: Uint8Array, name: string): QuantState {
     quantType: reader.string("quant_type") as QuantType,
     blocksize: reader.size("blocksize"),
     shape: Array.isArray(json.shape) ? json.shape : [],
-    nested: reader.has("nested_offset") ? { blocksize: reader.size("nested_blocksize", 256), offset: reader.number("nested_offset") } : undefined,
+    nested: reader.has("nested_offset")
+      ? { blocksize: reader.size("nested_blocksize", 256), offset: reader.number("nested_offset") }
+      : undefined,
   };
   reader.finish(`The quant_state of ${name}`);
   return state;
 }
 
 function wrong(name: string, what: string): LowrankError {
-  return new LowrankError("INVALID_FILE", `The 4-bit weight ${name} ${what}`, { hint: "Download the checkpoint again.", details: { tensor: name } });
+  return new LowrankError("INVALID_FILE", `The 4-bit weight ${name} ${what}`, {
+    hint: "Download the checkpoint again.",
+    details: { tensor: name },
+  });
 }
 
 /**
@@ -105,7 +112,8 @@ export async function fourBitEntries(name: string, weight: Weight, parts: FourBi
     ["dtype", dtype],
     ["shape", [weight.outFeatures, weight.inFeatures]],
   ];
-  if (nested) state.push(["nested_blocksize", nestedBlocksize], ["nested_dtype", "float32"], ["nested_offset", await nested.offset.item()]);
+  if (nested)
+    state.push(["nested_blocksize", nestedBlocksize], ["nested_dtype", "float32"], ["nested_offset", await nested.offset.item()]);
   const json = new TextEncoder().encode(pythonJson(state));
   const entries: TensorEntry[] = [
     { name, dtype: "U8", shape: [codes.size, 1], bytes: bytes(codes) },

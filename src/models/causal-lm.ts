@@ -1,11 +1,11 @@
 import { checkpoint } from "../autograd/checkpoint.js";
 import { activeTape } from "../autograd/tape.js";
 import { LowrankError } from "../errors.js";
-import type { FolderWriter } from "../io/durable.js";
 import type { DecoderModel as GenerationModel } from "../generate/decode.js";
 import type { KvView } from "../generate/kv-cache.js";
 import type { GenerateOptions, GenerationConfig } from "../generate/options.js";
 import { type GeneratedToken, generate, generateIds, type Prompt, stream, type TextModel } from "../generate/stream.js";
+import type { FolderWriter } from "../io/durable.js";
 import { type AdapterSelection, BASE_ONLY } from "../nn/adapter-slot.js";
 import { type ForwardMode, Linear, linear } from "../nn/linear.js";
 import { Module } from "../nn/module.js";
@@ -77,7 +77,9 @@ export abstract class CausalLM extends Module implements TextModel {
     this.dtype = weights.dtype;
     this.invFreq = Tensor.from(inverseFrequencies(config.rope), [config.rope.rotaryDims / 2], { device });
     this.model = new DecoderModel(config, weights);
-    this.lmHead = new Linear(config.tieWordEmbeddings ? Weight.borrow(this.model.embedTokens.weight) : weights.weight("lm_head.weight"));
+    this.lmHead = new Linear(
+      config.tieWordEmbeddings ? Weight.borrow(this.model.embedTokens.weight) : weights.weight("lm_head.weight"),
+    );
   }
 
   get vocabSize(): number {
@@ -97,7 +99,10 @@ export abstract class CausalLM extends Module implements TextModel {
     let residual: Tensor | undefined;
     options.observe?.(x);
     for (const layer of this.model.layers) {
-      [x, residual] = options.checkpointing && activeTape() ? checkpointed(layer, x, residual, context) : scope(() => layer.forward(x, residual, context));
+      [x, residual] =
+        options.checkpointing && activeTape()
+          ? checkpointed(layer, x, residual, context)
+          : scope(() => layer.forward(x, residual, context));
       // The stream itself appears only in the next norm; observers pay for an addition of their own.
       if (options.observe && layer !== this.model.layers.at(-1)) options.observe(add(x, residual));
     }
@@ -113,7 +118,8 @@ export abstract class CausalLM extends Module implements TextModel {
 
   /** Log-probability of each row's label (int32 [T], -100: none) without ever holding all logits. */
   tokenLogProb(hidden: Tensor, labels: Tensor, options: TokenLogProbOptions = {}): TokenLogProb {
-    if (this.lmHead.adapters.pairs.size > 0) throw new LowrankError("UNSUPPORTED", "Losses with an adapter on lm_head are not supported yet");
+    if (this.lmHead.adapters.pairs.size > 0)
+      throw new LowrankError("UNSUPPORTED", "Losses with an adapter on lm_head are not supported yet");
     return tokenLogProb(hidden, this.lmHead.weight, labels, { bf16: this.bf16, ...options });
   }
 
@@ -170,7 +176,8 @@ export abstract class CausalLM extends Module implements TextModel {
   private selectionOf(adapter: string | null): AdapterSelection {
     if (adapter === null) return BASE_ONLY;
     const names = new Set<string>();
-    for (const [, module] of this.modules()) if (module instanceof Linear) for (const name of module.adapters.pairs.keys()) names.add(name);
+    for (const [, module] of this.modules())
+      if (module instanceof Linear) for (const name of module.adapters.pairs.keys()) names.add(name);
     if (names.has(adapter)) return { names: [adapter] };
     throw new LowrankError("NOT_FOUND", `There is no adapter '${adapter}' on this model`, {
       hint: names.size > 0 ? `Loaded: ${[...names].join(", ")}.` : "No adapter is loaded.",
@@ -202,13 +209,20 @@ function checkpointed(layer: DecoderLayer, x: Tensor, residual: Tensor | undefin
   }
   const trained = captures.filter((tensor) => tensor.requiresGrad);
   const inputs = residual ? [x, residual] : [x];
-  return checkpoint((x, residual) => layer.forward(x!, residual, context), inputs, [...trained, context.ropeTable, context.cuSeqlens]) as [Tensor, Tensor];
+  return checkpoint((x, residual) => layer.forward(x!, residual, context), inputs, [
+    ...trained,
+    context.ropeTable,
+    context.cuSeqlens,
+  ]) as [Tensor, Tensor];
 }
 
 /** The last row of each sequence: float32 [sequences, d]. */
 function lastRows(hidden: Tensor, sequences: readonly (readonly number[])[]): Tensor {
   if (sequences.every((ids) => ids.length === 1)) return hidden;
   let end = 0;
-  const rows = Int32Array.from(sequences, (ids) => (end += ids.length) - 1);
+  const rows = Int32Array.from(sequences, (ids) => {
+    end += ids.length;
+    return end - 1;
+  });
   return embedding(hidden, Tensor.from(rows, [rows.length], { device: hidden.device }));
 }

@@ -11,7 +11,11 @@ export class ConfigReader {
   private readonly prefix: string;
   private readonly problems: { unsupported: string[]; invalid: string[] };
 
-  constructor(json: Json, prefix = "", problems: { unsupported: string[]; invalid: string[] } = { unsupported: [], invalid: [] }) {
+  constructor(
+    json: Json,
+    prefix = "",
+    problems: { unsupported: string[]; invalid: string[] } = { unsupported: [], invalid: [] },
+  ) {
     this.json = json;
     this.prefix = prefix;
     this.problems = problems;
@@ -66,7 +70,10 @@ export class ConfigReader {
   /** Refuses any value of `key` that is not one of `accepted`; absent is accepted. */
   accept(key: string, accepted: readonly unknown[]): void {
     if (this.has(key) && !accepted.includes(this.json[key])) {
-      this.unsupported(key, `${JSON.stringify(this.json[key])} (supported: ${accepted.map((value) => JSON.stringify(value)).join(", ")})`);
+      this.unsupported(
+        key,
+        `${JSON.stringify(this.json[key])} (supported: ${accepted.map((value) => JSON.stringify(value)).join(", ")})`,
+      );
     }
   }
 

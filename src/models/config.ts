@@ -44,12 +44,14 @@ export function readDecoderConfig(config: ConfigReader, architecture: string, bi
   const numKvHeads = config.size("num_key_value_heads", numHeads);
   const headDim = config.size("head_dim", Math.max(1, Math.trunc(hiddenSize / numHeads)));
   const maxPositions = config.size("max_position_embeddings", 2048);
-  if (numHeads % numKvHeads !== 0) config.invalid("num_attention_heads", `(${numHeads}) must be a multiple of num_key_value_heads (${numKvHeads})`);
+  if (numHeads % numKvHeads !== 0)
+    config.invalid("num_attention_heads", `(${numHeads}) must be a multiple of num_key_value_heads (${numKvHeads})`);
   config.accept("hidden_act", ["silu", "swish"]);
   config.accept("rope_interleaved", [false]);
   config.accept("attention_dropout", [0]);
   config.accept("use_qk_norm", [false]);
-  for (const key of ["attn_logit_softcapping", "final_logit_softcapping", "num_experts", "num_local_experts"]) config.accept(key, []);
+  for (const key of ["attn_logit_softcapping", "final_logit_softcapping", "num_experts", "num_local_experts"])
+    config.accept(key, []);
   for (const key of ["embedding_multiplier", "residual_multiplier", "logits_scaling", "logit_scale"]) config.accept(key, [1]);
   if (Array.isArray(config.json.layer_types) && config.json.layer_types.some((type) => type !== "full_attention")) {
     config.unsupported("layer_types", "layers that are not full_attention");

@@ -72,7 +72,10 @@ export async function loadPretrained(idOrPath: string, options: FromPretrainedOp
 export function resolveFolder(idOrPath: string, options: Omit<FromPretrainedOptions, "device"> = {}): Promise<string> {
   if (idOrPath === EMBEDDED_MODEL) return Promise.resolve().then(embeddedModelFolder);
   const { onProgress, ...rest } = options;
-  return resolveModel(idOrPath, { ...rest, ...(onProgress && { onProgress: (progress: HubProgress) => onProgress({ phase: "download", ...progress }) }) });
+  return resolveModel(idOrPath, {
+    ...rest,
+    ...(onProgress && { onProgress: (progress: HubProgress) => onProgress({ phase: "download", ...progress }) }),
+  });
 }
 
 /** Builds the model; its weights are freed if that fails. */
@@ -93,7 +96,11 @@ export function usesBf16(dtype: MathDType, device: Device): boolean {
 }
 
 function quantizeOptions(options: FromPretrainedOptions) {
-  return { quantType: options.bnb4bitQuantType ?? "nf4", doubleQuant: options.bnb4bitUseDoubleQuant ?? true, blocksize: options.blocksize ?? 64 };
+  return {
+    quantType: options.bnb4bitQuantType ?? "nf4",
+    doubleQuant: options.bnb4bitUseDoubleQuant ?? true,
+    blocksize: options.blocksize ?? 64,
+  };
 }
 
 /** Reads the tokenizer when it is first asked for; undefined for a folder without one. */

@@ -1,10 +1,10 @@
 /** Moves a checkpoint's weights to a device: file to device memory directly, 16-bit weights to be quantised through small buffers. */
 import { LowrankError } from "../errors.js";
+import { bfloat16ToFloat32, float16ToFloat32 } from "../half.js";
 import type { Checkpoint } from "../io/checkpoint.js";
 import { FourBitBuilder, type QuantizeOptions, Weight } from "../quant/weight.js";
 import type { Device } from "../tensor/device.js";
-import { type DType, DTYPE_BYTES } from "../tensor/dtype.js";
-import { bfloat16ToFloat32, float16ToFloat32 } from "../half.js";
+import { DTYPE_BYTES, type DType } from "../tensor/dtype.js";
 import { nativeAsync } from "../tensor/native-errors.js";
 import { Tensor } from "../tensor/tensor.js";
 import { readFourBit } from "./bitsandbytes.js";
@@ -47,11 +47,17 @@ const DTYPES: Readonly<Record<string, DType>> = { F32: "float32", BF16: "bfloat1
 const BUFFER_BYTES = 4 << 20;
 
 /** Loads all planned tensors. On failure or abort nothing stays on the device. */
-export async function loadWeights(checkpoint: Checkpoint, planned: readonly PlannedTensor[], options: LoadOptions): Promise<ModelWeights> {
+export async function loadWeights(
+  checkpoint: Checkpoint,
+  planned: readonly PlannedTensor[],
+  options: LoadOptions,
+): Promise<ModelWeights> {
   const loaded = new ModelWeights();
   const sizeOf = ({ name }: PlannedTensor) => checkpoint.tensors.get(name)!.end - checkpoint.tensors.get(name)!.begin;
   const total = planned.reduce((sum, spec) => sum + sizeOf(spec), 0);
-  const quantizer = options.quantize ? new StreamQuantizer(options.device, { ...options.quantize, round: options.round }) : undefined;
+  const quantizer = options.quantize
+    ? new StreamQuantizer(options.device, { ...options.quantize, round: options.round })
+    : undefined;
   let done = 0;
   try {
     for (const spec of planned) {
@@ -105,7 +111,13 @@ async function loadOne(
 }
 
 /** Reads `length` bytes of a checkpoint's tensor, from byte `offset` on, straight into device memory. */
-export function readFileInto(tensor: Tensor, checkpoint: Checkpoint, name: string, offset: number, length: number): Promise<void> {
+export function readFileInto(
+  tensor: Tensor,
+  checkpoint: Checkpoint,
+  name: string,
+  offset: number,
+  length: number,
+): Promise<void> {
   const { path } = checkpoint.weightMap.get(name)!;
   const { begin } = checkpoint.tensors.get(name)!;
   return nativeAsync(() => tensor.device.addon.readFile(tensor.handle, 0, path, begin + offset, length));
@@ -159,10 +171,14 @@ class StreamQuantizer {
     const counts = await Promise.all(this.nonFinite.map((count) => count.read()));
     const spoiled = this.names.filter((_, i) => counts[i]![0]! > 0);
     if (spoiled.length === 0) return;
-    throw new LowrankError("INVALID_FILE", `${spoiled.length} tensors hold NaN or infinite values: ${spoiled.slice(0, 8).join(", ")}`, {
-      hint: "The checkpoint is damaged: download it again.",
-      details: { tensors: spoiled },
-    });
+    throw new LowrankError(
+      "INVALID_FILE",
+      `${spoiled.length} tensors hold NaN or infinite values: ${spoiled.slice(0, 8).join(", ")}`,
+      {
+        hint: "The checkpoint is damaged: download it again.",
+        details: { tensors: spoiled },
+      },
+    );
   }
 
   dispose(): void {

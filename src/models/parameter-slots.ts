@@ -66,9 +66,13 @@ export function parameterSlots(model: CausalLM): ParameterSlot[] {
     }
   }
   if (quantized.length > 0) {
-    throw new LowrankError("UNSUPPORTED", `${quantized.length} linears have 4-bit weights, which cannot be trained: ${quantized.slice(0, 3).join(", ")} …`, {
-      hint: "Train an adapter, or load the model without loadIn4bit.",
-    });
+    throw new LowrankError(
+      "UNSUPPORTED",
+      `${quantized.length} linears have 4-bit weights, which cannot be trained: ${quantized.slice(0, 3).join(", ")} …`,
+      {
+        hint: "Train an adapter, or load the model without loadIn4bit.",
+      },
+    );
   }
   return slots;
 }

@@ -29,7 +29,9 @@ export function planLoading(checkpoint: Checkpoint, specs: readonly TensorSpec[]
       problems.missing.push(spec.name);
       continue;
     }
-    const quantState = [`${spec.name}.quant_state.bitsandbytes__nf4`, `${spec.name}.quant_state.bitsandbytes__fp4`].find((name) => checkpoint.tensors.has(name));
+    const quantState = [`${spec.name}.quant_state.bitsandbytes__nf4`, `${spec.name}.quant_state.bitsandbytes__fp4`].find((name) =>
+      checkpoint.tensors.has(name),
+    );
     if (quantState !== undefined && spec.kind === "linear") {
       known.add(quantState);
       for (const part of COMPANIONS) known.add(`${spec.name}.${part}`);

@@ -38,10 +38,14 @@ export function resolveConfig(json: Readonly<Record<string, unknown>>): { family
   const type = json.model_type;
   const family = typeof type === "string" && Object.hasOwn(FAMILIES, type) ? FAMILIES[type] : undefined;
   if (!family) {
-    throw new LowrankError("UNSUPPORTED", `model_type ${JSON.stringify(type)} is not supported: this version runs ${supportedModelTypes().join(", ")}`, {
-      hint: "Choose a model of one of these families.",
-      details: { modelType: type, supported: supportedModelTypes() },
-    });
+    throw new LowrankError(
+      "UNSUPPORTED",
+      `model_type ${JSON.stringify(type)} is not supported: this version runs ${supportedModelTypes().join(", ")}`,
+      {
+        hint: "Choose a model of one of these families.",
+        details: { modelType: type, supported: supportedModelTypes() },
+      },
+    );
   }
   return { family, config: family.readConfig(new ConfigReader({ ...json })) };
 }

@@ -55,12 +55,14 @@ export function readRopeParameters(config: ConfigReader, headDim: number, maxPos
   }
   parameters.type = type as RopeParameters["type"];
   if (rope.has("full_attention")) config.unsupported(key, "one rope per layer type");
-  if (parameters.rotaryDims % 2 !== 0 || parameters.rotaryDims < 2) config.invalid("head_dim", `gives ${parameters.rotaryDims} rotary dimensions; it must be even`);
+  if (parameters.rotaryDims % 2 !== 0 || parameters.rotaryDims < 2)
+    config.invalid("head_dim", `gives ${parameters.rotaryDims} rotary dimensions; it must be even`);
   if (type === "default") return parameters;
 
   const original = rope.has("original_max_position_embeddings") ? rope : config;
   parameters.originalMaxPositions = original.number("original_max_position_embeddings", maxPositions);
-  parameters.factor = type === "yarn" ? rope.number("factor", maxPositions / parameters.originalMaxPositions) : rope.number("factor");
+  parameters.factor =
+    type === "yarn" ? rope.number("factor", maxPositions / parameters.originalMaxPositions) : rope.number("factor");
   if (type === "llama3") {
     parameters.lowFreqFactor = rope.number("low_freq_factor");
     parameters.highFreqFactor = rope.number("high_freq_factor");

@@ -61,12 +61,20 @@ async function savedTensors(model: CausalLM, dtype: SavedDType | undefined): Pro
       const name = `${path}.weight`;
       if (weight.dense) entries.push(floatEntry(name, weight.dense, dtype ?? (weight.dense.dtype as SavedDType)));
       else if (dtype === undefined) entries.push(...(await fourBitEntries(name, weight, weight.fourBitParts!, own)));
-      else entries.push({ name, dtype: NAMES[dtype], shape: [weight.outFeatures, weight.inFeatures], bytes: () => dequantizedBytes(weight.dequantize(dtype)) });
+      else
+        entries.push({
+          name,
+          dtype: NAMES[dtype],
+          shape: [weight.outFeatures, weight.inFeatures],
+          bytes: () => dequantizedBytes(weight.dequantize(dtype)),
+        });
       if (module.bias) entries.push(floatEntry(`${path}.bias`, module.bias, dtype ?? own));
     } else {
       // Norms are float32 in memory whatever the checkpoint holds.
       for (const [name, tensor] of module.tensors()) {
-        entries.push(floatEntry(`${path}.${name}`, tensor, dtype ?? (module instanceof Embedding ? (tensor.dtype as SavedDType) : own)));
+        entries.push(
+          floatEntry(`${path}.${name}`, tensor, dtype ?? (module instanceof Embedding ? (tensor.dtype as SavedDType) : own)),
+        );
       }
     }
   }
@@ -100,7 +108,9 @@ async function* floatBytes(tensor: Tensor, dtype: SavedDType): AsyncGenerator<Ui
 function savedConfig(model: CausalLM, dtype: SavedDType | undefined): Record<string, unknown> {
   const { json, architecture } = model.config;
   const { quantization_config: former, ...config } = json;
-  const linears = [...model.modules()].filter((entry): entry is [string, Linear] => entry[1] instanceof Linear && entry[1] !== model.lmHead);
+  const linears = [...model.modules()].filter(
+    (entry): entry is [string, Linear] => entry[1] instanceof Linear && entry[1] !== model.lmHead,
+  );
   const quantized = dtype === undefined ? linears.filter(([, { weight }]) => weight.kind === "4bit") : [];
   const dense = linears.filter((entry) => !quantized.includes(entry)).map(([path]) => path);
   const key = "torch_dtype" in config ? "torch_dtype" : "dtype";

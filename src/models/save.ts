@@ -2,7 +2,7 @@
 import { readFile } from "node:fs/promises";
 import { basename } from "node:path";
 import { type FolderWriter, writeFolder } from "../io/durable.js";
-import { type TensorEntry, safetensorsSize, tensorBytes, writeSafetensors } from "../io/safetensors-write.js";
+import { safetensorsSize, type TensorEntry, tensorBytes, writeSafetensors } from "../io/safetensors-write.js";
 
 /** Shards hold at most this many bytes (transformers' default since version 5 is 50 GB; 5 GB suits every reader). */
 export const MAX_SHARD_BYTES = 5e9;
@@ -36,7 +36,8 @@ export async function writeModelFiles(dir: FolderWriter, folder: ModelFolder): P
   if (Object.keys(folder.generationConfig).length > 0) await dir.file("generation_config.json", json(folder.generationConfig));
   for (const copy of folder.copies) await dir.file(basename(copy), await readFile(copy));
   const names = shards.map((_, i) => shardName(i, shards.length));
-  for (const [i, tensors] of shards.entries()) await dir.file(names[i]!, (sink) => writeSafetensors(sink, METADATA, tensors.map(progress)));
+  for (const [i, tensors] of shards.entries())
+    await dir.file(names[i]!, (sink) => writeSafetensors(sink, METADATA, tensors.map(progress)));
   if (shards.length > 1) await dir.file("model.safetensors.index.json", json(shardIndex(shards, names)));
 }
 

@@ -1,5 +1,5 @@
-import { expect, it } from "vitest";
 import fc from "fast-check";
+import { expect, it } from "vitest";
 import { TextEmitter } from "../../src/generate/text.js";
 
 /** A decoder whose token ids are character codes. */

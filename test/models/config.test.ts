@@ -16,15 +16,18 @@ const llama = {
 
 describe("config.json", () => {
   const models = goldenFolder("models");
-  it.for(["llama", "llama_rope3_tied", "llama_bias", "llama_sharded", "llama_bf16", "qwen2"])("%s reads the same in the keys of transformers 4 and 5", (name, { skip }) => {
-    const folder = join(models, name, "model");
-    if (!existsSync(folder)) return skip(`${folder} is absent`);
-    const read = (file: string) => {
-      const { json, ...config } = resolveConfig(JSON.parse(readFileSync(join(folder, file), "utf8"))).config;
-      return config;
-    };
-    expect(read("config.v4.json")).toEqual(read("config.json"));
-  });
+  it.for(["llama", "llama_rope3_tied", "llama_bias", "llama_sharded", "llama_bf16", "qwen2"])(
+    "%s reads the same in the keys of transformers 4 and 5",
+    (name, { skip }) => {
+      const folder = join(models, name, "model");
+      if (!existsSync(folder)) return skip(`${folder} is absent`);
+      const read = (file: string) => {
+        const { json, ...config } = resolveConfig(JSON.parse(readFileSync(join(folder, file), "utf8"))).config;
+        return config;
+      };
+      expect(read("config.v4.json")).toEqual(read("config.json"));
+    },
+  );
 
   it("fills in transformers' defaults", () => {
     expect(resolveConfig(llama).config).toMatchObject({
@@ -39,16 +42,32 @@ describe("config.json", () => {
   });
 
   it.each<[string, Record<string, unknown>, RegExp]>([
-    ["an unknown family, listing the supported ones", { model_type: "mamba" }, /model_type "mamba" is not supported.*llama, qwen2/],
+    [
+      "an unknown family, listing the supported ones",
+      { model_type: "mamba" },
+      /model_type "mamba" is not supported.*llama, qwen2/,
+    ],
     ["no family", { model_type: undefined }, /is not supported/],
     ["another activation", { hidden_act: "gelu" }, /hidden_act: "gelu"/],
     ["soft caps", { final_logit_softcapping: 30 }, /final_logit_softcapping: 30/],
     ["interleaved rotary halves", { rope_interleaved: true }, /rope_interleaved: true/],
-    ["an active window", { model_type: "qwen2", use_sliding_window: true, sliding_window: 64, max_window_layers: 1 }, /use_sliding_window/],
+    [
+      "an active window",
+      { model_type: "qwen2", use_sliding_window: true, sliding_window: 64, max_window_layers: 1 },
+      /use_sliding_window/,
+    ],
     ["other layer types", { layer_types: ["full_attention", "linear_attention"] }, /layer_types/],
-    ["8-bit weights", { quantization_config: { quant_method: "bitsandbytes", load_in_8bit: true } }, /quantization_config.load_in_8bit: true/],
+    [
+      "8-bit weights",
+      { quantization_config: { quant_method: "bitsandbytes", load_in_8bit: true } },
+      /quantization_config.load_in_8bit: true/,
+    ],
     ["other quantisation", { quantization_config: { quant_method: "gptq" } }, /quant_method: "gptq"/],
-    ["several things at once", { hidden_act: "relu", rope_scaling: { type: "dynamic", factor: 2 } }, /hidden_act: "relu".*rope_scaling.rope_type: "dynamic"/],
+    [
+      "several things at once",
+      { hidden_act: "relu", rope_scaling: { type: "dynamic", factor: 2 } },
+      /hidden_act: "relu".*rope_scaling.rope_type: "dynamic"/,
+    ],
     ["missing sizes, all of them", { hidden_size: undefined, vocab_size: null }, /hidden_size is missing.*vocab_size is missing/],
     ["wrong types", { num_hidden_layers: "two" }, /num_hidden_layers must be a positive integer, not "two"/],
     ["heads that do not share evenly", { num_key_value_heads: 3 }, /num_attention_heads \(4\) must be a multiple/],

@@ -1,9 +1,20 @@
-import { closeSync, cpSync, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, truncateSync, writeFileSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { resolveConfig } from "../../src/models/registry.js";
-import { AutoModelForCausalLM } from "../../src/models/registry.js";
+import { AutoModelForCausalLM, resolveConfig } from "../../src/models/registry.js";
 import { type Device, getDevice } from "../../src/tensor/device.js";
 import { goldenFolder } from "../golden/folder.js";
 
@@ -26,7 +37,9 @@ function writeBigCheckpoint(folder: string, config: Record<string, unknown>): nu
   const length = Buffer.alloc(8);
   length.writeBigUInt64LE(BigInt(json.length));
   // Values of about ±0.02: exponent bits of bfloat16 just above 0x3c00.
-  const values = Buffer.from(Uint16Array.from({ length: 2 << 20 }, (_, i) => ((i * 40503) & 0x8000) | (0x3c00 + ((i * 2654435761) >>> 24))).buffer);
+  const values = Buffer.from(
+    Uint16Array.from({ length: 2 << 20 }, (_, i) => ((i * 40503) & 0x8000) | (0x3c00 + ((i * 2654435761) >>> 24))).buffer,
+  );
   const file = openSync(join(folder, "model.safetensors"), "w");
   writeSync(file, length);
   writeSync(file, json);
@@ -50,7 +63,14 @@ describe("loading", () => {
 
   it("quantises from disk with memory near the quantised size", async () => {
     const big = join(folder, "big");
-    const config = { model_type: "llama", vocab_size: 512, hidden_size: 1024, intermediate_size: 4096, num_hidden_layers: 4, num_attention_heads: 8 };
+    const config = {
+      model_type: "llama",
+      vocab_size: 512,
+      hidden_size: 1024,
+      intermediate_size: 4096,
+      num_hidden_layers: 4,
+      num_attention_heads: 8,
+    };
     const fileBytes = writeBigCheckpoint(big, config);
     expect(fileBytes).toBeGreaterThan(130e6);
     device.resetPeak();
@@ -87,12 +107,26 @@ describe("loading", () => {
     };
 
     it("a folder that does not exist", () => refuse(join(folder, "none/at/all"), {}, /neither a folder nor a Hub id/));
-    it("no config.json", () => refuse(damaged("noconfig", (path) => rmSync(join(path, "config.json"))), {}, /config\.json does not exist/));
+    it("no config.json", () =>
+      refuse(
+        damaged("noconfig", (path) => rmSync(join(path, "config.json"))),
+        {},
+        /config\.json does not exist/,
+      ));
     it("a file cut short", () =>
-      refuse(damaged("short", (path) => truncateSync(join(path, "model.safetensors"), 300_000)), {}, /cut short|holds .* bytes of data/));
+      refuse(
+        damaged("short", (path) => truncateSync(join(path, "model.safetensors"), 300_000)),
+        {},
+        /cut short|holds .* bytes of data/,
+      ));
     it("a config of another size", () =>
       refuse(
-        damaged("size", (path) => writeFileSync(join(path, "config.json"), readFileSync(join(llama, "config.json"), "utf8").replace('"vocab_size": 320', '"vocab_size": 321'))),
+        damaged("size", (path) =>
+          writeFileSync(
+            join(path, "config.json"),
+            readFileSync(join(llama, "config.json"), "utf8").replace('"vocab_size": 320', '"vocab_size": 321'),
+          ),
+        ),
         {},
         /2 of the wrong form: .*is \[320,64\] \(expected \[321,64\]\)/,
       ));
@@ -108,7 +142,11 @@ describe("loading", () => {
     });
     it("an abort half way", async () => {
       const abort = new AbortController();
-      await refuse(llama, { signal: abort.signal, onProgress: ({ done, total }) => done > total / 2 && abort.abort(new Error("enough")) }, /enough/);
+      await refuse(
+        llama,
+        { signal: abort.signal, onProgress: ({ done, total }) => done > total / 2 && abort.abort(new Error("enough")) },
+        /enough/,
+      );
     });
     it("no memory left, wherever it runs out", async () => {
       for (const n of [1, 3, 10, 25]) {

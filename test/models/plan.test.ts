@@ -30,9 +30,13 @@ describe.skipIf(!existsSync(folder))("a checkpoint against its config", () => {
 
   it("is refused with every missing, unexpected and misshapen tensor named", async () => {
     const wrong = plan((specs) => [
-      ...specs.filter((spec) => spec.name !== "model.norm.weight").map((spec) => (spec.kind === "head" ? { ...spec, shape: [7, 64] } : spec)),
+      ...specs
+        .filter((spec) => spec.name !== "model.norm.weight")
+        .map((spec) => (spec.kind === "head" ? { ...spec, shape: [7, 64] } : spec)),
       { name: "model.extra.weight", shape: [1], kind: "norm" },
     ]);
-    await expect(wrong).rejects.toThrow(/1 missing: model\.extra\.weight; 1 of the wrong form: lm_head\.weight is \[320,64\] \(expected \[7,64\]\); 1 unexpected: model\.norm\.weight/);
+    await expect(wrong).rejects.toThrow(
+      /1 missing: model\.extra\.weight; 1 of the wrong form: lm_head\.weight is \[320,64\] \(expected \[7,64\]\); 1 unexpected: model\.norm\.weight/,
+    );
   });
 });

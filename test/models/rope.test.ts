@@ -3,8 +3,8 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { ConfigReader } from "../../src/models/config-reader.js";
 import { inverseFrequencies, readRopeParameters } from "../../src/models/rope.js";
-import { readTensors } from "../golden/tensors.js";
 import { goldenFolder } from "../golden/folder.js";
+import { readTensors } from "../golden/tensors.js";
 
 const train = goldenFolder("train");
 const cases = existsSync(train) ? readdirSync(train).filter((name) => name.startsWith("op_rope_")) : [];
@@ -13,13 +13,16 @@ describe("inverse frequencies equal those transformers gave the golden rope case
   it.for(cases)("%s", (name) => {
     const { attrs } = JSON.parse(readFileSync(join(train, name, "case.json"), "utf8"));
     const want = readTensors(join(train, name, "inputs.safetensors")).get("inv_freq")!.data;
-    for (const json of [{ rope_parameters: attrs.ropeParameters }, { rope_scaling: attrs.ropeParameters, rope_theta: attrs.ropeParameters.rope_theta }]) {
+    for (const json of [
+      { rope_parameters: attrs.ropeParameters },
+      { rope_scaling: attrs.ropeParameters, rope_theta: attrs.ropeParameters.rope_theta },
+    ]) {
       const rope = readRopeParameters(new ConfigReader(json), attrs.headDim, 256);
       const got = inverseFrequencies(rope);
       expect(rope.rotaryDims).toBe(attrs.rotaryDims);
       expect(rope.attentionScaling).toBeCloseTo(attrs.attentionScaling, 6);
       expect(got.length).toBe(want.length);
-      got.forEach((value, i) => expect(Math.abs(value / want[i]! - 1)).toBeLessThan(3e-7));
+      for (const [i, value] of got.entries()) expect(Math.abs(value / want[i]! - 1)).toBeLessThan(3e-7);
     }
   });
 

@@ -10,7 +10,15 @@ import { getDevice } from "../../src/tensor/device.js";
 import { scope } from "../../src/tensor/scope.js";
 import { Tensor } from "../../src/tensor/tensor.js";
 
-const base = { vocab_size: 17, hidden_size: 12, intermediate_size: 20, num_hidden_layers: 2, num_attention_heads: 2, num_key_value_heads: 1, initializer_range: 0.3 };
+const base = {
+  vocab_size: 17,
+  hidden_size: 12,
+  intermediate_size: 20,
+  num_hidden_layers: 2,
+  num_attention_heads: 2,
+  num_key_value_heads: 1,
+  initializer_range: 0.3,
+};
 const sequences = [
   [3, 1, 4, 1, 5, 9, 2, 6],
   [5, 3, 5],
@@ -20,7 +28,10 @@ const labels = [1, 4, 1, 5, 9, 2, 6, -100, 3, 5, -100];
 /** Replaces every parameter of the model by a slice of an arena. */
 function train(model: CausalLM): ParameterArena {
   const slots = model.parameterSlots();
-  const arena = new ParameterArena(slots.map(({ path, tensor }) => ({ name: path, shape: tensor.shape })), model.device);
+  const arena = new ParameterArena(
+    slots.map(({ path, tensor }) => ({ name: path, shape: tensor.shape })),
+    model.device,
+  );
   for (const slot of slots) {
     copyInto(arena.get(slot.path), slot.tensor);
     slot.replace(arena.get(slot.path));
@@ -80,7 +91,9 @@ describe.each([
         down[i]! -= step * direction;
       }
       const measured = ((await at(up)) - (await at(down))) / (2 * step);
-      expect(Math.abs(measured - slope), `${name}: ${slope} by backward, ${measured} measured`).toBeLessThan(2e-4 + 2e-3 * Math.abs(slope));
+      expect(Math.abs(measured - slope), `${name}: ${slope} by backward, ${measured} measured`).toBeLessThan(
+        2e-4 + 2e-3 * Math.abs(slope),
+      );
     }
   });
 
@@ -104,12 +117,16 @@ it("a model with 4-bit weights cannot be trained as a whole", async () => {
 });
 
 it("fresh weights have the config's spread, and depend on the seed alone", async () => {
-  const make = (seed: number) => AutoModelForCausalLM.fromConfig({ ...base, model_type: "llama", hidden_size: 64, vocab_size: 300, initializer_range: 0.05 }, { seed });
+  const make = (seed: number) =>
+    AutoModelForCausalLM.fromConfig(
+      { ...base, model_type: "llama", hidden_size: 64, vocab_size: 300, initializer_range: 0.05 },
+      { seed },
+    );
   const [a, b, c] = [make(1), make(1), make(2)];
   const embedding = await a.model.embedTokens.weight.readFloat32();
   const mean = embedding.reduce((sum, x) => sum + x, 0) / embedding.length;
   const deviation = Math.sqrt(embedding.reduce((sum, x) => sum + (x - mean) ** 2, 0) / embedding.length);
-  expect(Math.abs(mean)).toBeLessThan(0.05 * 4 / Math.sqrt(embedding.length));
+  expect(Math.abs(mean)).toBeLessThan((0.05 * 4) / Math.sqrt(embedding.length));
   expect(Math.abs(deviation / 0.05 - 1)).toBeLessThan(0.02);
   expect(await b.model.embedTokens.weight.readFloat32()).toEqual(embedding);
   expect(await c.model.embedTokens.weight.readFloat32()).not.toEqual(embedding);

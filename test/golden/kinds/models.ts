@@ -2,12 +2,12 @@
 import { copyFileSync, cpSync, existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { CausalLM } from "../../../src/models/causal-lm.js";
 import { packSequences } from "../../../src/models/batch.js";
+import type { CausalLM } from "../../../src/models/causal-lm.js";
 import { AutoModelForCausalLM, supportedModelTypes } from "../../../src/models/registry.js";
 import { scope } from "../../../src/tensor/scope.js";
 import { Tensor } from "../../../src/tensor/tensor.js";
-import { type GoldenTensor, readTensors } from "../tensors.js";
+import { type GoldenTensor, largestError, readTensors } from "../tensors.js";
 import { type GoldenCase, type GoldenHandler, type GoldenOutcome, skipped } from "../types.js";
 
 /** Largest distances found, against what is allowed. */
@@ -15,11 +15,7 @@ class Errors {
   max = 0;
   readonly wrong: string[] = [];
   compare(name: string, got: ArrayLike<number>, want: ArrayLike<number>, tolerance: number): void {
-    let worst = got.length === want.length ? 0 : Number.POSITIVE_INFINITY;
-    for (let i = 0; i < want.length; i++) {
-      const error = Math.abs(got[i]! - want[i]!);
-      if (!(error <= worst)) worst = Number.isNaN(error) ? Number.POSITIVE_INFINITY : error;
-    }
+    const worst = largestError(got, want);
     this.max = Math.max(this.max, worst);
     if (worst > tolerance) this.wrong.push(`${name} differs by ${worst.toExponential(2)} (allowed ${tolerance})`);
   }
@@ -27,17 +23,22 @@ class Errors {
     this.compare(name, [got / want], [1], tolerance);
   }
   same(name: string, got: readonly unknown[], want: readonly unknown[]): void {
-    if (JSON.stringify(got) !== JSON.stringify(want)) this.wrong.push(`${name}: got ${JSON.stringify(got)}, expected ${JSON.stringify(want)}`);
+    if (JSON.stringify(got) !== JSON.stringify(want))
+      this.wrong.push(`${name}: got ${JSON.stringify(got)}, expected ${JSON.stringify(want)}`);
   }
   outcome(): GoldenOutcome {
-    return this.wrong.length === 0 ? { ok: true, maxError: this.max } : { ok: false, maxError: this.max, reason: this.wrong.slice(0, 4).join("; ") };
+    return this.wrong.length === 0
+      ? { ok: true, maxError: this.max }
+      : { ok: false, maxError: this.max, reason: this.wrong.slice(0, 4).join("; ") };
   }
 }
 
 /** Sequences with the padding dropped, and where each token stood. */
 function unpad(ids: GoldenTensor, mask: GoldenTensor): { sequences: number[][]; places: number[][] } {
   const [rows, width] = ids.shape as [number, number];
-  const places = Array.from({ length: rows }, (_, b) => Array.from({ length: width }, (_, s) => b * width + s).filter((at) => mask.data[at] === 1));
+  const places = Array.from({ length: rows }, (_, b) =>
+    Array.from({ length: width }, (_, s) => b * width + s).filter((at) => mask.data[at] === 1),
+  );
   return { sequences: places.map((row) => row.map((at) => ids.data[at]!)), places };
 }
 
@@ -83,7 +84,12 @@ async function checkModel(c: GoldenCase, model: CausalLM, errors: Errors, label:
     errors.compare(`${label}${name}`, states[i]!.subarray(0, first), expected.get(name)!.data.subarray(0, first), logitsAbs);
   }
   at.forEach((place, t) => {
-    errors.compare(`${label}logits at ${place}`, logits.subarray(t * vocab, (t + 1) * vocab), wantLogits.subarray(place * vocab, (place + 1) * vocab), logitsAbs);
+    errors.compare(
+      `${label}logits at ${place}`,
+      logits.subarray(t * vocab, (t + 1) * vocab),
+      wantLogits.subarray(place * vocab, (place + 1) * vocab),
+      logitsAbs,
+    );
   });
   const labels = inputs.get("labels")!.data;
   let [sum, count, t] = [0, 0, 0];
@@ -105,13 +111,31 @@ async function checkModel(c: GoldenCase, model: CausalLM, errors: Errors, label:
   let end = 0;
   left.forEach((ids, row) => {
     end += ids.length;
-    errors.compare(`${label}left_last_logits`, last.logits.subarray((end - 1) * vocab, end * vocab), expected.get("left_last_logits")!.data.subarray(row * vocab, (row + 1) * vocab), logitsAbs);
+    errors.compare(
+      `${label}left_last_logits`,
+      last.logits.subarray((end - 1) * vocab, end * vocab),
+      expected.get("left_last_logits")!.data.subarray(row * vocab, (row + 1) * vocab),
+      logitsAbs,
+    );
   });
   await checkGreedy(spec.greedy, model, left, errors, label);
 }
 
-// biome-ignore lint/suspicious/noExplicitAny: the form of case.json's `greedy` stands in the group's README
-async function checkGreedy(greedy: any, model: CausalLM, left: readonly number[][], errors: Errors, label: string): Promise<void> {
+/** case.json's `greedy`. */
+interface Greedy {
+  maxNewTokens: number;
+  prompts: { inputIds: number[]; newTokens: number[] }[];
+  leftPadded: { newTokens: number[][] };
+  eosStop: { eosTokenId: number; padTokenId: number; newTokens: number[][] };
+}
+
+async function checkGreedy(
+  greedy: Greedy,
+  model: CausalLM,
+  left: readonly number[][],
+  errors: Errors,
+  label: string,
+): Promise<void> {
   const options = { maxNewTokens: greedy.maxNewTokens, doSample: false, eosTokenId: null };
   for (const prompt of greedy.prompts) {
     errors.same(`${label}greedy`, await model.generateIds([prompt.inputIds], options), [prompt.newTokens]);
@@ -120,10 +144,15 @@ async function checkGreedy(greedy: any, model: CausalLM, left: readonly number[]
   const { eosTokenId, padTokenId, newTokens } = greedy.eosStop;
   const stopped = await model.generateIds(left, { ...options, eosTokenId });
   const width = Math.max(...stopped.map((row) => row.length));
-  errors.same(`${label}greedy.eosStop`, stopped.map((row) => [...row, ...Array(width - row.length).fill(padTokenId)]), newTokens);
+  errors.same(
+    `${label}greedy.eosStop`,
+    stopped.map((row) => [...row, ...Array(width - row.length).fill(padTokenId)]),
+    newTokens,
+  );
 }
 
-const load = (folder: string, c: GoldenCase) => AutoModelForCausalLM.fromPretrained(folder, { device: c.options.device, dtype: "float32" });
+const load = (folder: string, c: GoldenCase) =>
+  AutoModelForCausalLM.fromPretrained(folder, { device: c.options.device, dtype: "float32" });
 
 /** Runs `body` with the checkpoint as it is and, where there is one, with config.v4.json as its config.json. */
 async function withConfigs(folder: string, body: (folder: string, label: string) => Promise<void>): Promise<void> {

@@ -22,7 +22,8 @@ export function realModelFolder(c: GoldenCase): string | undefined {
   return existsSync(join(shared, "config.json")) ? shared : undefined;
 }
 
-const load = (folder: string, c: GoldenCase) => AutoModelForCausalLM.fromPretrained(folder, { device: c.options.device, dtype: "float32" });
+const load = (folder: string, c: GoldenCase) =>
+  AutoModelForCausalLM.fromPretrained(folder, { device: c.options.device, dtype: "float32" });
 
 /** A step whose two best logits are closer than this may legitimately choose the other. */
 const TIE = 1e-3;
@@ -81,17 +82,23 @@ const realLogits: GoldenHandler = async (c) => {
     worst = Math.max(worst, error);
     if (!(error <= c.spec.tolerance)) wrong.push(`${name}: got ${got}, expected ${want}`);
   };
-  for (const [prefix, mean] of [["", c.spec.meanNll], ["bf16weights.", c.spec.meanNllBf16Weights]] as const) {
+  for (const [prefix, mean] of [
+    ["", c.spec.meanNll],
+    ["bf16weights.", c.spec.meanNllBf16Weights],
+  ] as const) {
     if (prefix !== "") roundWeights(model);
     const { logits, nll } = await forward(model, ids);
     const topIds = expected.get(`${prefix}top_ids`)!.data;
     const topLogits = expected.get(`${prefix}top_logits`)!.data;
     const width = expected.get(`${prefix}top_ids`)!.shape[1]!;
-    topIds.forEach((id, i) => check(`${prefix}top_logits[${i}]`, logits[Math.floor(i / width) * vocab + id]!, topLogits[i]!));
-    nll.forEach((value, i) => check(`${prefix}nll[${i}]`, value, expected.get(`${prefix}nll`)!.data[i]!));
+    for (const [i, id] of topIds.entries())
+      check(`${prefix}top_logits[${i}]`, logits[Math.floor(i / width) * vocab + id]!, topLogits[i]!);
+    for (const [i, value] of nll.entries()) check(`${prefix}nll[${i}]`, value, expected.get(`${prefix}nll`)!.data[i]!);
     check(`${prefix}meanNll`, nll.reduce((a, b) => a + b, 0) / nll.length, mean);
   }
-  return wrong.length === 0 ? { ok: true, maxError: worst } : { ok: false, maxError: worst, reason: `${wrong.length} values differ; ${wrong[0]}` };
+  return wrong.length === 0
+    ? { ok: true, maxError: worst }
+    : { ok: false, maxError: worst, reason: `${wrong.length} values differ; ${wrong[0]}` };
 };
 
 export const realHandlers: Record<string, GoldenHandler> = { real_greedy: realGreedy, real_logits: realLogits };

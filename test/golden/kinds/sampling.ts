@@ -1,12 +1,14 @@
 /** Kind `sampling` (golden/train): logits processors in transformers' order. */
 import { join } from "node:path";
 import { processLogits, type SamplingOptions, softmax, warpLogits } from "../../../src/generate/sampling.js";
-import type { GoldenHandler } from "../types.js";
 import { readTensors } from "../tensors.js";
+import type { GoldenHandler } from "../types.js";
 
 /** generation_config names to ours. */
 const camel = (params: Record<string, unknown>): SamplingOptions =>
-  Object.fromEntries(Object.entries(params).map(([key, value]) => [key.replace(/_(\w)/g, (_, c: string) => c.toUpperCase()), value]));
+  Object.fromEntries(
+    Object.entries(params).map(([key, value]) => [key.replace(/_(\w)/g, (_, c: string) => c.toUpperCase()), value]),
+  );
 
 const sampling: GoldenHandler = async ({ dir, spec }) => {
   const inputs = readTensors(join(dir, spec.inputs));
@@ -28,11 +30,14 @@ const sampling: GoldenHandler = async ({ dir, spec }) => {
         const scoreError = Math.abs(got - want) / Math.max(1, Math.abs(want));
         const probError = Math.abs(probs[i]! - expected.get(`${entry.name}.probs`)!.data[row * vocab + i]!);
         worst = Math.max(worst, scoreError, probError);
-        if (scoreError > spec.tolerance.scores || probError > spec.tolerance.probs) wrong.push(`${entry.name} (${entry.processors}) row ${row} token ${i}`);
+        if (scoreError > spec.tolerance.scores || probError > spec.tolerance.probs)
+          wrong.push(`${entry.name} (${entry.processors}) row ${row} token ${i}`);
       }
     }
   }
-  return wrong.length === 0 ? { ok: true, maxError: worst } : { ok: false, maxError: worst, reason: `${wrong.length} values differ, first: ${wrong[0]}` };
+  return wrong.length === 0
+    ? { ok: true, maxError: worst }
+    : { ok: false, maxError: worst, reason: `${wrong.length} values differ, first: ${wrong[0]}` };
 };
 
 export const samplingHandlers: Record<string, GoldenHandler> = { sampling };
