@@ -178,7 +178,14 @@ function disposed(tensor: Tensor): LowrankError {
   });
 }
 
-/** Garbage collection never frees device memory, which would come too late; it only tells about a forgotten dispose(). */
+let leaked = 0;
+
+/** Garbage collection never frees device memory, which would come too late; it only tells about forgotten dispose() calls, once for a batch of them. */
 const leaks = new FinalizationRegistry<string>((what) => {
-  process.emitWarning(`a tensor ${what} was dropped without dispose(); its memory is lost until the process ends`, "LowrankLeak");
+  if (leaked++ > 0) return;
+  setTimeout(() => {
+    const others = leaked > 1 ? ` and ${leaked - 1} more` : "";
+    leaked = 0;
+    process.emitWarning(`a tensor ${what}${others} was dropped without dispose(): its memory is lost until the process ends`, "LowrankLeak");
+  }, 100).unref();
 });
