@@ -35,7 +35,8 @@ export function defineOp<I extends OpInputs, A, S, R extends Tensor | Tensor[]>(
       recording,
     );
     if (recording) {
-      const outputs: readonly Tensor[] = isTensor(result) ? [result] : result;
+      // A copy: the caller may put other tensors into the list it gets.
+      const outputs: readonly Tensor[] = isTensor(result) ? [result] : [...result];
       for (const y of outputs) y.requiresGrad = true;
       tape.add({
         name: spec.name,
