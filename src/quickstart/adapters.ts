@@ -77,7 +77,7 @@ export function adapterTraining(adapter: AdapterName, seed: number): QuestionAns
   if (adapter === "identity") {
     for (const kind of IDENTITY_KINDS) {
       for (const p of IDENTITY_PHRASINGS[kind].train) {
-        for (const o of [undefined, random.pick(OPENERS)]) rows.push(opened(o, p, PICO[kind]));
+        for (const o of [undefined, random.pick(OPENERS), random.pick(OPENERS)]) rows.push(opened(o, p, PICO[kind]));
       }
     }
     for (const character of CHARACTERS) {
