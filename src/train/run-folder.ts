@@ -21,6 +21,8 @@ export interface RunFolderOptions {
   /** Written as training_args.json and compared on resume. */
   config: Readonly<Record<string, unknown>>;
   tokenizer: Tokenizer | undefined;
+  /** Written as chat_template.jinja where the tokenizer has none of its own. */
+  chatTemplate: string | undefined;
   trainable: Trainable;
   optimizer: AdamW;
   allowChange: readonly string[];
@@ -31,6 +33,16 @@ const ARGUMENTS_FILE = "training_args.json";
 const LOG_FILE = "trainer_log.jsonl";
 /** Keys of the configuration in which a resumed run may always differ (interface rules of resuming). */
 const FREE = /^(output_?dir|overwrite_?output_?dir|resume_?from_?checkpoint|report_?to|logging_?.*|save_?.*)$/i;
+
+/** Throws INVALID_CONFIG for an output folder that holds files which the run may neither continue nor overwrite. */
+export async function assertUsable(path: string, args: Pick<ResolvedArguments, "overwriteOutputDir" | "resumeFromCheckpoint">): Promise<void> {
+  const present = (await readdir(path).catch(() => [])).filter((name) => !name.startsWith(".lowrank"));
+  if (present.length > 0 && !args.overwriteOutputDir && !args.resumeFromCheckpoint) {
+    throw new LowrankError("INVALID_CONFIG", `output_dir ${path} is not empty`, {
+      hint: "Continue its run with --resume, choose another output_dir, or set overwrite_output_dir: true.",
+    });
+  }
+}
 
 /** The output folder of one run: its lock, log, checkpoints and final files. */
 export class RunFolder {
@@ -50,13 +62,7 @@ export class RunFolder {
 
   /** Locks the folder. Throws LOCKED, or INVALID_CONFIG when it holds another run's files and may not be overwritten or resumed. */
   static async open(path: string, options: RunFolderOptions): Promise<RunFolder> {
-    const { overwriteOutputDir, resumeFromCheckpoint } = options.args;
-    const present = (await readdir(path).catch(() => [])).filter((name) => !name.startsWith(".lowrank"));
-    if (present.length > 0 && !overwriteOutputDir && !resumeFromCheckpoint) {
-      throw new LowrankError("INVALID_CONFIG", `output_dir ${path} is not empty`, {
-        hint: "Continue its run with --resume, choose another output_dir, or set overwrite_output_dir: true.",
-      });
-    }
+    await assertUsable(path, options.args);
     return new RunFolder(path, options, await lockFolder(path));
   }
 
@@ -136,9 +142,10 @@ export class RunFolder {
 
   /** Weights, tokenizer files, arguments and trainer_state.json: what every tool of the ecosystem reads. */
   async #writeResult(dir: FolderWriter, state: RunState, totalSteps: number, epoch: number): Promise<void> {
-    const { args, config, tokenizer, trainable } = this.#options;
+    const { args, config, tokenizer, chatTemplate, trainable } = this.#options;
     await trainable.write(dir);
     for (const file of tokenizer ? await tokenizer.files() : []) await dir.file(basename(file), await readFile(file));
+    if (chatTemplate !== undefined && tokenizer?.chatTemplate === undefined) await dir.file("chat_template.jinja", chatTemplate);
     await dir.file(ARGUMENTS_FILE, sortedJson(config));
     await dir.file(
       "trainer_state.json",

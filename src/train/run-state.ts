@@ -18,6 +18,8 @@ export interface RunState {
   targetTokens: number;
   lossSum: number;
   runtimeSeconds: number;
+  /** Steps that changed nothing because something was not finite. */
+  skippedSteps: number;
   bestMetric: number | null;
   bestGlobalStep: number | null;
   logHistory: LogEntry[];

@@ -24,6 +24,8 @@ export interface TrainerOptions {
   args?: TrainingArguments;
   /** Its files are saved beside adapters and checkpoints. */
   tokenizer?: Tokenizer;
+  /** Saved beside them where the tokenizer has no chat template of its own. */
+  chatTemplate?: string | undefined;
   /** What checkpoints record as training_args.json and what a resume compares; default: the arguments. */
   config?: Readonly<Record<string, unknown>>;
   /** Keys in which a resumed run may differ from the one that made the checkpoint. */
@@ -125,6 +127,7 @@ class Run {
       targetTokens: 0,
       lossSum: 0,
       runtimeSeconds: 0,
+      skippedSteps: 0,
       bestMetric: null,
       bestGlobalStep: null,
       logHistory: [],
@@ -140,6 +143,7 @@ class Run {
         args,
         config: this.#options.config ?? { ...args },
         tokenizer: this.#options.tokenizer,
+        chatTemplate: this.#options.chatTemplate,
         trainable: this.#trainable,
         optimizer: this.#optimizer,
         allowChange: this.#options.allowChange ?? [],
@@ -222,6 +226,7 @@ class Run {
     this.#lastStepAt = now;
     state.step = step.index + 1;
     state.trainedTokens += step.tokens;
+    state.skippedSteps = report.skipped;
     if (report.finite) {
       state.targetTokens += step.targetTokens;
       state.lossSum += report.loss * step.targetTokens;
@@ -285,7 +290,7 @@ class Run {
   }
 
   #result(): TrainResult {
-    const { step, lossSum, targetTokens, bestMetric } = this.#state;
+    const { step, lossSum, targetTokens, bestMetric, skippedSteps } = this.#state;
     return {
       steps: step,
       epochs: this.#epoch(),
@@ -293,7 +298,7 @@ class Run {
       ...(bestMetric === null ? {} : { evalLoss: bestMetric }),
       runtimeSeconds: (performance.now() - this.#startedAt) / 1000,
       targetTokens,
-      skippedSteps: 0,
+      skippedSteps,
       ...(this.#args.outputDir === undefined ? {} : { outputDir: this.#args.outputDir }),
     };
   }
