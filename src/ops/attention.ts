@@ -1,6 +1,6 @@
 import { defineOp } from "../autograd/op.js";
 import { Tensor } from "../tensor/tensor.js";
-import { check, enqueue, handleOf } from "./kernel.js";
+import { enqueue, handleOf, mismatch } from "./kernel.js";
 
 export interface AttentionOptions {
   /** int32 [n + 1]: sequence i owns queries cuSeqlens[i] to cuSeqlens[i + 1]. */
@@ -123,9 +123,10 @@ const attentionOp = defineOp<
       ["k", k],
       ["v", v],
     ] as const)
-      check(x.shape.length === 3, "attention", name, "[T, H, D]", x);
-    check(q.shape[1]! % k.shape[1]! === 0, "attention", "heads of q", `a multiple of the ${k.shape[1]} heads of k`, q);
-    check(q.shape[2] === k.shape[2], "attention", "k", `of head dimension ${q.shape[2]} as q`, k);
+      if (x.shape.length !== 3) throw mismatch("attention", name, "[T, H, D]", x);
+    if (q.shape[1]! % k.shape[1]! !== 0)
+      throw mismatch("attention", "heads of q", `a multiple of the ${k.shape[1]} heads of k`, q);
+    if (q.shape[2] !== k.shape[2]) throw mismatch("attention", "k", `of head dimension ${q.shape[2]} as q`, k);
     const out = Tensor.empty(q.shape, { device: q.device });
     const lse = recording ? Tensor.empty([q.shape[0]!, q.shape[1]!], { device: q.device }) : undefined;
     enqueue(out, (kernels, d) =>

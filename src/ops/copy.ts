@@ -1,10 +1,10 @@
 import type { DType } from "../tensor/dtype.js";
 import { Tensor } from "../tensor/tensor.js";
-import { check, enqueue, sameShape } from "./kernel.js";
+import { enqueue, mismatch, sameShape } from "./kernel.js";
 
 /** Writes x into y, converting between float32, bfloat16 and float16 (to nearest even). No gradient. */
 export function copyInto(y: Tensor, x: Tensor): void {
-  check(sameShape(y, x), "copyInto", "y", `[${x.shape}] as x`, y);
+  if (!sameShape(y, x)) throw mismatch("copyInto", "y", `[${x.shape}] as x`, y);
   enqueue(y, (k, d) => k.copy(d, y.handle, x.handle));
 }
 
@@ -17,6 +17,6 @@ export function cast(x: Tensor, dtype: DType): Tensor {
 
 /** y += factor * x, float32 of one shape. No gradient. */
 export function addInto(y: Tensor, x: Tensor, factor = 1): void {
-  check(sameShape(y, x), "addInto", "y", `[${x.shape}] as x`, y);
+  if (!sameShape(y, x)) throw mismatch("addInto", "y", `[${x.shape}] as x`, y);
   enqueue(y, (k, d) => k.axpy(d, y.handle, x.handle, factor));
 }

@@ -1,6 +1,6 @@
 import { defineOp } from "../autograd/op.js";
 import { Tensor } from "../tensor/tensor.js";
-import { check, enqueue, handleOf, sameShape } from "./kernel.js";
+import { enqueue, handleOf, mismatch, sameShape } from "./kernel.js";
 
 /** a + b, both float32 of one shape. */
 export const add = (a: Tensor, b: Tensor): Tensor => addOp({ a, b }, undefined);
@@ -8,7 +8,7 @@ export const add = (a: Tensor, b: Tensor): Tensor => addOp({ a, b }, undefined);
 const addOp = defineOp<{ a: Tensor; b: Tensor }, undefined, undefined, Tensor>({
   name: "add",
   forward({ a, b }) {
-    check(sameShape(a, b), "add", "b", `[${a.shape}] as a`, b);
+    if (!sameShape(a, b)) throw mismatch("add", "b", `[${a.shape}] as a`, b);
     const y = Tensor.empty(a.shape, { device: a.device });
     enqueue(y, (k, d) => k.add(d, y.handle, a.handle, b.handle));
     return y;
@@ -44,7 +44,7 @@ export const weightedSum = (x: Tensor, factor = 1, weights?: Tensor): Tensor => 
 const weightedSumOp = defineOp<{ x: Tensor; weights: Tensor | undefined }, number, { weights: Tensor | undefined }, Tensor>({
   name: "weightedSum",
   forward({ x, weights }, factor, save) {
-    if (weights) check(sameShape(x, weights), "weightedSum", "weights", `[${x.shape}] as x`, weights);
+    if (weights && !sameShape(x, weights)) throw mismatch("weightedSum", "weights", `[${x.shape}] as x`, weights);
     save({ weights });
     const y = Tensor.empty([1], { device: x.device });
     enqueue(y, (k, d) => k.dot(d, y.handle, x.handle, handleOf(weights), factor, 0));

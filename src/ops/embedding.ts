@@ -1,6 +1,6 @@
 import { defineOp } from "../autograd/op.js";
 import { Tensor } from "../tensor/tensor.js";
-import { check, enqueue } from "./kernel.js";
+import { enqueue, mismatch } from "./kernel.js";
 
 /**
  * scale * table[ids]: table [vocab, d] of any floating dtype, ids int32 [T] → float32 [T, d]. A gather of rows as well.
@@ -11,8 +11,8 @@ export const embedding = (table: Tensor, ids: Tensor, factor = 1): Tensor => emb
 const embeddingOp = defineOp<{ table: Tensor; ids: Tensor }, number, { ids: Tensor }, Tensor>({
   name: "embedding",
   forward({ table, ids }, factor, save) {
-    check(table.shape.length === 2, "embedding", "table", "[vocab, d]", table);
-    check(ids.dtype === "int32" && ids.shape.length === 1, "embedding", "ids", "int32 [T]", ids);
+    if (table.shape.length !== 2) throw mismatch("embedding", "table", "[vocab, d]", table);
+    if (!(ids.dtype === "int32" && ids.shape.length === 1)) throw mismatch("embedding", "ids", "int32 [T]", ids);
     save({ ids });
     const y = Tensor.empty([ids.shape[0]!, table.shape[1]!], { device: table.device });
     enqueue(y, (k, d) => k.embedding(d, y.handle, table.handle, ids.handle, factor));

@@ -13,11 +13,10 @@ export function handleOf(tensor: Tensor | undefined): number {
   return tensor?.handle ?? 0;
 }
 
-/** Throws `[op] what must be rule but is actual` unless `ok`. */
-export function check(ok: boolean, op: string, what: string, rule: string, actual: Tensor | string | number): void {
-  if (ok) return;
-  const text = typeof actual === "object" ? `${actual.dtype} [${actual.shape.join(", ")}]` : String(actual);
-  throw new LowrankError("SHAPE_MISMATCH", `[${op}] ${what} must be ${rule} but is ${text}`, { details: { op, what } });
+/** The error `[op] what must be rule but is actual`. Made only when a check failed: ops run too often to word it each time. */
+export function mismatch(op: string, what: string, rule: string, actual: Tensor): LowrankError {
+  const text = `${actual.dtype} [${actual.shape.join(", ")}]`;
+  return new LowrankError("SHAPE_MISMATCH", `[${op}] ${what} must be ${rule} but is ${text}`, { details: { op, what } });
 }
 
 export function sameShape(a: Tensor, b: Tensor): boolean {

@@ -2,7 +2,7 @@ import { defineOp } from "../autograd/op.js";
 import type { Sink } from "../autograd/tape.js";
 import type { Weight } from "../quant/weight.js";
 import { Tensor } from "../tensor/tensor.js";
-import { check, enqueue, handleOf } from "./kernel.js";
+import { enqueue, handleOf, mismatch } from "./kernel.js";
 
 /** Rows [rowBegin, rowEnd) use one LoRA pair: a [r, in], b [out, r], float32. */
 export interface LoraSegment {
@@ -70,9 +70,9 @@ interface Saved {
 const linearOp = defineOp<Inputs, Attrs, Saved, Tensor[]>({
   name: "linear",
   forward({ x, weights, biases, pairs }, { layers, options }, save, recording) {
-    check(x.shape.length === 2 && x.dtype === "float32", "linear", "x", "float32 [T, in]", x);
+    if (!(x.shape.length === 2 && x.dtype === "float32")) throw mismatch("linear", "x", "float32 [T, in]", x);
     for (const { weight } of layers)
-      check(weight.inFeatures === x.shape[1], "linear", "x", `[T, ${weight.inFeatures}] as the weight`, x);
+      if (weight.inFeatures !== x.shape[1]) throw mismatch("linear", "x", `[T, ${weight.inFeatures}] as the weight`, x);
     const rows = x.shape[0]!;
     const { device } = x;
     const trainsPairs = recording && pairs.some((tensor) => tensor.requiresGrad);

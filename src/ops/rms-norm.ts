@@ -1,6 +1,6 @@
 import { defineOp } from "../autograd/op.js";
 import { Tensor } from "../tensor/tensor.js";
-import { check, enqueue, handleOf, sameShape } from "./kernel.js";
+import { enqueue, handleOf, mismatch, sameShape } from "./kernel.js";
 
 export interface RmsNormOptions {
   eps: number;
@@ -28,8 +28,8 @@ const rmsNormOp = defineOp<Inputs, RmsNormOptions, { sum: Tensor; rstd: Tensor; 
   name: "rmsNorm",
   forward({ x, weight, residual }, { eps, unitOffset }, save) {
     const d = x.shape.at(-1) ?? 1;
-    check(weight.size === d, "rmsNorm", "weight", `[${d}] as the last dimension of x`, weight);
-    if (residual) check(sameShape(x, residual), "rmsNorm", "residual", `[${x.shape}] as x`, residual);
+    if (weight.size !== d) throw mismatch("rmsNorm", "weight", `[${d}] as the last dimension of x`, weight);
+    if (residual && !sameShape(x, residual)) throw mismatch("rmsNorm", "residual", `[${x.shape}] as x`, residual);
     const { device } = x;
     const y = Tensor.empty(x.shape, { device });
     const sum = residual ? Tensor.empty(x.shape, { device }) : x;

@@ -1,6 +1,6 @@
 import { defineOp } from "../autograd/op.js";
 import { Tensor } from "../tensor/tensor.js";
-import { check, enqueue } from "./kernel.js";
+import { enqueue, mismatch } from "./kernel.js";
 
 /**
  * The rotations of T positions: float32 [T, 2h], h cosines, then h sines of position * invFreq, both times `scaling`
@@ -18,8 +18,8 @@ export const rope = (x: Tensor, table: Tensor): Tensor => ropeOp({ x, table }, u
 const ropeOp = defineOp<{ x: Tensor; table: Tensor }, undefined, { table: Tensor }, Tensor>({
   name: "rope",
   forward({ x, table }, _attrs, save) {
-    check(x.shape.length === 3, "rope", "x", "[T, H, D]", x);
-    check(table.shape[0] === x.shape[0], "rope", "table", `[${x.shape[0]}, 2h], a row per token`, table);
+    if (x.shape.length !== 3) throw mismatch("rope", "x", "[T, H, D]", x);
+    if (table.shape[0] !== x.shape[0]) throw mismatch("rope", "table", `[${x.shape[0]}, 2h], a row per token`, table);
     save({ table });
     const y = Tensor.empty(x.shape, { device: x.device });
     enqueue(y, (k, d) => k.rope(d, y.handle, x.handle, table.handle, 0));

@@ -1,6 +1,6 @@
 import { defineOp } from "../autograd/op.js";
 import { Tensor } from "../tensor/tensor.js";
-import { check, enqueue, sameShape } from "./kernel.js";
+import { enqueue, mismatch, sameShape } from "./kernel.js";
 
 /** silu(gate) * up (Shazeer 2020), float32 of one shape. */
 export const swiglu = (gate: Tensor, up: Tensor): Tensor => swigluOp({ gate, up }, undefined);
@@ -9,7 +9,7 @@ const swigluOp = defineOp<{ gate: Tensor; up: Tensor }, undefined, { gate: Tenso
   name: "swiglu",
   forward(inputs, _attrs, save) {
     const { gate, up } = inputs;
-    check(sameShape(gate, up), "swiglu", "up", `[${gate.shape}] as gate`, up);
+    if (!sameShape(gate, up)) throw mismatch("swiglu", "up", `[${gate.shape}] as gate`, up);
     save(inputs);
     const y = Tensor.empty(gate.shape, { device: gate.device });
     enqueue(y, (k, d) => k.swiglu(d, y.handle, gate.handle, up.handle));

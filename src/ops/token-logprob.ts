@@ -1,7 +1,7 @@
 import { defineOp } from "../autograd/op.js";
 import type { Weight } from "../quant/weight.js";
 import { Tensor } from "../tensor/tensor.js";
-import { check, enqueue, handleOf } from "./kernel.js";
+import { enqueue, handleOf, mismatch } from "./kernel.js";
 
 export interface TokenLogProbOptions {
   /** Label smoothing e: (1 - e) log p[label] + e * mean over the vocabulary of log p. */
@@ -90,20 +90,10 @@ const tokenLogProbOp = defineOp<{ hidden: Tensor; head: Tensor | undefined; labe
   name: "tokenLogProb",
   forward({ hidden, head, labels }, attrs, save, recording) {
     const { weight } = attrs;
-    check(
-      hidden.shape.length === 2 && hidden.shape[1] === weight.inFeatures,
-      "tokenLogProb",
-      "hidden",
-      `[T, ${weight.inFeatures}]`,
-      hidden,
-    );
-    check(
-      labels.dtype === "int32" && labels.size === hidden.shape[0],
-      "tokenLogProb",
-      "labels",
-      `int32 [${hidden.shape[0]}]`,
-      labels,
-    );
+    if (!(hidden.shape.length === 2 && hidden.shape[1] === weight.inFeatures))
+      throw mismatch("tokenLogProb", "hidden", `[T, ${weight.inFeatures}]`, hidden);
+    if (!(labels.dtype === "int32" && labels.size === hidden.shape[0]))
+      throw mismatch("tokenLogProb", "labels", `int32 [${hidden.shape[0]}]`, labels);
     const { device } = hidden;
     const value = Tensor.empty(labels.shape, { device });
     const entropy = attrs.entropy ? Tensor.empty(labels.shape, { device }) : undefined;

@@ -34,7 +34,7 @@ export class Tensor {
     this.dtype = dtype;
     this.device = device;
     this.#scope = adopt(this);
-    leaks.register(this, `${dtype} [${shape.join(", ")}]`, this);
+    leaks.register(this, shape, this);
   }
 
   /** Uninitialised. Throws OUT_OF_MEMORY with the bytes needed and free. */
@@ -181,11 +181,14 @@ function disposed(tensor: Tensor): LowrankError {
 let leaked = 0;
 
 /** Garbage collection never frees device memory, which would come too late; it only tells about forgotten dispose() calls, once for a batch of them. */
-const leaks = new FinalizationRegistry<string>((what) => {
+const leaks = new FinalizationRegistry<readonly number[]>((shape) => {
   if (leaked++ > 0) return;
   setTimeout(() => {
     const others = leaked > 1 ? ` and ${leaked - 1} more` : "";
     leaked = 0;
-    process.emitWarning(`a tensor ${what}${others} was dropped without dispose(): its memory is lost until the process ends`, "LowrankLeak");
+    process.emitWarning(
+      `a tensor [${shape.join(", ")}]${others} was dropped without dispose(): its memory is lost until the process ends`,
+      "LowrankLeak",
+    );
   }, 100).unref();
 });
