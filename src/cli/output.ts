@@ -30,7 +30,6 @@ export function formatDuration(seconds: number): string {
   return `${s}s`;
 }
 
-
 /**
  * A line that rewrites itself on a terminal. Elsewhere (logs, CI) a line is printed at most every ten seconds and at the end,
  * so that long work shows life without flooding.

@@ -60,7 +60,11 @@ export function resolveArguments(args: TrainingArguments): ResolvedArguments {
   const misnamed = Object.keys(args).filter((name) => !(NAMES as readonly string[]).includes(name));
   for (const name of misnamed) problems.push(`'${name}' is no argument of a Trainer`);
   if (problems.length > 0) {
-    throw new LowrankError("INVALID_CONFIG", `the training arguments have ${problems.length} mistakes:\n- ${problems.join("\n- ")}`, { details: { problems } });
+    throw new LowrankError(
+      "INVALID_CONFIG",
+      `the training arguments have ${problems.length} mistakes:\n- ${problems.join("\n- ")}`,
+      { details: { problems } },
+    );
   }
   return resolved as unknown as ResolvedArguments;
 }

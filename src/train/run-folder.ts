@@ -12,7 +12,7 @@ import type { Tokenizer } from "../text/tokenizer.js";
 import type { ResolvedArguments } from "./arguments.js";
 import { newestVerified, pruneCheckpoints, saveCheckpoint } from "./checkpoints.js";
 import type { StepEvent, TrainResult } from "./events.js";
-import { readRunState, restoreTensors, type RunIdentity, type RunState, stateBytes, writeRunState } from "./run-state.js";
+import { type RunIdentity, type RunState, readRunState, restoreTensors, stateBytes, writeRunState } from "./run-state.js";
 import { sortedJson, trainerLogEntry, trainerStateJson } from "./state.js";
 import type { Trainable } from "./trainable.js";
 
@@ -35,7 +35,10 @@ const LOG_FILE = "trainer_log.jsonl";
 const FREE = /^(output_?dir|overwrite_?output_?dir|resume_?from_?checkpoint|report_?to|logging_?.*|save_?.*)$/i;
 
 /** Throws INVALID_CONFIG for an output folder that holds files which the run may neither continue nor overwrite. */
-export async function assertUsable(path: string, args: Pick<ResolvedArguments, "overwriteOutputDir" | "resumeFromCheckpoint">): Promise<void> {
+export async function assertUsable(
+  path: string,
+  args: Pick<ResolvedArguments, "overwriteOutputDir" | "resumeFromCheckpoint">,
+): Promise<void> {
   const present = (await readdir(path).catch(() => [])).filter((name) => !name.startsWith(".lowrank"));
   if (present.length > 0 && !args.overwriteOutputDir && !args.resumeFromCheckpoint) {
     throw new LowrankError("INVALID_CONFIG", `output_dir ${path} is not empty`, {
@@ -79,12 +82,21 @@ export class RunFolder {
       notes.push(`Continuing from ${path} at step ${state.step}`);
     }
     const step = state?.step ?? 0;
-    this.#log = await JsonLog.open(join(this.path, LOG_FILE), (entry) => (entry as { current_steps: number }).current_steps <= step);
+    this.#log = await JsonLog.open(
+      join(this.path, LOG_FILE),
+      (entry) => (entry as { current_steps: number }).current_steps <= step,
+    );
     return state && { state, notes };
   }
 
   async log(state: RunState, event: StepEvent, totalSteps: number): Promise<void> {
-    state.logHistory.push({ epoch: event.epoch, step: event.step, loss: event.loss, grad_norm: event.gradNorm, learning_rate: event.lr });
+    state.logHistory.push({
+      epoch: event.epoch,
+      step: event.step,
+      loss: event.loss,
+      grad_norm: event.gradNorm,
+      learning_rate: event.lr,
+    });
     await this.#log?.append(
       trainerLogEntry({
         step: event.step,
@@ -104,7 +116,15 @@ export class RunFolder {
     state.logHistory.push({ epoch, step: state.step, eval_loss: loss, eval_runtime: seconds });
     const remainingSeconds = (state.runtimeSeconds / Math.max(1, state.step)) * (totalSteps - state.step);
     await this.#log?.append(
-      trainerLogEntry({ step: state.step, totalSteps, epoch, evalLoss: loss, elapsedSeconds: state.runtimeSeconds, remainingSeconds, totalTokens: state.trainedTokens }),
+      trainerLogEntry({
+        step: state.step,
+        totalSteps,
+        epoch,
+        evalLoss: loss,
+        elapsedSeconds: state.runtimeSeconds,
+        remainingSeconds,
+        totalTokens: state.trainedTokens,
+      }),
     );
   }
 
@@ -126,7 +146,10 @@ export class RunFolder {
 
   /** The final files in the folder itself. */
   async finish(state: RunState, result: TrainResult, totalSteps: number, epoch: number): Promise<void> {
-    await writeFolder(this.path, (dir) => this.#writeResult(dir, state, totalSteps, epoch), { needed: this.#options.trainable.byteLength, facts: { step: state.step } });
+    await writeFolder(this.path, (dir) => this.#writeResult(dir, state, totalSteps, epoch), {
+      needed: this.#options.trainable.byteLength,
+      facts: { step: state.step },
+    });
     await writeFileDurable(
       join(this.path, "all_results.json"),
       sortedJson({
@@ -170,7 +193,9 @@ export class RunFolder {
   async #newest(notes: string[]): Promise<string> {
     const found = await newestVerified(this.path);
     if (!found) {
-      throw new LowrankError("INVALID_CONFIG", `${this.path} holds no checkpoint that verifies`, { hint: "Start the run without resume_from_checkpoint." });
+      throw new LowrankError("INVALID_CONFIG", `${this.path} holds no checkpoint that verifies`, {
+        hint: "Start the run without resume_from_checkpoint.",
+      });
     }
     for (const { path, problems } of found.skipped) notes.push(`Passed over ${path}: ${problems.join("; ")}`);
     return found.path;
@@ -182,7 +207,8 @@ export class RunFolder {
     const { config, identity, allowChange } = this.#options;
     const differences: { key: string; old: unknown; new: unknown }[] = [];
     for (const key of new Set([...Object.keys(old), ...Object.keys(config)])) {
-      if (!FREE.test(key) && JSON.stringify(old[key] ?? null) !== JSON.stringify(config[key] ?? null)) differences.push({ key, old: old[key], new: config[key] });
+      if (!FREE.test(key) && JSON.stringify(old[key] ?? null) !== JSON.stringify(config[key] ?? null))
+        differences.push({ key, old: old[key], new: config[key] });
     }
     for (const key of Object.keys(identity) as (keyof RunIdentity)[]) {
       if (state.identity[key] !== identity[key]) differences.push({ key, old: state.identity[key], new: identity[key] });
@@ -210,7 +236,9 @@ async function verified(path: string): Promise<string> {
   if (!existsSync(path)) throw new LowrankError("INVALID_CONFIG", `resume_from_checkpoint: there is no folder ${path}`);
   const verdict = await verifyFolder(path);
   if (!verdict.ok) {
-    throw new LowrankError("CHECKPOINT", `${path} cannot be trusted: ${verdict.problems.join("; ")}`, { hint: "Resume with true: the newest checkpoint that verifies is taken." });
+    throw new LowrankError("CHECKPOINT", `${path} cannot be trusted: ${verdict.problems.join("; ")}`, {
+      hint: "Resume with true: the newest checkpoint that verifies is taken.",
+    });
   }
   return path;
 }

@@ -1,12 +1,11 @@
 import { createHash } from "node:crypto";
-import { type Batches, fingerprint, makeUnits, type Sequences } from "../data/batches.js";
-import { Batches as BatchDealer } from "../data/batches.js";
+import { Batches as BatchDealer, type Batches, fingerprint, makeUnits, type Sequences } from "../data/batches.js";
 import { LowrankError } from "../errors.js";
 import type { CausalLM } from "../models/causal-lm.js";
 import { AdamW } from "../optim/adamw.js";
 import { createSchedule, type Schedule, warmupSteps } from "../optim/schedules.js";
 import { PeftModel } from "../peft/peft-model.js";
-import { type Tokenizer } from "../text/tokenizer.js";
+import type { Tokenizer } from "../text/tokenizer.js";
 import { type ResolvedArguments, resolveArguments, stepCount, type TrainingArguments } from "./arguments.js";
 import { type BatchEvaluation, evaluateBatch, summarize } from "./evaluate.js";
 import type { EvalEvent, StepEvent, TrainEvent, TrainResult } from "./events.js";
@@ -47,7 +46,8 @@ export class Trainer {
   constructor(options: TrainerOptions) {
     this.args = resolveArguments(options.args ?? {});
     this.#options = options;
-    if (options.dataset.length === 0) throw new LowrankError("DATASET", "The data set has no examples", { hint: "Look at it with `lowrank data preview`." });
+    if (options.dataset.length === 0)
+      throw new LowrankError("DATASET", "The data set has no examples", { hint: "Look at it with `lowrank data preview`." });
   }
 
   /** Drains `run()`. */
@@ -103,7 +103,8 @@ class Run {
       seed: args.dataSeed ?? args.seed,
       shuffle: !args.disableShuffling,
     });
-    this.#totalSteps = args.maxSteps > 0 ? args.maxSteps : Math.max(1, Math.ceil(args.numTrainEpochs * this.#batches.stepsPerEpoch));
+    this.#totalSteps =
+      args.maxSteps > 0 ? args.maxSteps : Math.max(1, Math.ceil(args.numTrainEpochs * this.#batches.stepsPerEpoch));
     this.#schedule = createSchedule({
       type: args.lrSchedulerType,
       totalSteps: this.#totalSteps,
@@ -111,7 +112,10 @@ class Run {
       baseLr: args.learningRate,
       kwargs: args.lrSchedulerKwargs,
     });
-    this.#step = new TrainStep(trainable.model, this.#optimizer, { seed: args.seed, gradientCheckpointing: args.gradientCheckpointing });
+    this.#step = new TrainStep(trainable.model, this.#optimizer, {
+      seed: args.seed,
+      gradientCheckpointing: args.gradientCheckpointing,
+    });
     const { info } = trainable.model.device;
     this.#identity = {
       dataset: fingerprint(options.dataset),
@@ -162,7 +166,10 @@ class Run {
       totalSteps: this.#totalSteps,
       step: this.#state.step,
       examples: dataset.length,
-      targetTokensPerEpoch: dataset.reduce((sum, { labels }) => sum + labels.subarray(1).reduce((n, label) => n + (label === -100 ? 0 : 1), 0), 0),
+      targetTokensPerEpoch: dataset.reduce(
+        (sum, { labels }) => sum + labels.subarray(1).reduce((n, label) => n + (label === -100 ? 0 : 1), 0),
+        0,
+      ),
       trainableParameters: this.#trainable.counts.trainable,
       allParameters: this.#trainable.counts.all,
     };
@@ -183,9 +190,14 @@ class Run {
       const number = current.index + 1;
       const last = number === this.#totalSteps;
       const epochEnds = number % this.#batches.stepsPerEpoch === 0;
-      const saves = this.#folder !== undefined && args.saveStrategy !== "no" && (last || (args.saveStrategy === "steps" ? number % saveEvery === 0 : epochEnds));
+      const saves =
+        this.#folder !== undefined &&
+        args.saveStrategy !== "no" &&
+        (last || (args.saveStrategy === "steps" ? number % saveEvery === 0 : epochEnds));
       const evaluates =
-        this.#options.evalDataset !== undefined && args.evalStrategy !== "no" && (last || (args.evalStrategy === "steps" ? number % evalEvery === 0 : epochEnds));
+        this.#options.evalDataset !== undefined &&
+        args.evalStrategy !== "no" &&
+        (last || (args.evalStrategy === "steps" ? number % evalEvery === 0 : epochEnds));
       // The next step may only be enqueued before this one is read when nothing has to see the state in between.
       const aborted = signal?.aborted === true;
       pending = last || saves || evaluates || aborted ? undefined : this.#enqueue(number);
@@ -194,7 +206,10 @@ class Run {
       if (number % logEvery === 0 || last) await this.#folder?.log(this.#state, event, this.#totalSteps);
       yield event;
       if (!report.finite) {
-        yield { type: "warning", message: `Step ${number}: the loss or gradient is not finite; the step changed nothing (${report.consecutive} in a row)` };
+        yield {
+          type: "warning",
+          message: `Step ${number}: the loss or gradient is not finite; the step changed nothing (${report.consecutive} in a row)`,
+        };
         if (report.consecutive >= MAX_SKIPPED) throw this.#diverged(report);
       }
       // An abort that came while the next step was already enqueued: it ends, and is part of what is saved.
@@ -262,7 +277,8 @@ class Run {
     });
     const parts: BatchEvaluation[] = [];
     for (let i = 0; i < batches.stepsPerEpoch; i++) {
-      for (const tokens of batches.at(batches.cursorAt(i)).microBatches) parts.push(await evaluateBatch(this.#trainable.model, tokens));
+      for (const tokens of batches.at(batches.cursorAt(i)).microBatches)
+        parts.push(await evaluateBatch(this.#trainable.model, tokens));
     }
     const { loss, perplexity, targetTokens, meanTokenAccuracy } = summarize(parts);
     const state = this.#state;
@@ -283,10 +299,14 @@ class Run {
   }
 
   #diverged(report: StepReport): LowrankError {
-    return new LowrankError("NON_FINITE", `Training stopped: loss or gradient were not finite in ${report.consecutive} steps in a row`, {
-      hint: "The weights are those of the last good step. Lower learning_rate, or check the data and the base model.",
-      details: { step: this.#state.step, skipped: report.skipped },
-    });
+    return new LowrankError(
+      "NON_FINITE",
+      `Training stopped: loss or gradient were not finite in ${report.consecutive} steps in a row`,
+      {
+        hint: "The weights are those of the last good step. Lower learning_rate, or check the data and the base model.",
+        details: { step: this.#state.step, skipped: report.skipped },
+      },
+    );
   }
 
   #result(): TrainResult {

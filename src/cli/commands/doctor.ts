@@ -1,9 +1,9 @@
 import { arch, cpus, freemem, platform, release, totalmem } from "node:os";
 import { Command } from "commander";
 import { LowrankError } from "../../errors.js";
+import { formatBytes } from "../../io/space.js";
 import { loadAddon } from "../../native/load.js";
 import { getDevice } from "../../tensor/device.js";
-import { formatBytes } from "../../io/space.js";
 import { print, printJson } from "../output.js";
 
 interface Report {
@@ -57,9 +57,12 @@ export function doctorCommand(): Command {
         print(`Memory    ${formatBytes(report.memory.free)} free of ${formatBytes(report.memory.total)}`);
         if (report.kernels) {
           const { isa, available, threads, bf16 } = report.kernels;
-          print(`Kernels   ${isa} (can run ${available.join(", ")}), ${threads} threads, bf16 products ${bf16 ? "native" : "in float32"}`);
+          print(
+            `Kernels   ${isa} (can run ${available.join(", ")}), ${threads} threads, bf16 products ${bf16 ? "native" : "in float32"}`,
+          );
         }
-        for (const problem of report.problems) print(`Problem   ${problem.message}${problem.remedy ? `\n          → ${problem.remedy}` : ""}`);
+        for (const problem of report.problems)
+          print(`Problem   ${problem.message}${problem.remedy ? `\n          → ${problem.remedy}` : ""}`);
         if (report.problems.length === 0) print("Nothing is missing.");
       }
       if (!report.kernels) process.exitCode = 1;

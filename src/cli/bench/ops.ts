@@ -1,0 +1,88 @@
+import { type Device, getDevice } from "../../tensor/device.js";
+import { adamwCase, dequantizeCase, linearCase, linearDxCase, type OpCase, rmsNormCase, swigluCase } from "./cases.js";
+import { measurePeaks, type Peaks } from "./peaks.js";
+import { quantiles, rounded } from "./statistics.js";
+
+/** [out, in] of one linear each: SmolLM2-135M's gate and down, Llama-3-8B's q and gate. */
+const SMOLLM2 = [
+  [1536, 576],
+  [576, 1536],
+] as const;
+const LLAMA3 = [
+  [4096, 4096],
+  [14336, 4096],
+] as const;
+const REPEATS = 9;
+
+/** Yields the measured peaks, then a row an op and shape. Each op's result is checked against float64 before it is timed. */
+export async function* benchOps(): AsyncGenerator<Record<string, unknown>> {
+  const device = getDevice("cpu");
+  const { isa, threads, bf16 } = device.info;
+  const peaks = await measurePeaks(device);
+  yield {
+    kind: "peaks",
+    isa,
+    threads,
+    f32_gflops: rounded(peaks.f32Gflops),
+    bf16_gflops: rounded(peaks.bf16Gflops),
+    copy_gb_s: rounded(peaks.copyGbS),
+  };
+  for (const make of cases(device, bf16 ? [false, true] : [false])) {
+    const bench = make();
+    try {
+      yield await measure(device, bench, peaks);
+    } finally {
+      bench.dispose();
+      await device.synchronize();
+      device.addon.trim(device.number);
+    }
+  }
+}
+
+function* cases(device: Device, maths: readonly boolean[]): Generator<() => OpCase> {
+  for (const bf16 of maths) {
+    for (const [n, k] of [...SMOLLM2, ...LLAMA3]) {
+      yield () => linearCase(device, "nf4", [512, n, k], bf16);
+      yield () => linearDxCase(device, [512, n, k], bf16);
+      yield () => linearCase(device, "nf4", [1, n, k], bf16);
+    }
+    for (const [n, k] of SMOLLM2) yield () => linearCase(device, "dense", [512, n, k], bf16);
+  }
+  yield () => rmsNormCase(device, 4096, 2048);
+  yield () => swigluCase(device, 2048, 4096);
+  yield () => dequantizeCase(device, 4096, 4096);
+  yield () => adamwCase(device, 1 << 24);
+}
+
+async function measure(device: Device, bench: OpCase, peaks: Peaks): Promise<Record<string, unknown>> {
+  const error = await bench.error();
+  const { addon, number } = device;
+  const times: number[] = [];
+  for (let i = -1; i < REPEATS; i++) {
+    addon.profile(number, true);
+    bench.run();
+    await device.synchronize();
+    const profile = addon.profile(number, false);
+    if (i >= 0) times.push(bench.kernels.reduce((sum, name) => sum + (profile[name]?.ms ?? 0), 0));
+  }
+  const { median, p10, p90 } = quantiles(times);
+  const { op, dtype, m, n, k, work } = bench;
+  const gflops = "flops" in work ? work.flops / median / 1e6 : undefined;
+  const gbS = "bytes" in work ? work.bytes / median / 1e6 : undefined;
+  const peak = dtype === "bfloat16" ? peaks.bf16Gflops : peaks.f32Gflops;
+  return {
+    kind: "op",
+    op,
+    dtype,
+    isa: device.info.isa,
+    m,
+    n,
+    k,
+    median_ms: rounded(median),
+    p10_ms: rounded(p10),
+    p90_ms: rounded(p90),
+    ...(gflops === undefined ? { gb_s: rounded(gbS!) } : { gflops: rounded(gflops) }),
+    share_of_peak: rounded(gflops === undefined ? gbS! / peaks.copyGbS : gflops / peak, 3),
+    error_vs_f64: rounded(error, 2),
+  };
+}

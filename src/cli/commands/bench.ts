@@ -1,0 +1,40 @@
+import { Command, Option } from "commander";
+import { benchGenerate, type GenerateBenchOptions } from "../bench/generate.js";
+import { benchOps } from "../bench/ops.js";
+import { benchStep, type StepBenchOptions } from "../bench/step.js";
+import { integerFrom } from "../options.js";
+import { printJson } from "../output.js";
+
+/** `lowrank bench ops|step|generate`: JSON lines on stdout. */
+export function benchCommand(): Command {
+  const json = new Option("--json", "JSON lines on stdout (always so)");
+  const step = new Command("step")
+    .description("a whole training step with LoRA on all linears")
+    .requiredOption("--model <folder or id>", "folder, Hub id or lowrank/tiny")
+    .option("--seq <n>", "tokens of a sequence", integerFrom(2), 256)
+    .option("--batch <n>", "sequences", integerFrom(1), 1)
+    .option("--rank <n>", "rank of the adapter", integerFrom(1), 16)
+    .option("--steps <n>", "steps to time", integerFrom(1), 3)
+    .addOption(new Option("--dtype <dtype>", "how products are computed").choices(["auto", "float32"]).default("auto"))
+    .option("--checkpointing", "recompute layers in the backward pass")
+    .addOption(json)
+    .action(async (options: StepBenchOptions) => printJson(await benchStep(options)));
+  const generate = new Command("generate")
+    .description("prompt and decoding rates")
+    .requiredOption("--model <folder or id>", "folder, Hub id or lowrank/tiny")
+    .option("--prompt <n>", "tokens of the prompt", integerFrom(1), 512)
+    .option("--new <n>", "tokens to generate", integerFrom(2), 64)
+    .addOption(json)
+    .action(async (options: GenerateBenchOptions) => printJson(await benchGenerate(options)));
+  const ops = new Command("ops")
+    .description("measured peaks, then each op at the shapes of Llama-3-8B and SmolLM2-135M")
+    .addOption(json)
+    .action(async () => {
+      for await (const row of benchOps()) printJson(row);
+    });
+  return new Command("bench")
+    .description("measure ops, training steps and generation")
+    .addCommand(ops)
+    .addCommand(step)
+    .addCommand(generate);
+}

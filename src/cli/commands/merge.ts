@@ -1,0 +1,51 @@
+import { readdir } from "node:fs/promises";
+import { Command, Option } from "commander";
+import { LowrankError } from "../../errors.js";
+import type { SavedDType } from "../../models/save-pretrained.js";
+import { interruptible } from "../interrupt.js";
+import { openModel } from "../model.js";
+import { ProgressBar, say } from "../output.js";
+
+interface MergeFlags {
+  model: string;
+  adapter?: string;
+  out: string;
+  dtype: SavedDType;
+}
+
+/** `lowrank merge`: a model with the adapter added to its weights, or the dequantised model, as a Hugging Face folder. */
+export function mergeCommand(): Command {
+  return new Command("merge")
+    .description("write a model with its adapter merged; without --adapter the dequantised model")
+    .requiredOption("--model <folder or id>", "folder, Hub id or lowrank/tiny")
+    .option("--adapter <folder or id>", "adapter to merge")
+    .requiredOption("--out <folder>", "folder to write; new or empty")
+    .addOption(
+      new Option("--dtype <dtype>", "dtype of the written weights")
+        .choices(["bfloat16", "float16", "float32"])
+        .default("bfloat16"),
+    )
+    .action(async (flags: MergeFlags) => {
+      if ((await readdir(flags.out).catch(() => [])).length > 0) {
+        throw new LowrankError("INVALID_ARGUMENT", `--out ${flags.out} is not empty`, { hint: "Choose a new folder." });
+      }
+      await interruptible("Stopping; nothing is left behind.", async (signal) => {
+        const { peft, tokenizer } = await openModel({ ...flags, dtype: "float32", signal });
+        try {
+          const model =
+            flags.adapter === undefined ? peft.base : await peft.mergeAndUnload({ dtype: flags.dtype, safeMerge: true });
+          const bar = new ProgressBar("Writing");
+          await model.savePretrained(flags.out, {
+            dtype: flags.dtype,
+            ...(tokenizer && { tokenizer }),
+            signal,
+            onProgress: ({ done, total }) => bar.update(done / total, ""),
+          });
+          bar.finish("done");
+        } finally {
+          peft.dispose();
+        }
+      });
+      say(`Saved in ${flags.out}. Talk to it: lowrank chat --model ${flags.out}`);
+    });
+}

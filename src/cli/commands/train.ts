@@ -1,0 +1,108 @@
+import { Command } from "commander";
+import { LowrankError } from "../../errors.js";
+import { loadTrainConfig } from "../../train/config.js";
+import type { TrainEvent } from "../../train/events.js";
+import { type PreparedRun, prepareRun } from "../../train/run-config.js";
+import { Trainer } from "../../train/trainer.js";
+import { dryRun } from "../dry-run.js";
+import { interruptible } from "../interrupt.js";
+import { formatDuration, ProgressBar, paint, printJson, say } from "../output.js";
+import { loadingBar } from "../progress.js";
+
+interface TrainOptions {
+  resume?: true | string;
+  dryRun?: true;
+  allowChange: string[];
+  json?: true;
+}
+
+/** `lowrank train CONFIG.yaml`: trains what a configuration in LLaMA-Factory's keys says. */
+export function trainCommand(): Command {
+  return new Command("train")
+    .description("train an adapter or a model as a YAML file in LLaMA-Factory's keys says")
+    .argument("<config>", "the YAML file")
+    .argument("[overrides...]", "key=value texts that win over the file")
+    .option("--resume [path]", "continue from the newest checkpoint that verifies, or from this one")
+    .option("--dry-run", "show counts, one example, memory and trainable parameters, then stop")
+    .option(
+      "--allow-change <key>",
+      "accept a difference from the resumed run (again for each)",
+      (key: string, keys: string[]) => [...keys, key],
+      [],
+    )
+    .option("--json", "print the events of the run, one JSON line each")
+    .action(async (file: string, overrides: string[], options: TrainOptions) => {
+      const { config, notes } = await loadTrainConfig(file, overrides);
+      for (const note of notes) say(`note: ${note}`);
+      if (options.resume !== undefined) config.resumeFromCheckpoint = options.resume;
+      if (options.dryRun) return dryRun(config, options.json === true);
+      await interruptible(
+        "Stopping after this step; a checkpoint is saved. Ctrl-C again ends at once, without.",
+        async (signal) => {
+          const bar = loadingBar(config.modelNameOrPath);
+          const run = await prepareRun(config, { signal, onLoad: bar.onProgress, allowChange: options.allowChange });
+          bar.finish();
+          try {
+            await follow(run, signal, options.json === true, file);
+          } finally {
+            run.model.dispose();
+          }
+        },
+      );
+    });
+}
+
+/** Runs the trainer and shows its events. */
+async function follow(run: PreparedRun, signal: AbortSignal, json: boolean, file: string): Promise<void> {
+  const bar = new ProgressBar("Training");
+  let saved: string | undefined;
+  try {
+    for await (const event of new Trainer(run.trainer).run({ signal })) {
+      if (json) printJson(event);
+      if (event.type === "checkpoint") saved = event.path;
+      show(event, bar);
+    }
+  } catch (error) {
+    if (!signal.aborted || error !== signal.reason) throw error;
+    if (saved === undefined) throw new LowrankError("ABORTED", "Interrupted before the first step: there was nothing to save");
+    throw new LowrankError("ABORTED", `Interrupted; the run is saved in ${saved}`, {
+      hint: `Continue it with: lowrank train ${file} --resume`,
+    });
+  }
+}
+
+const comma = (n: number) => n.toLocaleString("en-US");
+
+function show(event: TrainEvent, bar: ProgressBar): void {
+  switch (event.type) {
+    case "start":
+      say(
+        `${comma(event.examples)} examples, ${comma(event.targetTokensPerEpoch)} tokens to learn an epoch, ${comma(event.totalSteps)} steps; ` +
+          `${comma(event.trainableParameters)} of ${comma(event.allParameters)} parameters train`,
+      );
+      break;
+    case "step":
+      bar.update(
+        event.step / event.totalSteps,
+        `step ${event.step}/${event.totalSteps} loss ${event.loss.toFixed(4)} ${event.tokensPerSecond.toFixed(0)} tokens/s ${formatDuration(event.etaSeconds)} left`,
+      );
+      break;
+    case "eval":
+      bar.finish(
+        `step ${event.step} eval loss ${event.loss.toFixed(4)} perplexity ${event.perplexity.toFixed(2)} accuracy ${(100 * event.meanTokenAccuracy).toFixed(1)} %`,
+      );
+      break;
+    case "checkpoint":
+      bar.finish(`step ${event.step} saved ${event.path}`);
+      break;
+    case "warning":
+      say(`${paint("yellow", "warning:")} ${event.message}`);
+      break;
+    case "done": {
+      const { steps, trainLoss, runtimeSeconds, outputDir } = event.result;
+      bar.finish(`done: ${comma(steps)} steps in ${formatDuration(runtimeSeconds)}, mean loss ${trainLoss.toFixed(4)}`);
+      if (outputDir !== undefined) say(`Saved in ${outputDir}. Talk to it: lowrank chat --adapter ${outputDir}`);
+      break;
+    }
+  }
+}

@@ -1,0 +1,21 @@
+import { formatBytes } from "../io/space.js";
+import type { LoadProgress } from "../models/from-pretrained.js";
+import { ProgressBar } from "./output.js";
+
+/** Shows what `fromPretrained` does: one bar for the download, one for loading. `finish` ends the line. */
+export function loadingBar(name: string): { onProgress: (progress: LoadProgress) => void; finish: () => void } {
+  let phase: LoadProgress["phase"] | undefined;
+  let bar: ProgressBar | undefined;
+  const begun = Date.now();
+  return {
+    onProgress: (progress) => {
+      if (progress.phase !== phase) {
+        bar?.finish("done");
+        phase = progress.phase;
+        bar = new ProgressBar(phase === "download" ? `Downloading ${name}` : `Loading ${name}`);
+      }
+      bar?.update(progress.done / Math.max(1, progress.total), `${formatBytes(progress.done)} of ${formatBytes(progress.total)}`);
+    },
+    finish: () => bar?.finish(`done in ${((Date.now() - begun) / 1000).toFixed(1)} s`),
+  };
+}
