@@ -36,7 +36,7 @@ export function defineOp<I extends OpInputs, A, S, R extends Tensor | Tensor[]>(
     );
     if (recording) {
       // A copy: the caller may put other tensors into the list it gets.
-      const outputs: readonly Tensor[] = isTensor(result) ? [result] : [...result];
+      const outputs: readonly Tensor[] = isTensor(result) ? [result] : [...(result as Tensor[])];
       for (const y of outputs) y.requiresGrad = true;
       tape.add({
         name: spec.name,
