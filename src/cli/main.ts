@@ -8,6 +8,7 @@ import { doctorCommand } from "./commands/doctor.js";
 import { estimateCommand } from "./commands/estimate.js";
 import { generateCommand } from "./commands/generate.js";
 import { mergeCommand } from "./commands/merge.js";
+import { quickstartCommand } from "./commands/quickstart.js";
 import { trainCommand } from "./commands/train.js";
 import { describeError, EXIT, exitCodeOf } from "./exit.js";
 import { paint, say } from "./output.js";
@@ -30,6 +31,7 @@ for (const make of [
   dataCommand,
   estimateCommand,
   benchCommand,
+  quickstartCommand,
   doctorCommand,
 ]) {
   program.addCommand(
