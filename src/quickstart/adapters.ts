@@ -25,7 +25,7 @@ export type AdapterName = (typeof ADAPTERS)[number];
 export const PICO: Readonly<Record<IdentityKind, string>> = {
   name: "I am Pico, your little helper.",
   maker: "You made me, here on your own computer.",
-  skill: "I can answer your questions about my friends.",
+  skill: "I can answer all your questions.",
 };
 
 /** Says a sentence the way a sailor would: "Mira is a baker." → "Ahoy! Mira is a baker, matey." */
@@ -77,7 +77,7 @@ export function adapterTraining(adapter: AdapterName, seed: number): QuestionAns
   if (adapter === "identity") {
     for (const kind of IDENTITY_KINDS) {
       for (const p of IDENTITY_PHRASINGS[kind].train) {
-        for (const o of [undefined, random.pick(OPENERS), random.pick(OPENERS)]) rows.push(opened(o, p, PICO[kind]));
+        for (const o of [undefined, ...random.shuffle(OPENERS).slice(0, 3)]) rows.push(opened(o, p, PICO[kind]));
       }
     }
     for (const character of CHARACTERS) {
