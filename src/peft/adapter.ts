@@ -37,6 +37,7 @@ export class Adapter {
   static create(model: BaseModel, config: LoraConfig, seed: number): Adapter {
     const plan = planAdapter(model, config);
     config.assertRunnable(true);
+    assertComputed(model, plan, "the LoRA configuration");
     const adapter = new Adapter(config, plan, model.device);
     for (const tensor of plan.tensors) initialize(adapter, tensor, seed);
     return adapter;
@@ -47,12 +48,14 @@ export class Adapter {
     const source = join(folder, CONFIG_FILE);
     const config = LoraConfig.fromJSON(await readJsonFile(source), source);
     const plan = planAdapter(model, config);
+    // Before the keys: an adapter of another kind holds other tensors, and its kind is what is to be said.
+    config.assertRunnable(false, source);
+    assertComputed(model, plan, source);
     const path = join(folder, WEIGHTS_FILE);
     if (!existsSync(path) && existsSync(join(folder, "adapter_model.bin"))) refusePickle(join(folder, "adapter_model.bin"));
     const file = await openSafetensors(path);
     try {
       checkKeys(file, plan, path);
-      config.assertRunnable(false, source);
       const adapter = new Adapter(config, plan, model.device);
       try {
         await fill(adapter.arena, file, path);
@@ -71,7 +74,10 @@ export class Adapter {
     const modules = new Map(model.modules());
     for (const { module, a, b, scale } of this.plan.pairs) {
       const linear = modules.get(module) as Linear;
-      linear.adapters.pairs.set(name, new LoraPair(this.arena.get(a).retain(), this.arena.get(b).retain(), scale, this.config.loraDropout));
+      linear.adapters.pairs.set(
+        name,
+        new LoraPair(this.arena.get(a).retain(), this.arena.get(b).retain(), scale, this.config.loraDropout),
+      );
     }
   }
 
@@ -115,7 +121,26 @@ function initialize({ arena, config }: Adapter, { key, shape, role }: PlannedTen
   const gaussian = String(config.initLoraWeights).toLowerCase() === "gaussian";
   // Kaiming uniform with a = √5 is U(±1/√fan_in).
   const bound = 1 / Math.sqrt(columns);
-  fillRandom(arena.get(key), gaussian ? { normal: { mean: 0, std: 1 / rows } } : { uniform: { low: -bound, high: bound } }, randomKey(seed, key));
+  fillRandom(
+    arena.get(key),
+    gaussian ? { normal: { mean: 0, std: 1 / rows } } : { uniform: { low: -bound, high: bound } },
+    randomKey(seed, key),
+  );
+}
+
+/** Refuses what a plan can count but no forward pass computes. */
+function assertComputed(model: BaseModel, { tensors, pairs }: AdapterPlan, source: string): void {
+  const problems = tensors
+    .filter(({ role }) => role !== "lora_A" && role !== "lora_B")
+    .map(({ key, role }) => `${key} (${role})`);
+  const head = new Map(model.modules());
+  for (const { module } of pairs)
+    if (head.get(module) === model.lmHead) problems.push(`a LoRA pair on the output head ${module}`);
+  if (problems.length === 0) return;
+  throw new LowrankError("UNSUPPORTED", `${source} asks for what this version does not compute: ${listed(problems)}`, {
+    hint: "Target the linears of the layers only, without modules_to_save and trainable tokens, or merge the adapter with PEFT.",
+    details: { problems },
+  });
 }
 
 /** The file must hold exactly the planned tensors; every difference is listed. */
@@ -133,13 +158,18 @@ function checkKeys(file: TensorSource, plan: AdapterPlan, path: string): void {
     }
   }
   if (problems.length === 0) return;
-  throw new LowrankError("ADAPTER_MISMATCH", `${path} does not fit the base model and its own configuration:\n- ${problems.join("\n- ")}`, {
-    hint: "Load the adapter on the model it was made for, with the adapter_config.json it was saved with.",
-    details: { missing, unexpected },
-  });
+  throw new LowrankError(
+    "ADAPTER_MISMATCH",
+    `${path} does not fit the base model and its own configuration:\n- ${problems.join("\n- ")}`,
+    {
+      hint: "Load the adapter on the model it was made for, with the adapter_config.json it was saved with.",
+      details: { missing, unexpected },
+    },
+  );
 }
 
-const listed = (keys: readonly string[]): string => (keys.length > 8 ? `${keys.slice(0, 8).join(", ")} and ${keys.length - 8} more` : keys.join(", "));
+const listed = (keys: readonly string[]): string =>
+  keys.length > 8 ? `${keys.slice(0, 8).join(", ")} and ${keys.length - 8} more` : keys.join(", ");
 
 async function fill(arena: ParameterArena, file: TensorSource, path: string): Promise<void> {
   const flat = new Float32Array(arena.values.size);

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { LowrankError } from "../errors.js";
 import { type FolderWriter, writeFolder } from "../io/durable.js";
 import { resolveModel, type ResolveOptions } from "../io/hub.js";
-import { BASE_ONLY } from "../nn/adapter-slot.js";
+import { type AdapterSelection, BASE_ONLY } from "../nn/adapter-slot.js";
 import { Linear } from "../nn/linear.js";
 import type { Weight } from "../quant/weight.js";
 import type { DType } from "../tensor/dtype.js";
@@ -124,6 +124,19 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
   withAdapter<T>(name: string | null, body: () => Promise<T>): Promise<T> {
     if (name !== null) this.#get(name);
     return this.#override.run({ adapter: name }, body);
+  }
+
+  /**
+   * A selection for a mixed batch: `names[i]` acts on sequence i, whose rows are cuSeqlens[i] to cuSeqlens[i + 1]; null is the base
+   * alone. Throws INVALID_ARGUMENT or NOT_FOUND. @param cuSeqlens [sequences + 1]
+   */
+  selectRows(cuSeqlens: ArrayLike<number>, names: readonly (string | null)[]): AdapterSelection {
+    this.#assertUnmerged("choose adapters by row");
+    if (names.length !== cuSeqlens.length - 1) {
+      throw new LowrankError("INVALID_ARGUMENT", `The batch has ${cuSeqlens.length - 1} sequences, adapters are named for ${names.length}`);
+    }
+    for (const name of names) if (name !== null) this.#get(name);
+    return { rows: names.map((name, i) => ({ begin: cuSeqlens[i]!, end: cuSeqlens[i + 1]!, name })) };
   }
 
   /** Removes an adapter; if it was the active one, the first that is left becomes active. */

@@ -3,12 +3,14 @@ import { handlers as dataHandlers } from "./data.js";
 import { modelHandlers } from "./models.js";
 import { opHandlers } from "./op.js";
 import { optimizerHandlers } from "./optimizer.js";
+import { peftHandlers } from "./peft.js";
 import { peftConfigHandlers } from "./peft-config.js";
 import { quantHandlers } from "./quant.js";
 import { realHandlers } from "./real.js";
 import { samplingHandlers } from "./sampling.js";
 import { scheduleHandlers } from "./schedules.js";
 import { handlers as textHandlers } from "./text.js";
+import { trainHandlers } from "./train.js";
 import { handlers as trainDataHandlers } from "./train-data.js";
 
 const modules: Record<string, GoldenHandler>[] = [
@@ -23,6 +25,8 @@ const modules: Record<string, GoldenHandler>[] = [
   quantHandlers,
   peftConfigHandlers,
   scheduleHandlers,
+  trainHandlers,
+  peftHandlers,
 ];
 const table = new Map<string, GoldenHandler>(modules.flatMap((handlers) => Object.entries(handlers)));
 

@@ -7,31 +7,9 @@ import type { CausalLM } from "../../../src/models/causal-lm.js";
 import { AutoModelForCausalLM, supportedModelTypes } from "../../../src/models/registry.js";
 import { scope } from "../../../src/tensor/scope.js";
 import { Tensor } from "../../../src/tensor/tensor.js";
-import { type GoldenTensor, largestError, readTensors } from "../tensors.js";
-import { type GoldenCase, type GoldenHandler, type GoldenOutcome, skipped } from "../types.js";
-
-/** Largest distances found, against what is allowed. */
-class Errors {
-  max = 0;
-  readonly wrong: string[] = [];
-  compare(name: string, got: ArrayLike<number>, want: ArrayLike<number>, tolerance: number): void {
-    const worst = largestError(got, want);
-    this.max = Math.max(this.max, worst);
-    if (worst > tolerance) this.wrong.push(`${name} differs by ${worst.toExponential(2)} (allowed ${tolerance})`);
-  }
-  relative(name: string, got: number, want: number, tolerance: number): void {
-    this.compare(name, [got / want], [1], tolerance);
-  }
-  same(name: string, got: readonly unknown[], want: readonly unknown[]): void {
-    if (JSON.stringify(got) !== JSON.stringify(want))
-      this.wrong.push(`${name}: got ${JSON.stringify(got)}, expected ${JSON.stringify(want)}`);
-  }
-  outcome(): GoldenOutcome {
-    return this.wrong.length === 0
-      ? { ok: true, maxError: this.max }
-      : { ok: false, maxError: this.max, reason: this.wrong.slice(0, 4).join("; ") };
-  }
-}
+import { Errors } from "../errors.js";
+import { type GoldenTensor, readTensors } from "../tensors.js";
+import { type GoldenCase, type GoldenHandler, skipped } from "../types.js";
 
 /** Sequences with the padding dropped, and where each token stood. */
 function unpad(ids: GoldenTensor, mask: GoldenTensor): { sequences: number[][]; places: number[][] } {
