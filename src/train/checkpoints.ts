@@ -1,5 +1,5 @@
 import { readdir, rename, rm } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { type FolderWriter, settleFolder, writeFolder } from "../io/durable.js";
 import { type ManifestFacts, verifyFolder } from "../io/manifest.js";
 
@@ -53,20 +53,21 @@ export async function saveCheckpoint(
 
 /**
  * Removes what is older than the `keep` newest checkpoints that verify. Damaged ones do not count, so `keep` good ones always stay.
- * Each is renamed first: a kill in between leaves no half checkpoint under a checkpoint's name.
  */
 export async function pruneCheckpoints(outputDir: string, keep: number): Promise<void> {
   for (const name of await readdir(outputDir)) {
     if (name.startsWith(DOOMED)) await rm(join(outputDir, name), { recursive: true, force: true });
   }
   let good = 0;
-  for (const { path, step } of await listCheckpoints(outputDir)) {
-    if (good < keep) {
-      if ((await verifyFolder(path)).ok) good++;
-      continue;
-    }
-    const doomed = join(outputDir, `${DOOMED}${step}`);
-    await rename(path, doomed);
-    await rm(doomed, { recursive: true, force: true });
+  for (const entry of await listCheckpoints(outputDir)) {
+    if (good >= keep) await removeCheckpoint(entry);
+    else if ((await verifyFolder(entry.path)).ok) good++;
   }
+}
+
+/** Removes a checkpoint; renamed first, so that a kill in between leaves no half checkpoint under a checkpoint's name. */
+export async function removeCheckpoint({ path, step }: CheckpointEntry): Promise<void> {
+  const doomed = join(dirname(path), `${DOOMED}${step}`);
+  await rename(path, doomed);
+  await rm(doomed, { recursive: true, force: true });
 }

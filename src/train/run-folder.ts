@@ -10,7 +10,14 @@ import { verifyFolder } from "../io/manifest.js";
 import type { AdamW } from "../optim/adamw.js";
 import type { Tokenizer } from "../text/tokenizer.js";
 import type { ResolvedArguments } from "./arguments.js";
-import { newestVerified, pruneCheckpoints, saveCheckpoint } from "./checkpoints.js";
+import {
+  type CheckpointEntry,
+  listCheckpoints,
+  newestVerified,
+  pruneCheckpoints,
+  removeCheckpoint,
+  saveCheckpoint,
+} from "./checkpoints.js";
 import type { StepEvent, TrainResult } from "./events.js";
 import { type RunIdentity, type RunState, readRunState, restoreTensors, stateBytes, writeRunState } from "./run-state.js";
 import { sortedJson, trainerLogEntry, trainerStateJson } from "./state.js";
@@ -55,6 +62,8 @@ export class RunFolder {
   readonly #options: RunFolderOptions;
   readonly #lock: FolderLock;
   #log: JsonLog | undefined;
+  /** Checkpoints of an earlier run that this one overwrites: they go once this one has a checkpoint of its own. */
+  #stale: CheckpointEntry[] = [];
 
   private constructor(path: string, options: RunFolderOptions, lock: FolderLock) {
     this.path = path;
@@ -81,6 +90,7 @@ export class RunFolder {
       await restoreTensors(path, this.#options.optimizer);
       notes.push(`Continuing from ${path} at step ${state.step}`);
     }
+    if (!wanted) this.#stale = await listCheckpoints(this.path);
     const step = state?.step ?? 0;
     this.#log = await JsonLog.open(
       join(this.path, LOG_FILE),
@@ -140,6 +150,7 @@ export class RunFolder {
       },
       { needed: trainable.byteLength + (args.saveOnlyModel ? 0 : stateBytes(optimizer)), facts: {} },
     );
+    for (const old of this.#stale.splice(0)) if (old.step !== state.step) await removeCheckpoint(old);
     if (args.saveTotalLimit !== null) await pruneCheckpoints(this.path, args.saveTotalLimit);
     return path;
   }

@@ -1,9 +1,9 @@
+import { join } from "node:path";
 import { LowrankError } from "../errors.js";
 import type { FolderWriter } from "../io/durable.js";
 import { readJsonFile } from "../io/json.js";
 import { openSafetensors } from "../io/safetensors.js";
 import { type TensorEntry, writeSafetensors } from "../io/safetensors-write.js";
-import { join } from "node:path";
 import type { AdamW } from "../optim/adamw.js";
 import type { Tensor } from "../tensor/tensor.js";
 import { type LogEntry, sortedJson } from "./state.js";

@@ -28,7 +28,8 @@ export interface StepReport extends OptimizerReport {
 export function toDevice(tokens: PackedTokens, device: Device): { batch: Batch; labels: Tensor } {
   const ints = (values: Int32Array) => Tensor.from(values, [values.length], { device });
   let maxSeqlen = 0;
-  for (let i = 1; i < tokens.cuSeqlens.length; i++) maxSeqlen = Math.max(maxSeqlen, tokens.cuSeqlens[i]! - tokens.cuSeqlens[i - 1]!);
+  for (let i = 1; i < tokens.cuSeqlens.length; i++)
+    maxSeqlen = Math.max(maxSeqlen, tokens.cuSeqlens[i]! - tokens.cuSeqlens[i - 1]!);
   return {
     batch: { inputIds: ints(tokens.inputIds), positions: ints(tokens.positions), cuSeqlens: ints(tokens.cuSeqlens), maxSeqlen },
     labels: ints(tokens.labels),

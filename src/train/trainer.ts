@@ -84,18 +84,14 @@ class Run {
   readonly #identity: RunIdentity;
   #folder: RunFolder | undefined;
   #state: RunState;
+  /** Steps the device has skipped, by its last report. */
+  #skipped = 0;
   readonly #startedAt = performance.now();
 
   constructor(args: ResolvedArguments, options: TrainerOptions, trainable: Trainable) {
     this.#args = args;
     this.#options = options;
     this.#trainable = trainable;
-    this.#optimizer = new AdamW(trainable.arena, {
-      betas: [args.adamBeta1, args.adamBeta2],
-      eps: args.adamEpsilon,
-      weightDecay: args.weightDecay,
-      maxGradNorm: args.maxGradNorm,
-    });
     const packing = args.packing ? { strategy: "bfd" as const, maxLength: args.cutoffLen } : undefined;
     this.#batches = new BatchDealer(makeUnits(options.dataset, packing), {
       batchSize: args.perDeviceTrainBatchSize,
@@ -111,6 +107,13 @@ class Run {
       warmupSteps: warmupSteps(args.warmupSteps, this.#totalSteps),
       baseLr: args.learningRate,
       kwargs: args.lrSchedulerKwargs,
+    });
+    // Last of what can fail: it takes memory that only a finished run gives back.
+    this.#optimizer = new AdamW(trainable.arena, {
+      betas: [args.adamBeta1, args.adamBeta2],
+      eps: args.adamEpsilon,
+      weightDecay: args.weightDecay,
+      maxGradNorm: args.maxGradNorm,
     });
     this.#step = new TrainStep(trainable.model, this.#optimizer, {
       seed: args.seed,
@@ -131,7 +134,7 @@ class Run {
       targetTokens: 0,
       lossSum: 0,
       runtimeSeconds: 0,
-      skippedSteps: 0,
+      skippedSteps: this.#skipped,
       bestMetric: null,
       bestGlobalStep: null,
       logHistory: [],
@@ -236,6 +239,7 @@ class Run {
 
   #record(step: PendingStep, report: StepReport): StepEvent {
     const state = this.#state;
+    this.#skipped = report.skipped;
     const now = performance.now();
     const seconds = (now - this.#lastStepAt) / 1000;
     this.#lastStepAt = now;

@@ -1,12 +1,14 @@
 import { valueAndGrad } from "../../autograd/tape.js";
 import { weightedSum } from "../../ops/elementwise.js";
 import { linearGroup } from "../../ops/linear.js";
+import { fillRandom } from "../../ops/random.js";
 import { rmsNorm } from "../../ops/rms-norm.js";
 import { swiglu } from "../../ops/swiglu.js";
 import { AdamW } from "../../optim/adamw.js";
 import { ParameterArena } from "../../optim/arena.js";
 import { Weight } from "../../quant/weight.js";
 import type { Device } from "../../tensor/device.js";
+import { randomKey } from "../../tensor/random.js";
 import { scope } from "../../tensor/scope.js";
 import type { Tensor } from "../../tensor/tensor.js";
 import { randomTensor } from "./peaks.js";
@@ -37,7 +39,13 @@ function relativeError(pairs: readonly (readonly [actual: number, expected: numb
   return Math.max(...pairs.map(([a, e]) => Math.abs(a - e))) / rms;
 }
 
-const row = (t: Tensor, i: number) => scope(() => t.slice(i, i + 1)).readFloat32();
+async function row(t: Tensor, i: number): Promise<Float32Array> {
+  const slice = scope(() => t.slice(i, i + 1));
+  const values = slice.readFloat32();
+  slice.dispose();
+  return values;
+}
+
 const dot = (a: Float32Array, b: Float32Array) => a.reduce((sum, v, i) => sum + v * b[i]!, 0);
 
 /** A frozen linear y = x Wᵀ, forward, dense or 4-bit. */
@@ -202,18 +210,22 @@ export function dequantizeCase(device: Device, n: number, k: number): OpCase {
 export function adamwCase(device: Device, size: number): OpCase {
   const arena = new ParameterArena([{ name: "p", shape: [size] }], device);
   arena.setTrainable(true);
-  const fill = (t: Tensor, name: string) => {
-    const values = randomTensor(device, t.shape, name);
-    t.upload(new Float32Array(t.size));
-    return values;
-  };
-  fill(arena.gradients!, "g").dispose();
+  fillRandom(arena.values, { normal: { mean: 0, std: 1 } }, randomKey(1, "p"));
+  fillRandom(arena.gradients!, { normal: { mean: 0, std: 1 } }, randomKey(1, "g"));
   const optimizer = new AdamW(arena);
-  const lr = 1e-3;
+  const [lr, eps] = [1e-3, 1e-8];
+  const step = () => scope(() => optimizer.step(lr));
   return {
     ...elementwise("adamw", ["adamw"], 1, size, 28 * size),
-    run: () => scope(() => optimizer.step(lr)),
-    error: async () => 0,
+    run: step,
+    error: async () => {
+      const [before, gradients] = [await arena.values.readFloat32(), await arena.gradients!.readFloat32()];
+      step();
+      const after = await arena.values.readFloat32();
+      // After the first step both moments, corrected for their start at zero, are the gradient and its square.
+      const change = (g: number) => (lr * g) / (Math.abs(g) + eps);
+      return relativeError(places(size).map((i) => [after[i]!, before[i]! - change(gradients[i]!)] as const));
+    },
     dispose: () => {
       optimizer.dispose();
       arena.dispose();
