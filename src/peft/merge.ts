@@ -35,6 +35,8 @@ export async function assertFinite(weight: Weight, path: string): Promise<void> 
   using dense = weight.dequantize("float32");
   using square = weightedSum(dense, 1, dense);
   if (!Number.isFinite(await square.item())) {
-    throw new LowrankError("NON_FINITE", `Merging gives values that are not finite in ${path}`, { hint: "The adapter is damaged or diverged; nothing was changed." });
+    throw new LowrankError("NON_FINITE", `Merging gives values that are not finite in ${path}`, {
+      hint: "The adapter is damaged or diverged; nothing was changed.",
+    });
   }
 }

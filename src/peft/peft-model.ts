@@ -3,7 +3,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { LowrankError } from "../errors.js";
 import { type FolderWriter, writeFolder } from "../io/durable.js";
-import { resolveModel, type ResolveOptions } from "../io/hub.js";
+import { type ResolveOptions, resolveModel } from "../io/hub.js";
 import { type AdapterSelection, BASE_ONLY } from "../nn/adapter-slot.js";
 import { Linear } from "../nn/linear.js";
 import type { Weight } from "../quant/weight.js";
@@ -89,7 +89,9 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
     const root = await resolveModel(folder, options);
     const path = options.subfolder === undefined ? root : join(root, options.subfolder);
     if (!existsSync(join(path, CONFIG_FILE))) {
-      throw new LowrankError("NOT_FOUND", `${path} holds no adapter: ${CONFIG_FILE} is missing`, { hint: "Give the folder that an adapter was saved to." });
+      throw new LowrankError("NOT_FOUND", `${path} holds no adapter: ${CONFIG_FILE} is missing`, {
+        hint: "Give the folder that an adapter was saved to.",
+      });
     }
     const adapter = await Adapter.load(this.base, path);
     this.#assertNew(name);
@@ -133,7 +135,10 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
   selectRows(cuSeqlens: ArrayLike<number>, names: readonly (string | null)[]): AdapterSelection {
     this.#assertUnmerged("choose adapters by row");
     if (names.length !== cuSeqlens.length - 1) {
-      throw new LowrankError("INVALID_ARGUMENT", `The batch has ${cuSeqlens.length - 1} sequences, adapters are named for ${names.length}`);
+      throw new LowrankError(
+        "INVALID_ARGUMENT",
+        `The batch has ${cuSeqlens.length - 1} sequences, adapters are named for ${names.length}`,
+      );
     }
     for (const name of names) if (name !== null) this.#get(name);
     return { rows: names.map((name, i) => ({ begin: cuSeqlens[i]!, end: cuSeqlens[i + 1]!, name })) };
@@ -214,7 +219,9 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
     const [name, ...more] = this.#active;
     const adapter = name === undefined ? undefined : this.#adapters.get(name);
     if (!adapter || more.length > 0) {
-      throw new LowrankError("INVALID_ARGUMENT", `Training needs exactly one active adapter, ${this.#active.length} are active`, { hint: "Call setAdapter(name)." });
+      throw new LowrankError("INVALID_ARGUMENT", `Training needs exactly one active adapter, ${this.#active.length} are active`, {
+        hint: "Call setAdapter(name).",
+      });
     }
     return adapter;
   }
@@ -232,11 +239,17 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
     for (const name of names) await this.#get(name).write(dir, name === "default" ? "" : `${name}/`, this.base.nameOrPath);
   }
 
-  generate(prompt: Parameters<M["generate"]>[0], options: NonNullable<Parameters<M["generate"]>[1]> | object = {}): Promise<string> {
+  generate(
+    prompt: Parameters<M["generate"]>[0],
+    options: NonNullable<Parameters<M["generate"]>[1]> | object = {},
+  ): Promise<string> {
     return this.base.generate(prompt, { ...this.#override.getStore(), ...options });
   }
 
-  stream(prompt: Parameters<M["stream"]>[0], options: NonNullable<Parameters<M["stream"]>[1]> | object = {}): ReturnType<M["stream"]> {
+  stream(
+    prompt: Parameters<M["stream"]>[0],
+    options: NonNullable<Parameters<M["stream"]>[1]> | object = {},
+  ): ReturnType<M["stream"]> {
     return this.base.stream(prompt, { ...this.#override.getStore(), ...options }) as ReturnType<M["stream"]>;
   }
 
@@ -258,18 +271,26 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
     const adapter = this.#adapters.get(name);
     if (adapter) return adapter;
     const known = [...this.#adapters.keys()].join(", ");
-    throw new LowrankError("NOT_FOUND", `There is no adapter '${name}'`, { hint: known ? `Loaded: ${known}.` : "No adapter is loaded." });
+    throw new LowrankError("NOT_FOUND", `There is no adapter '${name}'`, {
+      hint: known ? `Loaded: ${known}.` : "No adapter is loaded.",
+    });
   }
 
   #assertNew(name: string): void {
     if (name === "" || name.includes("/") || name.includes("\\") || name === "." || name === "..") {
       throw new LowrankError("INVALID_ARGUMENT", `'${name}' cannot be the name of an adapter: it names a folder`);
     }
-    if (this.#adapters.has(name)) throw new LowrankError("INVALID_ARGUMENT", `There is an adapter '${name}' already`, { hint: "Delete it first, or use another name." });
+    if (this.#adapters.has(name))
+      throw new LowrankError("INVALID_ARGUMENT", `There is an adapter '${name}' already`, {
+        hint: "Delete it first, or use another name.",
+      });
   }
 
   #assertUnmerged(what: string): void {
-    if (this.#merged.size > 0) throw new LowrankError("INVALID_ARGUMENT", `Cannot ${what} while adapters are merged`, { hint: "Call unmergeAdapter() first." });
+    if (this.#merged.size > 0)
+      throw new LowrankError("INVALID_ARGUMENT", `Cannot ${what} while adapters are merged`, {
+        hint: "Call unmergeAdapter() first.",
+      });
   }
 
   /** What is merged is in the weights: then, and while disabled, no adapter acts on top. */

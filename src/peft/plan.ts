@@ -51,7 +51,10 @@ export interface AdapterPlan {
 export function modelModules(model: BaseModel): ModelModules {
   const modules = [...model.modules()]
     .filter(([name]) => name !== "")
-    .map(([name, module]) => ({ name, kind: module instanceof Linear ? "Linear" : module instanceof Embedding ? "Embedding" : module.constructor.name }));
+    .map(([name, module]) => ({
+      name,
+      kind: module instanceof Linear ? "Linear" : module instanceof Embedding ? "Embedding" : module.constructor.name,
+    }));
   const head = [...model.modules()].find(([, module]) => module === model.lmHead);
   return { modules, modelType: model.config.modelType, outputEmbedding: head?.[0] ?? null };
 }
@@ -70,7 +73,10 @@ export function planAdapter(model: BaseModel, config: LoraConfig): AdapterPlan {
       const { inFeatures, outFeatures } = module.weight;
       const pair = { module: name, a: `${base}.lora_A.weight`, b: `${base}.lora_B.weight`, rank, scale: config.scalingOf(name) };
       pairs.push(pair);
-      tensors.push({ key: pair.a, shape: [rank, inFeatures], role: "lora_A" }, { key: pair.b, shape: [outFeatures, rank], role: "lora_B" });
+      tensors.push(
+        { key: pair.a, shape: [rank, inFeatures], role: "lora_A" },
+        { key: pair.b, shape: [outFeatures, rank], role: "lora_B" },
+      );
       if (config.loraBias) tensors.push({ key: `${base}.lora_B.bias`, shape: [outFeatures], role: "lora_bias" });
       if (config.useDora) tensors.push({ key: `${base}.lora_magnitude_vector`, shape: [outFeatures], role: "magnitude" });
     } else if (module instanceof Embedding) {
@@ -83,7 +89,12 @@ export function planAdapter(model: BaseModel, config: LoraConfig): AdapterPlan {
   }
   for (const name of selection.modulesToSave) {
     const module = modules.get(name);
-    if (module instanceof Linear) tensors.push({ key: `${PREFIX}${name}.weight`, shape: [module.weight.outFeatures, module.weight.inFeatures], role: "saved_copy" });
+    if (module instanceof Linear)
+      tensors.push({
+        key: `${PREFIX}${name}.weight`,
+        shape: [module.weight.outFeatures, module.weight.inFeatures],
+        role: "saved_copy",
+      });
     for (const [own, tensor] of module instanceof Linear ? [] : (module?.tensors() ?? [])) {
       tensors.push({ key: `${PREFIX}${name}.${own}`, shape: tensor.shape, role: "saved_copy" });
     }
@@ -101,7 +112,10 @@ function tokenRows(modules: ReadonlyMap<string, Module>, { trainableTokenIndices
       const [vocab = 0, d = 0] = module.weight.shape;
       const outside = ids.filter((id: number) => !Number.isInteger(id) || id < 0 || id >= vocab);
       if (outside.length > 0) {
-        throw new LowrankError("INVALID_CONFIG", `trainable_token_indices: ${outside.join(", ")} do not lie in the vocabulary of ${vocab} tokens`);
+        throw new LowrankError(
+          "INVALID_CONFIG",
+          `trainable_token_indices: ${outside.join(", ")} do not lie in the vocabulary of ${vocab} tokens`,
+        );
       }
       return [{ key: `${PREFIX}${name}.token_adapter.trainable_tokens_delta`, shape: [ids.length, d], role: "token_rows" }];
     }),

@@ -1,0 +1,67 @@
+import { execFile } from "node:child_process";
+import { existsSync, readdirSync } from "node:fs";
+import { availableParallelism } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import { describe, expect, it } from "vitest";
+import { loadAddon } from "../../src/native/load.js";
+import { sharedFolder } from "./folder.js";
+import type { GoldenLine } from "./runner.js";
+
+const here = fileURLToPath(new URL(".", import.meta.url));
+const cases = join(here, "cases");
+const isas = loadAddon().availableIsas();
+/** The chat templates of this version; their cases are other people's text and stay outside. */
+const TEMPLATES = ["chatml", "smollm2", "llama3", "qwen2_5"];
+/** Kinds that tests beside the library's code read. */
+const ELSEWHERE = ["yaml"];
+
+/** What the command prints for a folder, on one variant of the kernels. Loading the addon fixes the variant, hence the child. */
+async function golden(folder: string, isa: string): Promise<GoldenLine[]> {
+  const args = ["--import", "tsx", join(here, "main.ts"), folder, "--isa", isa, "--json"];
+  const run = promisify(execFile)(process.execPath, args, { maxBuffer: 2 ** 26 });
+  // A failed case is exit 1, and its line says why.
+  const { stdout } = await run.catch((error: { stdout: string }) => error);
+  return stdout
+    .split("\n")
+    .filter((line) => line !== "")
+    .map((line) => JSON.parse(line));
+}
+
+/** Data that a clone may lack: a case that needs it is skipped, saying so. */
+function mayBeAbsent({ kind, reason }: GoldenLine): boolean {
+  if (kind.startsWith("real_")) return /is absent/.test(reason ?? "");
+  return kind === "convert_demo" && !existsSync(join(sharedFolder(), "data"));
+}
+
+function expectAllOk(lines: readonly GoldenLine[]): void {
+  expect(lines.length).toBeGreaterThan(0);
+  const wrong = lines.filter((line) => !line.ok && !(line.skipped && (ELSEWHERE.includes(line.kind) || mayBeAbsent(line))));
+  expect(wrong).toEqual([]);
+}
+
+const groups = readdirSync(cases, { withFileTypes: true })
+  .filter((entry) => entry.isDirectory() && entry.name !== "real")
+  .map(({ name }) => name);
+
+describe.each(isas.map((isa) => [isa]))("golden data on %s", (isa) => {
+  it.each(groups.map((group) => [group]))(
+    "%s",
+    async (group) => {
+      expectAllOk(await golden(join(cases, group), isa));
+    },
+    600_000,
+  );
+});
+
+describe(`golden data of a real model on the best variant, ${availableParallelism()} cores`, () => {
+  it("real", async () => expectAllOk(await golden(join(cases, "real"), isas.at(-1)!)), 600_000);
+});
+
+describe("golden chat templates, where they are present", () => {
+  const folder = (template: string) => join(sharedFolder(), "golden", "text", `chat_${template}`);
+  it.skipIf(!existsSync(folder("chatml"))).each(TEMPLATES.map((template) => [template]))("%s", async (template) => {
+    expectAllOk(await golden(folder(template), isas.at(-1)!));
+  });
+});

@@ -1,0 +1,122 @@
+import { cpSync, existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { CausalLM } from "../../src/models/causal-lm.js";
+import { getPeftModel, PeftModel } from "../../src/peft/peft-model.js";
+import { readTensors } from "../golden/tensors.js";
+import { adapterFolder, largestDifference, loadBase, logits, readJson } from "./models.js";
+
+describe("adapter files", () => {
+  let model: CausalLM;
+  let folder: string;
+  beforeAll(async () => {
+    model = await loadBase();
+    folder = mkdtempSync(join(tmpdir(), "lowrank-adapter-"));
+  });
+  afterAll(() => {
+    model.dispose();
+    rmSync(folder, { recursive: true, force: true });
+  });
+
+  it.each(["adapter-lora-qv", "adapter-lora-patterns", "adapter-lora-rslora"])(
+    "%s is written with the tensors it was read with",
+    async (name) => {
+      const source = adapterFolder(name, "adapter");
+      const peft = await PeftModel.fromPretrained(model, source);
+      const target = join(folder, name);
+      await peft.savePretrained(target);
+      const before = await logits(model);
+      peft.unload();
+      expect(readTensors(join(target, "adapter_model.safetensors"))).toEqual(
+        readTensors(join(source, "adapter_model.safetensors")),
+      );
+      const [written, read] = [readJson(join(target, "adapter_config.json")), readJson(join(source, "adapter_config.json"))];
+      for (const key of Object.keys(written)) if (key !== "target_modules") expect([key, written[key]]).toEqual([key, read[key]]);
+      expect([written.target_modules].flat().sort()).toEqual([read.target_modules].flat().sort());
+      const again = await PeftModel.fromPretrained(model, target);
+      expect(await logits(model)).toEqual(before);
+      again.unload();
+    },
+  );
+
+  it("named adapters go into folders of their names, only those that are asked for", async () => {
+    const peft = getPeftModel(model, { r: 2, targetModules: ["q_proj"] }, { adapterName: "style" });
+    peft.addAdapter("tone", peft.peftConfig.get("style")!);
+    const both = join(folder, "both");
+    await peft.savePretrained(both);
+    expect(["style", "tone"].map((name) => existsSync(join(both, name, "adapter_model.safetensors")))).toEqual([true, true]);
+    expect(existsSync(join(both, "adapter_config.json"))).toBe(false);
+    const one = join(folder, "one");
+    await peft.savePretrained(one, { selectedAdapters: ["tone"] });
+    expect(readdirSync(one).filter((name) => name === "style")).toEqual([]);
+    peft.unload();
+    const loaded = await PeftModel.fromPretrained(model, both, { subfolder: "style", adapterName: "s" });
+    expect(loaded.activeAdapters).toEqual(["s"]);
+    loaded.unload();
+  });
+
+  it("a fresh adapter changes nothing, and the same seed starts with the same bits", async () => {
+    const base = await logits(model);
+    const start = async (seed: number) => {
+      const peft = getPeftModel(model, { r: 4, targetModules: "all-linear" }, { seed });
+      const values = await peft.trainable.arena.values.readFloat32();
+      expect(largestDifference(await logits(model), base)).toBe(0);
+      peft.unload();
+      return values;
+    };
+    const first = await start(1);
+    expect(await start(1)).toEqual(first);
+    expect(await start(2)).not.toEqual(first);
+  });
+
+  it("A starts uniform in ±1/√in, or normal with deviation 1/r; B at zero unless asked otherwise", async () => {
+    const stats = async (initLoraWeights: boolean | string, role: "lora_A" | "lora_B") => {
+      const peft = getPeftModel(model, { r: 16, targetModules: ["down_proj"], initLoraWeights: initLoraWeights as boolean });
+      const { plan, arena } = peft.trainable;
+      const values = await arena.get(plan.tensors.find((tensor) => tensor.role === role)!.key).readFloat32();
+      peft.unload();
+      const variance = values.reduce((sum, x) => sum + x * x, 0) / values.length;
+      return { largest: Math.max(...values.map(Math.abs)), deviation: Math.sqrt(variance) };
+    };
+    const bound = 1 / Math.sqrt(192);
+    const uniform = await stats(true, "lora_A");
+    expect(uniform.largest).toBeLessThanOrEqual(bound);
+    expect(uniform.deviation / (bound / Math.sqrt(3))).toBeCloseTo(1, 1);
+    expect((await stats("gaussian", "lora_A")).deviation * 16).toBeCloseTo(1, 1);
+    expect((await stats(true, "lora_B")).largest).toBe(0);
+    expect((await stats(false, "lora_B")).deviation).toBeGreaterThan(0.05);
+  });
+
+  it("says all that does not fit at once", async () => {
+    const load = (path: string) => PeftModel.fromPretrained(model, path).catch((error: unknown) => error);
+    expect(await load(adapterFolder("error-file-missing-module", "adapter"))).toMatchObject({
+      code: "ADAPTER_MISMATCH",
+      details: { missing: [expect.stringContaining("lora_A"), expect.stringContaining("lora_B")] },
+    });
+    expect(await load(adapterFolder("error-file-b-wrong-out", "adapter"))).toMatchObject({
+      code: "ADAPTER_MISMATCH",
+      message: expect.stringMatching(/wrong shape: .*lora_B\.weight is \[\d+, \d+\], .* want \[\d+, \d+\]/),
+    });
+    const pickle = join(folder, "pickle");
+    cpSync(adapterFolder("adapter-lora-qv", "adapter"), pickle, { recursive: true });
+    rmSync(join(pickle, "adapter_model.safetensors"));
+    writeFileSync(join(pickle, "adapter_model.bin"), "PK");
+    expect(await load(pickle)).toMatchObject({ message: expect.stringMatching(/pickle/i) });
+    expect(await load(join(folder, "absent"))).toMatchObject({ code: "NOT_FOUND" });
+    expect(model.adapters).toEqual({ names: [] });
+  });
+
+  it("refuses to train what no forward pass computes", () => {
+    for (const options of [
+      { modulesToSave: ["lm_head"] },
+      { targetModules: ["lm_head"] },
+      { targetModules: ["embed_tokens"] },
+      { useDora: true },
+    ]) {
+      expect(() => getPeftModel(model, { r: 2, targetModules: ["q_proj"], ...options })).toThrowError(
+        expect.objectContaining({ code: "UNSUPPORTED" }),
+      );
+    }
+  });
+});
