@@ -1,6 +1,8 @@
 import { defineConfig } from "vitest/config";
 
 export default defineConfig({
+  // The examples import the package by its name.
+  resolve: { alias: { lowrank: `${import.meta.dirname}/src/index.ts` } },
   test: {
     include: ["test/**/*.test.ts"],
     testTimeout: 60_000,

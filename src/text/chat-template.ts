@@ -133,7 +133,9 @@ const renderer = new TemplateWorker();
 
 /** Code that starts the worker from TypeScript (tests, examples): a worker does not inherit its host's loader. */
 function fromSource(file: URL): string {
-  return `import("tsx/esm/api").then(({ register }) => { register(); return import(${JSON.stringify(file.href)}); });`;
+  // The worker's own code has no place of its own: a bare name would be looked for from the current folder.
+  const tsx = import.meta.resolve("tsx/esm/api");
+  return `import(${JSON.stringify(tsx)}).then(({ register }) => { register(); return import(${JSON.stringify(file.href)}); });`;
 }
 
 function request(conversation: Conversation): RenderRequest {
