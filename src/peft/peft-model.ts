@@ -125,6 +125,7 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
   /** Runs `body` with one adapter, or with the base alone; only for calls made inside, so concurrent requests never mix. */
   withAdapter<T>(name: string | null, body: () => Promise<T>): Promise<T> {
     if (name !== null) this.#get(name);
+    this.#assertUnmerged("run with another adapter");
     return this.#override.run({ adapter: name }, body);
   }
 
@@ -301,22 +302,27 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
   async #merge(options: MergeOptions, replaced: (linear: Linear, old: Weight) => void): Promise<void> {
     const names = options.adapterNames ?? this.#active;
     for (const name of names) this.#get(name);
-    const fresh: [linear: Linear, weight: Weight, path: string][] = [];
+    const fresh: [linear: Linear, weight: Weight, path: string, old: Weight][] = [];
     try {
       for (const [path, module] of this.base.modules()) {
         // A tied head reads the embedding, which stays.
         if (!(module instanceof Linear) || module.weight.borrowed) continue;
         const weight = mergedWeight(module, names, options.dtype as DType | undefined);
-        if (weight) fresh.push([module, weight, path]);
+        if (weight) fresh.push([module, weight, path, module.weight]);
       }
       if (options.safeMerge) for (const [, weight, path] of fresh) await assertFinite(weight, path);
       await this.base.device.synchronize();
+      if (fresh.some(([linear, , , old]) => linear.weight !== old)) {
+        throw new LowrankError("INVALID_ARGUMENT", "The weights were merged by another call meanwhile", {
+          hint: "Await one merge before the next.",
+        });
+      }
     } catch (error) {
       for (const [, weight] of fresh) weight.dispose();
       throw error;
     }
-    for (const [linear, weight] of fresh) {
-      replaced(linear, linear.weight);
+    for (const [linear, weight, , old] of fresh) {
+      replaced(linear, old);
       linear.weight = weight;
     }
   }

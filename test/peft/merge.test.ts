@@ -27,6 +27,17 @@ describe("merging", () => {
     expect(await logits(model)).toEqual(off);
   });
 
+  it("of two merges at once one is refused, and unmerging still gives the base's bits back", async () => {
+    const model = await loadBase();
+    await using peft = await PeftModel.fromPretrained(model, a);
+    const on = await logits(model);
+    const results = await Promise.allSettled([peft.mergeAdapter(), peft.mergeAdapter()]);
+    expect(results.map(({ status }) => status).sort()).toEqual(["fulfilled", "rejected"]);
+    expect(codeOf(() => peft.withAdapter("default", async () => 1))).toBe("INVALID_ARGUMENT");
+    peft.unmergeAdapter();
+    expect(await logits(model)).toEqual(on);
+  });
+
   it("of a 4-bit base quantises again, or gives dense weights that are exact", async () => {
     for (const dtype of [undefined, "float32"] as const) {
       const model = await loadBase("llama", true);
