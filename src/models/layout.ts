@@ -15,6 +15,9 @@ export interface WeightLayout {
   ignored: RegExp;
 }
 
+/** Rotary frequencies (old checkpoints carry them, they are computed from the config) and the second copy of a tied head. */
+export const IGNORED_TENSORS = /(\.rotary_emb\.inv_freq|^lm_head\.weight)$/;
+
 /** The tensors of a decoder with RMSNorm, separate q, k, v, gated MLP, and biases where `config.bias` says so. */
 export function decoderTensors(config: DecoderConfig): TensorSpec[] {
   const { hiddenSize: d, intermediateSize: ffn, headDim, vocabSize } = config;

@@ -12,8 +12,9 @@ export class Errors {
     if (!(worst <= tolerance)) this.wrong.push(`${name} differs by ${worst.toExponential(2)} (allowed ${tolerance})`);
   }
 
+  /** Distance relative to `want`; absolute where that is zero. */
   relative(name: string, got: number, want: number, tolerance: number): void {
-    this.compare(name, [got / want], [1], tolerance);
+    this.relativeToLargest(name, [got], [want], tolerance);
   }
 
   /** Distance in units of the largest absolute value expected; of 1 where that is zero. */

@@ -40,3 +40,11 @@ describe.skipIf(!existsSync(folder))("a checkpoint against its config", () => {
     );
   });
 });
+
+it.each(["llama", "qwen2"])("%s: rotary frequencies and a second copy of the head are not asked for", (modelType) => {
+  const sizes = { vocab_size: 8, hidden_size: 8, intermediate_size: 8, num_hidden_layers: 1, num_attention_heads: 1 };
+  const { family } = resolveConfig({ model_type: modelType, ...sizes });
+  expect("model.layers.0.self_attn.rotary_emb.inv_freq").toMatch(family.weights.ignored);
+  expect("lm_head.weight").toMatch(family.weights.ignored);
+  expect("model.layers.0.self_attn.q_proj.weight").not.toMatch(family.weights.ignored);
+});
