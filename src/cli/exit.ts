@@ -9,6 +9,7 @@ export function exitCodeOf(error: unknown): number {
   switch (error.code) {
     case "INVALID_CONFIG":
     case "INVALID_ARGUMENT":
+    case "TEMPLATE":
       return EXIT.usage;
     case "DEVICE_NOT_FOUND":
       return EXIT.deviceAbsent;

@@ -20,8 +20,13 @@ const program = new Command("lowrank")
   .version(version)
   .showSuggestionAfterError()
   .showHelpAfterError("(run with --help for the options)")
-  .configureOutput({ writeErr: (text) => process.stderr.write(text) })
   .exitOverride();
+
+/** A command and those below it throw their mistakes, so that one place decides the exit code. */
+function throwing(command: Command): Command {
+  for (const below of command.commands) throwing(below);
+  return command.exitOverride().showSuggestionAfterError().showHelpAfterError("(run with --help for the options)");
+}
 
 for (const make of [
   trainCommand,
@@ -34,11 +39,7 @@ for (const make of [
   quickstartCommand,
   doctorCommand,
 ]) {
-  program.addCommand(
-    make()
-      .exitOverride()
-      .configureOutput({ writeErr: (text) => process.stderr.write(text) }),
-  );
+  program.addCommand(throwing(make()));
 }
 
 try {

@@ -92,8 +92,12 @@ const orNull = ({ default: value, expected, read }: Key): Key =>
   key(value, `${expected} or null`, (v) => (v === null ? null : read(v)));
 const text = (value: Json = null) => key(value, "text", (v) => (typeof v === "string" && v.trim() !== "" ? v : undefined));
 const flag = (value = false) => key(value, "true or false", (v) => (typeof v === "boolean" ? v : undefined));
+/** One of some texts; an unquoted `no` is false in YAML 1.1. */
 const choice = (value: string, choices: readonly string[]) =>
-  key(value, `one of ${choices.join(", ")}`, (v) => (typeof v === "string" && choices.includes(v) ? v : undefined));
+  key(value, `one of ${choices.join(", ")}`, (v) => {
+    const text = v === false ? "no" : v;
+    return typeof text === "string" && choices.includes(text) ? text : undefined;
+  });
 const number = (value: number | null, low: number, high = Number.MAX_VALUE, lowIsOut = false) =>
   key(
     value,

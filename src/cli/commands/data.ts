@@ -1,10 +1,11 @@
 import { Command, Option } from "commander";
 import { LowrankError } from "../../errors.js";
-import { loadTrainConfig, parseTrainConfig, type TrainConfig } from "../../train/config.js";
+import { parseTrainConfig, type TrainConfig } from "../../train/config.js";
 import { prepareData } from "../../train/run-config.js";
+import { readConfig } from "../config.js";
 import { countLines, countsOf, previewOf } from "../dry-run.js";
 import { integerFrom } from "../options.js";
-import { print, printJson, say } from "../output.js";
+import { print, printJson } from "../output.js";
 
 interface PreviewFlags {
   model?: string;
@@ -48,12 +49,7 @@ export function dataCommand(): Command {
 
 async function configOf(dataset: string, flags: PreviewFlags): Promise<TrainConfig> {
   if (/\.ya?ml$/i.test(dataset)) {
-    const { config, notes } = await loadTrainConfig(
-      dataset,
-      flags.model === undefined ? [] : [`model_name_or_path=${flags.model}`],
-    );
-    for (const note of notes) say(`note: ${note}`);
-    return config;
+    return readConfig(dataset, flags.model === undefined ? [] : [`model_name_or_path=${flags.model}`]);
   }
   if (flags.model === undefined)
     throw new LowrankError("INVALID_ARGUMENT", "--model is missing", {

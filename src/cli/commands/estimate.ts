@@ -2,9 +2,9 @@ import { Command } from "commander";
 import { formatBytes } from "../../io/space.js";
 import { resolveFolder } from "../../models/from-pretrained.js";
 import { parametersText } from "../../peft/peft-model.js";
-import { loadTrainConfig } from "../../train/config.js";
 import { estimateRun } from "../../train/estimate.js";
-import { print, printJson, say } from "../output.js";
+import { readConfig } from "../config.js";
+import { print, printJson } from "../output.js";
 
 /** `lowrank estimate CONFIG.yaml`: memory of a run, from the model's config alone, at the configuration's cutoff_len. */
 export function estimateCommand(): Command {
@@ -14,8 +14,7 @@ export function estimateCommand(): Command {
     .argument("[overrides...]", "key=value texts that win over the file")
     .option("--json", "one JSON line on stdout")
     .action(async (file: string, overrides: string[], options: { json?: true }) => {
-      const { config, notes } = await loadTrainConfig(file, overrides);
-      for (const note of notes) say(`note: ${note}`);
+      const config = await readConfig(file, overrides);
       const folder = await resolveFolder(config.modelNameOrPath, {
         revision: config.modelRevision,
         ...(config.cacheDir !== null && { cacheDir: config.cacheDir }),

@@ -1,9 +1,9 @@
 import { Command } from "commander";
 import { LowrankError } from "../../errors.js";
-import { loadTrainConfig } from "../../train/config.js";
 import type { TrainEvent } from "../../train/events.js";
 import { type PreparedRun, prepareRun } from "../../train/run-config.js";
 import { Trainer } from "../../train/trainer.js";
+import { readConfig } from "../config.js";
 import { dryRun } from "../dry-run.js";
 import { interruptible } from "../interrupt.js";
 import { formatDuration, ProgressBar, paint, printJson, say } from "../output.js";
@@ -32,8 +32,7 @@ export function trainCommand(): Command {
     )
     .option("--json", "print the events of the run, one JSON line each")
     .action(async (file: string, overrides: string[], options: TrainOptions) => {
-      const { config, notes } = await loadTrainConfig(file, overrides);
-      for (const note of notes) say(`note: ${note}`);
+      const config = await readConfig(file, overrides);
       if (options.resume !== undefined) config.resumeFromCheckpoint = options.resume;
       if (options.dryRun) return dryRun(config, options.json === true);
       await interruptible(
