@@ -27,7 +27,10 @@ for (const path of findCases(dir)) {
   const state = line.skipped ? "skipped" : line.ok ? "ok" : "failed";
   counts[state]++;
   if (values.json) console.log(JSON.stringify(line));
-  else console.log(`${state.padEnd(8)} ${line.case}${line.maxError === null ? "" : `  max error ${line.maxError.toExponential(2)}`}${line.reason ? `  ${line.reason}` : ""}`);
+  else
+    console.log(
+      `${state.padEnd(8)} ${line.case}${line.maxError === null ? "" : `  max error ${line.maxError.toExponential(2)}`}${line.reason ? `  ${line.reason}` : ""}`,
+    );
 }
 console.error(`${counts.ok} ok, ${counts.failed} failed, ${counts.skipped} skipped`);
 process.exit(counts.failed > 0 || counts.ok + counts.failed + counts.skipped === 0 ? 1 : 0);
