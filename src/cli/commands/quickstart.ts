@@ -21,7 +21,7 @@ interface QuickstartFlags {
 /** `lowrank quickstart`: the main job, on the model that is part of the package. Exit 1 when an adapter or a proof misses its goal. */
 export function quickstartCommand(): Command {
   return new Command("quickstart")
-    .description("train, swap, merge and examine two adapters on the embedded toy model, in about half a minute")
+    .description("train, swap, merge and examine two adapters on the embedded toy model, in under a minute")
     .option("--out <folder>", "where adapters and merged model go; new, or made by an earlier quickstart", "lowrank-quickstart")
     .option("--seed <n>", "seed of data order and adapters", integerFrom(0), 1)
     .option("--json", "print what happens, one JSON line each")
