@@ -175,14 +175,14 @@ const nf4: GoldenHandler = async ({ dir, spec, options }) => {
     };
     if (nested) {
       const inner = await quantize8(device, absmax, DYNAMIC_SIGNED, NESTED_BLOCKSIZE, true);
-      // A mean in float32 that was summed in another order may be one unit in the last place away.
+      // A mean in float32 that was summed in another order may be two units in the last place away.
       found.check(
         `${label}.offset`,
         largestError([inner.offset], statistics.offset!.data),
-        Math.max(spec.tolerance.offset, 2 ** -23),
+        Math.max(spec.tolerance.offset, 2 ** -22),
       );
       found.check(`${label}.nested_absmax`, largestError(inner.absmax, statistics.nestedAbsmax!.data), 1e-6);
-      found.check(`${label}.absmax_codes`, nestedCodeError(inner.codes, statistics.codes!.data), 0);
+      found.check(`${label}.absmax_codes`, nestedCodeError(inner.codes, statistics.codes!.data, statistics.nestedAbsmax!.data), 0);
     } else found.equal(`${label}.absmax`, absmax, statistics.absmax!.data);
     const limit = spec.dequantLimit ?? x.length;
     for (const [name, dtype] of [
@@ -198,10 +198,11 @@ const nf4: GoldenHandler = async ({ dir, spec, options }) => {
   return found.outcome();
 };
 
-/** 0 when at most 1 in 100 codes (and at least one) differs, by one step. */
-function nestedCodeError(actual: Uint8Array, expected: ArrayLike<number>): number {
+/** 0 when at most 1 in 100 codes (and at least one) differs, by one step. Where the block's absmax is 0 every code means 0. */
+function nestedCodeError(actual: Uint8Array, expected: ArrayLike<number>, nestedAbsmax: ArrayLike<number>): number {
   let off = 0;
   for (let i = 0; i < expected.length; i++) {
+    if (nestedAbsmax[Math.floor(i / NESTED_BLOCKSIZE)] === 0) continue;
     const difference = Math.abs(actual[i]! - expected[i]!);
     if (difference > 1) return difference;
     off += difference;
