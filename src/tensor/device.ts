@@ -15,7 +15,7 @@ export class Device {
   constructor(name: string, addon: Addon) {
     this.name = name;
     this.addon = addon;
-    this.number = native(() => addon.openDevice(name));
+    this.number = opened(name, addon);
     this.info = addon.deviceInfo(this.number);
     this.kernels = addon.kernels;
   }
@@ -33,6 +33,16 @@ export class Device {
   /** Resolves when everything enqueued so far is done; rejects with the first asynchronous error, naming its op. */
   synchronize(): Promise<void> {
     return nativeAsync(() => this.addon.synchronize(this.number));
+  }
+}
+
+/** Opens a device. Variants that this machine cannot run, which LOWRANK_ISA may ask for, are as absent as unknown ones. */
+function opened(name: string, addon: Addon): number {
+  try {
+    return native(() => addon.openDevice(name));
+  } catch (cause) {
+    if (!(cause instanceof LowrankError) || cause.code === "OUT_OF_MEMORY") throw cause;
+    throw new LowrankError("DEVICE_NOT_FOUND", cause.message, { hint: "Choose another device, or unset LOWRANK_ISA.", cause });
   }
 }
 

@@ -138,17 +138,21 @@ export class RunFolder {
     );
   }
 
-  /** Saves `checkpoint-<step>`; when it is on the disk, older ones beyond the limit are removed. */
-  async save(state: RunState, totalSteps: number, epoch: number): Promise<string> {
+  /**
+   * Saves `checkpoint-<step>`; when it is on the disk, older ones beyond the limit are removed. `resumable`: with the optimizer's state
+   * even where save_only_model leaves it out.
+   */
+  async save(state: RunState, totalSteps: number, epoch: number, resumable = false): Promise<string> {
     const { args, trainable, optimizer } = this.#options;
+    const complete = resumable || !args.saveOnlyModel;
     const path = await saveCheckpoint(
       this.path,
       state.step,
       async (dir) => {
         await this.#writeResult(dir, state, totalSteps, epoch);
-        if (!args.saveOnlyModel) await writeRunState(dir, state, optimizer);
+        if (complete) await writeRunState(dir, state, optimizer);
       },
-      { needed: trainable.byteLength + (args.saveOnlyModel ? 0 : stateBytes(optimizer)), facts: {} },
+      { needed: trainable.byteLength + (complete ? stateBytes(optimizer) : 0), facts: {} },
     );
     for (const old of this.#stale.splice(0)) if (old.step !== state.step) await removeCheckpoint(old);
     if (args.saveTotalLimit !== null) await pruneCheckpoints(this.path, args.saveTotalLimit);

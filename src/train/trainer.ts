@@ -187,6 +187,7 @@ class Run {
     const saveEvery = stepCount(args.saveSteps, this.#totalSteps);
     const evalEvery = stepCount(args.evalSteps ?? args.loggingSteps, this.#totalSteps);
     const logEvery = stepCount(args.loggingSteps, this.#totalSteps);
+    this.#lastStepAt = performance.now();
     let pending = this.#state.step < this.#totalSteps ? this.#enqueue(this.#state.step) : undefined;
     while (pending) {
       const current: PendingStep = pending;
@@ -217,7 +218,7 @@ class Run {
       }
       // An abort that came while the next step was already enqueued: it ends, and is part of what is saved.
       if (signal?.aborted && pending === undefined) {
-        if (this.#folder) yield await this.#save();
+        if (this.#folder) yield await this.#save(true);
         throw signal.reason;
       }
       if (evaluates) yield await this.#evaluate(number);
@@ -296,8 +297,8 @@ class Run {
     return { type: "eval", step, loss, perplexity, targetTokens, meanTokenAccuracy };
   }
 
-  async #save(): Promise<TrainEvent> {
-    const path = await this.#folder!.save(this.#state, this.#totalSteps, this.#epoch());
+  async #save(resumable = false): Promise<TrainEvent> {
+    const path = await this.#folder!.save(this.#state, this.#totalSteps, this.#epoch(), resumable);
     this.#lastStepAt = performance.now();
     return { type: "checkpoint", step: this.#state.step, path };
   }

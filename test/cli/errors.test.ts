@@ -107,6 +107,17 @@ describe("files", () => {
   });
 });
 
+describe("the machine", () => {
+  it("kernels that it cannot run are exit 3, memory that is not there exit 4", async () => {
+    const model = await makeModel(join(tempFolder(), "model"));
+    await fails(["generate", "--model", model, "--prompt", "x"], 3, /cannot run the kernels "avx1024"/, {
+      env: { LOWRANK_ISA: "avx1024" },
+    });
+    const little = ["sh", "-c", 'ulimit -v 6000000 && exec "$@"', "sh"];
+    await fails(["bench", "step", "--model", model, "--seq", "4000000"], 4, /out of memory/, { wrapper: little });
+  });
+});
+
 describe("the Hub", () => {
   it.each([
     [404, /org\/name is not on the Hub/],

@@ -106,6 +106,16 @@ describe("resuming", () => {
     expect(readdirSync(empty).filter((name) => name.startsWith("checkpoint"))).toEqual([]);
   });
 
+  it("continues an interrupted run also under saveOnlyModel, whose own checkpoints hold weights alone", async () => {
+    const outputDir = join(tempFolder(), "run");
+    const args: TrainingArguments = { ...HARD, maxSteps: 4, saveStrategy: "steps", saveSteps: 1, saveOnlyModel: true };
+    await run(outputDir, args, { stopAt: 2 });
+    const events = await run(outputDir, { ...args, resumeFromCheckpoint: true });
+    expect(events.at(-1)).toMatchObject({ type: "done", result: { steps: 4 } });
+    const error = await errorOf(run(outputDir, { ...args, resumeFromCheckpoint: join(outputDir, "checkpoint-4") }));
+    expect(error.message).toMatch(/without optimizer state/);
+  });
+
   it("names every difference, and accepts those that are allowed", async () => {
     const outputDir = join(tempFolder(), "run");
     const args: TrainingArguments = { ...HARD, maxSteps: 2, saveStrategy: "steps", saveSteps: 1 };

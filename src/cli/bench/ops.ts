@@ -25,7 +25,7 @@ export async function* benchOps(): AsyncGenerator<Record<string, unknown>> {
     threads,
     f32_gflops: rounded(peaks.f32Gflops),
     bf16_gflops: rounded(peaks.bf16Gflops),
-    copy_gb_s: rounded(peaks.copyGbS),
+    memory_gb_s: rounded(peaks.memoryGbS),
   };
   for (const make of cases(device, bf16 ? [false, true] : [false])) {
     const bench = make();
@@ -82,7 +82,7 @@ async function measure(device: Device, bench: OpCase, peaks: Peaks): Promise<Rec
     p10_ms: rounded(p10),
     p90_ms: rounded(p90),
     ...(gflops === undefined ? { gb_s: rounded(gbS!) } : { gflops: rounded(gflops) }),
-    share_of_peak: rounded(gflops === undefined ? gbS! / peaks.copyGbS : gflops / peak, 3),
+    share_of_peak: rounded(gflops === undefined ? gbS! / peaks.memoryGbS : gflops / peak, 3),
     error_vs_f64: rounded(error, 2),
   };
 }
