@@ -1,6 +1,6 @@
 import { previewSegments, renderPreview } from "../data/preview.js";
 import { formatBytes } from "../io/space.js";
-import { parametersText } from "../peft/peft-model.js";
+import { parametersText } from "../peft/count.js";
 import type { TrainConfig } from "../train/config.js";
 import { estimateRun } from "../train/estimate.js";
 import { type PreparedData, prepareData } from "../train/run-config.js";

@@ -205,7 +205,7 @@ export abstract class CausalLM extends Module implements TextModel {
 function checkpointed(layer: DecoderLayer, x: Tensor, residual: Tensor | undefined, context: LayerContext): [Tensor, Tensor] {
   const captures = [...layer.parameters()].map(([, tensor]) => tensor);
   for (const [, module] of layer.modules()) {
-    if (module instanceof Linear) for (const { a, b } of module.adapters.pairs.values()) captures.push(a, b);
+    if (module instanceof Linear) for (const pair of module.adapters.pairs.values()) captures.push(...pair.tensors);
   }
   const trained = captures.filter((tensor) => tensor.requiresGrad);
   const inputs = residual ? [x, residual] : [x];

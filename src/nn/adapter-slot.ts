@@ -1,7 +1,7 @@
 import { Weight } from "../quant/weight.js";
 import type { Tensor } from "../tensor/tensor.js";
 
-/** A LoRA pair in a linear. It owns its two tensors. */
+/** A LoRA pair in a linear. It owns its tensors. */
 export class LoraPair {
   /** float32 [r, in]. */
   readonly a: Tensor;
@@ -11,13 +11,21 @@ export class LoraPair {
   readonly scale: number;
   /** Probability of dropping an element of x before `a`; only while training. */
   readonly dropout: number;
+  /** float32 [out], added to b's product before the scale; absent without lora_bias. */
+  readonly bias: Tensor | undefined;
   #weights: { a: Weight; b: Weight } | undefined;
 
-  constructor(a: Tensor, b: Tensor, scale: number, dropout = 0) {
+  constructor(a: Tensor, b: Tensor, scale: number, dropout = 0, bias?: Tensor) {
     this.a = a;
     this.b = b;
     this.scale = scale;
     this.dropout = dropout;
+    this.bias = bias;
+  }
+
+  /** Its tensors, all trained together. */
+  get tensors(): readonly Tensor[] {
+    return this.bias ? [this.a, this.b, this.bias] : [this.a, this.b];
   }
 
   /** The pair as two weights, for composing its delta of plain linears. */
@@ -30,8 +38,7 @@ export class LoraPair {
     this.#weights?.a.dispose();
     this.#weights?.b.dispose();
     this.#weights = undefined;
-    this.a.dispose();
-    this.b.dispose();
+    for (const tensor of this.tensors) tensor.dispose();
   }
 }
 

@@ -5,6 +5,7 @@ import type { Weight } from "../quant/weight.js";
 import { nextKey } from "../tensor/random.js";
 import type { Tensor } from "../tensor/tensor.js";
 import { type AdapterSelection, AdapterSlot, BASE_ONLY, type LoraPair } from "./adapter-slot.js";
+import { biasRows } from "./lora-bias.js";
 import { Module } from "./module.js";
 
 /** A linear layer with room for adapters. Paths and weights stay what they are whatever adapters come and go. */
@@ -61,10 +62,15 @@ export function linear(x: Tensor, layers: readonly Linear[], mode: ForwardMode =
       )
     : 0;
   const ys = linearGroup(x, group, { bf16, ...(p > 0 ? { dropout: { p, key: nextKey(path) } } : {}) });
-  for (const name of more) {
-    for (const [i, layer] of layers.entries()) {
+  for (const [i, layer] of layers.entries()) {
+    for (const name of more) {
       const pair = layer.adapters.pairs.get(name);
       if (pair) ys[i] = add(ys[i]!, delta(x, pair, bf16, mode.training ?? false));
+    }
+    const everywhere = more.map((name) => ({ begin: 0, end: rows, name }));
+    for (const { begin, end, name } of [...ranges, ...everywhere]) {
+      const pair = name === null ? undefined : layer.adapters.pairs.get(name);
+      if (pair?.bias) ys[i] = add(ys[i]!, biasRows(pair.bias, pair.scale, rows, begin, end));
     }
   }
   return ys;

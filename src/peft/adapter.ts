@@ -72,12 +72,17 @@ export class Adapter {
   /** The pairs by module, as views of the arena that their slots then own. */
   attach(model: BaseModel, name: string): void {
     const modules = new Map(model.modules());
-    for (const { module, a, b, scale } of this.plan.pairs) {
+    const tensor = (key: string) => this.arena.get(key).retain();
+    for (const { module, a, b, bias, scale } of this.plan.pairs) {
       const linear = modules.get(module) as Linear;
-      linear.adapters.pairs.set(
-        name,
-        new LoraPair(this.arena.get(a).retain(), this.arena.get(b).retain(), scale, this.config.loraDropout),
+      const pair = new LoraPair(
+        tensor(a),
+        tensor(b),
+        scale,
+        this.config.loraDropout,
+        bias === undefined ? undefined : tensor(bias),
       );
+      linear.adapters.pairs.set(name, pair);
     }
   }
 
@@ -114,13 +119,14 @@ export class Adapter {
   }
 }
 
-function initialize({ arena, config }: Adapter, { key, shape, role }: PlannedTensor, seed: number): void {
+function initialize({ arena, config, plan }: Adapter, { key, shape, role }: PlannedTensor, seed: number): void {
   const random = config.initLoraWeights === false;
-  if (role === "lora_B" && !random) return; // the arena starts at zero
+  if (role !== "lora_A" && !random) return; // the arena starts at zero
   const [rows = 1, columns = 1] = shape;
   const gaussian = String(config.initLoraWeights).toLowerCase() === "gaussian";
-  // Kaiming uniform with a = √5 is U(±1/√fan_in).
-  const bound = 1 / Math.sqrt(columns);
+  // Kaiming uniform with a = √5 is U(±1/√fan_in), which a bias shares with the matrix before it.
+  const fanIn = plan.pairs.find(({ bias }) => bias === key)?.rank ?? columns;
+  const bound = 1 / Math.sqrt(fanIn);
   fillRandom(
     arena.get(key),
     gaussian ? { normal: { mean: 0, std: 1 / rows } } : { uniform: { low: -bound, high: bound } },
@@ -131,7 +137,7 @@ function initialize({ arena, config }: Adapter, { key, shape, role }: PlannedTen
 /** Refuses what a plan can count but no forward pass computes. */
 function assertComputed(model: BaseModel, { tensors, pairs }: AdapterPlan, source: string): void {
   const problems = tensors
-    .filter(({ role }) => role !== "lora_A" && role !== "lora_B")
+    .filter(({ role }) => role !== "lora_A" && role !== "lora_B" && role !== "lora_bias")
     .map(({ key, role }) => `${key} (${role})`);
   const head = new Map(model.modules());
   for (const { module } of pairs)

@@ -19,7 +19,6 @@ const NOT_COMPUTED: (keyof LoraConfigFields)[] = [
   "fanInFanOut",
   "trainableTokenIndices",
   "ensureWeightTying",
-  "loraBias",
   "targetParameters",
   "useDora",
   "layerReplication",

@@ -1,18 +1,57 @@
 import { LowrankError } from "../errors.js";
-import type { Linear } from "../nn/linear.js";
+import { Linear } from "../nn/linear.js";
 import { addInto, cast } from "../ops/copy.js";
 import { weightedSum } from "../ops/elementwise.js";
 import { matmul } from "../ops/matmul.js";
 import { Weight } from "../quant/weight.js";
 import type { DType } from "../tensor/dtype.js";
 import { scope } from "../tensor/scope.js";
+import type { Tensor } from "../tensor/tensor.js";
+import type { BaseModel } from "./plan.js";
+
+/** What of a linear merging replaces. */
+export interface Content {
+  weight: Weight;
+  bias: Tensor | undefined;
+}
+
+export const contentOf = ({ weight, bias }: Linear): Content => ({ weight, bias });
+
+/** Throws UNSUPPORTED when an adapter adds a bias (lora_bias) to linears that have none to add it to. */
+export function assertMergeable(base: BaseModel, names: readonly string[]): void {
+  const modules = [...base.modules()].flatMap(([path, module]) => {
+    if (!(module instanceof Linear) || module.bias) return [];
+    return names.some((name) => module.adapters.pairs.get(name)?.bias) ? [path] : [];
+  });
+  if (modules.length === 0) return;
+  throw new LowrankError(
+    "UNSUPPORTED",
+    `Cannot merge an adapter with lora_bias into linears without a bias of their own: ${modules.join(", ")}`,
+    { hint: "Keep the adapter beside its base: loading it works.", details: { modules } },
+  );
+}
+
+/**
+ * Weight and bias of a linear with the adapters of `names` added: see {@link mergedWeight}; the bias is b + Σ scale · lora_bias. What
+ * no adapter touches is the linear's own tensor. Undefined when nothing changes.
+ */
+export function mergedContent(linear: Linear, names: readonly string[], dtype?: DType): Content | undefined {
+  const weight = mergedWeight(linear, names, dtype);
+  if (!weight) return undefined;
+  const biased = names.flatMap((name) => linear.adapters.pairs.get(name) ?? []).filter(({ bias }) => bias);
+  const { bias } = linear;
+  if (!bias || biased.length === 0) return { weight, bias };
+  const sum = scope(() => cast(bias, "float32")).keep();
+  for (const pair of biased) addInto(sum, pair.bias!, pair.scale);
+  return { weight, bias: sum };
+}
 
 /**
  * The weight of a linear with the deltas of `names` added, W + Σ scale · B A, computed in float32. It keeps the form of the base (a 4-bit
  * weight is quantised again, which rounds the sum) unless `dtype` asks for a dense one. Undefined when no adapter touches the linear
  * and its form stays.
  */
-export function mergedWeight(linear: Linear, names: readonly string[], dtype?: DType): Weight | undefined {
+function mergedWeight(linear: Linear, names: readonly string[], dtype?: DType): Weight | undefined {
   const pairs = names.flatMap((name) => linear.adapters.pairs.get(name) ?? []);
   const { weight } = linear;
   if (pairs.length === 0 && (dtype === undefined || weight.dense?.dtype === dtype)) return undefined;
@@ -30,11 +69,12 @@ export function mergedWeight(linear: Linear, names: readonly string[], dtype?: D
   });
 }
 
-/** Throws NON_FINITE when a weight holds NaN or infinity (PEFT's safe_merge). */
-export async function assertFinite(weight: Weight, path: string): Promise<void> {
+/** Throws NON_FINITE when a weight or a bias holds NaN or infinity (PEFT's safe_merge). */
+export async function assertFinite({ weight, bias }: Content, path: string): Promise<void> {
   using dense = weight.dequantize("float32");
-  using square = weightedSum(dense, 1, dense);
-  if (!Number.isFinite(await square.item())) {
+  for (const tensor of bias ? [dense, bias] : [dense]) {
+    using square = weightedSum(tensor, 1, tensor);
+    if (Number.isFinite(await square.item())) continue;
     throw new LowrankError("NON_FINITE", `Merging gives values that are not finite in ${path}`, {
       hint: "The adapter is damaged or diverged; nothing was changed.",
     });

@@ -6,11 +6,11 @@ import { type FolderWriter, writeFolder } from "../io/durable.js";
 import { type ResolveOptions, resolveModel } from "../io/hub.js";
 import { type AdapterSelection, BASE_ONLY } from "../nn/adapter-slot.js";
 import { Linear } from "../nn/linear.js";
-import type { Weight } from "../quant/weight.js";
 import type { DType } from "../tensor/dtype.js";
 import { Adapter, CONFIG_FILE } from "./adapter.js";
 import { LoraConfig, type LoraConfigOptions } from "./config.js";
-import { assertFinite, mergedWeight } from "./merge.js";
+import { countBase, parametersText } from "./count.js";
+import { assertFinite, assertMergeable, type Content, contentOf, mergedContent } from "./merge.js";
 import type { BaseModel } from "./plan.js";
 
 /** A model that generates; what a PeftModel passes on. */
@@ -43,8 +43,8 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
   readonly #adapters = new Map<string, Adapter>();
   #active: readonly string[] = [];
   #disabled = 0;
-  /** Weights that merging replaced, by linear; empty when nothing is merged. */
-  readonly #merged = new Map<Linear, Weight>();
+  /** What merging replaced, by linear; empty when nothing is merged. */
+  readonly #merged = new Map<Linear, Content>();
   readonly #override = new AsyncLocalStorage<{ adapter: string | null }>();
 
   constructor(base: M) {
@@ -167,8 +167,9 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
 
   unmergeAdapter(): void {
     for (const [linear, old] of this.#merged) {
+      if (linear.bias !== old.bias) linear.bias?.dispose();
       linear.weight.dispose();
-      linear.weight = old;
+      Object.assign(linear, old);
     }
     this.#merged.clear();
     this.#apply();
@@ -177,7 +178,10 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
   /** Merges for good and removes all adapters; returns the base model. A 4-bit base is quantised again, which rounds, unless `dtype` is given. */
   async mergeAndUnload(options: MergeOptions = {}): Promise<M> {
     if (this.#merged.size > 0) this.unmergeAdapter();
-    await this.#merge(options, (_linear, old) => old.dispose());
+    await this.#merge(options, (linear, old) => {
+      old.weight.dispose();
+      if (linear.bias !== old.bias) old.bias?.dispose();
+    });
     return this.unload();
   }
 
@@ -299,31 +303,36 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
     this.base.adapters = this.#disabled > 0 || this.#merged.size > 0 ? BASE_ONLY : { names: this.#active };
   }
 
-  async #merge(options: MergeOptions, replaced: (linear: Linear, old: Weight) => void): Promise<void> {
+  /** `replaced` is told what each linear held, once it holds the sum. */
+  async #merge(options: MergeOptions, replaced: (linear: Linear, old: Content) => void): Promise<void> {
     const names = options.adapterNames ?? this.#active;
     for (const name of names) this.#get(name);
-    const fresh: [linear: Linear, weight: Weight, path: string, old: Weight][] = [];
+    assertMergeable(this.base, names);
+    const fresh: { linear: Linear; content: Content; path: string; old: Content }[] = [];
     try {
       for (const [path, module] of this.base.modules()) {
         // A tied head reads the embedding, which stays.
         if (!(module instanceof Linear) || module.weight.borrowed) continue;
-        const weight = mergedWeight(module, names, options.dtype as DType | undefined);
-        if (weight) fresh.push([module, weight, path, module.weight]);
+        const content = mergedContent(module, names, options.dtype as DType | undefined);
+        if (content) fresh.push({ linear: module, content, path, old: contentOf(module) });
       }
-      if (options.safeMerge) for (const [, weight, path] of fresh) await assertFinite(weight, path);
+      if (options.safeMerge) for (const { content, path } of fresh) await assertFinite(content, path);
       await this.base.device.synchronize();
-      if (fresh.some(([linear, , , old]) => linear.weight !== old)) {
+      if (fresh.some(({ linear, old }) => linear.weight !== old.weight)) {
         throw new LowrankError("INVALID_ARGUMENT", "The weights were merged by another call meanwhile", {
           hint: "Await one merge before the next.",
         });
       }
     } catch (error) {
-      for (const [, weight] of fresh) weight.dispose();
+      for (const { content, old } of fresh) {
+        content.weight.dispose();
+        if (content.bias !== old.bias) content.bias?.dispose();
+      }
       throw error;
     }
-    for (const [linear, weight, , old] of fresh) {
+    for (const { linear, content, old } of fresh) {
+      Object.assign(linear, content);
       replaced(linear, old);
-      linear.weight = weight;
     }
   }
 }
@@ -337,24 +346,4 @@ export function getPeftModel<M extends BaseModel & Generator>(
   const peft = new PeftModel(model);
   peft.addAdapter(options.adapterName ?? "default", config instanceof LoraConfig ? config : new LoraConfig(config), options);
   return peft;
-}
-
-/** Elements of the base's tensors; what is shared (a tied head) counts once. */
-export function countBase(base: BaseModel): number {
-  let count = 0;
-  for (const [, module] of base.modules()) {
-    if (module instanceof Linear) {
-      if (!module.weight.borrowed) count += module.weight.inFeatures * module.weight.outFeatures;
-      count += module.bias?.size ?? 0;
-    } else {
-      for (const [, tensor] of module.tensors()) count += tensor.size;
-    }
-  }
-  return count;
-}
-
-/** `trainable params: 1,792 || all params: 141,376 || trainable%: 1.2675` */
-export function parametersText(trainable: number, all: number): string {
-  const comma = (n: number) => n.toLocaleString("en-US");
-  return `trainable params: ${comma(trainable)} || all params: ${comma(all)} || trainable%: ${((100 * trainable) / all).toFixed(4)}`;
 }

@@ -30,11 +30,13 @@ export interface PlannedTensor {
   role: "lora_A" | "lora_B" | "lora_bias" | "magnitude" | "embedding_A" | "embedding_B" | "saved_copy" | "token_rows";
 }
 
-/** One LoRA pair: which linear, and the keys of its two matrices. */
+/** One LoRA pair: which linear, and the keys of its tensors. */
 export interface PlannedPair {
   module: string;
   a: string;
   b: string;
+  /** Only with lora_bias. */
+  bias: string | undefined;
   rank: number;
   scale: number;
 }
@@ -71,13 +73,20 @@ export function planAdapter(model: BaseModel, config: LoraConfig): AdapterPlan {
     const base = `${PREFIX}${name}`;
     if (module instanceof Linear) {
       const { inFeatures, outFeatures } = module.weight;
-      const pair = { module: name, a: `${base}.lora_A.weight`, b: `${base}.lora_B.weight`, rank, scale: config.scalingOf(name) };
+      const pair = {
+        module: name,
+        a: `${base}.lora_A.weight`,
+        b: `${base}.lora_B.weight`,
+        bias: config.loraBias ? `${base}.lora_B.bias` : undefined,
+        rank,
+        scale: config.scalingOf(name),
+      };
       pairs.push(pair);
       tensors.push(
         { key: pair.a, shape: [rank, inFeatures], role: "lora_A" },
         { key: pair.b, shape: [outFeatures, rank], role: "lora_B" },
       );
-      if (config.loraBias) tensors.push({ key: `${base}.lora_B.bias`, shape: [outFeatures], role: "lora_bias" });
+      if (pair.bias !== undefined) tensors.push({ key: pair.bias, shape: [outFeatures], role: "lora_bias" });
       if (config.useDora) tensors.push({ key: `${base}.lora_magnitude_vector`, shape: [outFeatures], role: "magnitude" });
     } else if (module instanceof Embedding) {
       const [vocab = 0, d = 0] = module.weight.shape;

@@ -1,7 +1,8 @@
 import type { FolderWriter } from "../io/durable.js";
 import type { CausalLM } from "../models/causal-lm.js";
 import { ParameterArena } from "../optim/arena.js";
-import { countBase, type PeftModel } from "../peft/peft-model.js";
+import { countBase } from "../peft/count.js";
+import type { PeftModel } from "../peft/peft-model.js";
 import { native } from "../tensor/native-errors.js";
 
 /** What a trainer trains: a model, the arena of the parameters that change, and how the result is written. */

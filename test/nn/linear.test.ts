@@ -112,6 +112,50 @@ describe("linear", () => {
       layer.dispose();
     }));
 
+  it("adds scale · lora_bias on the adapter's rows, whatever dropout does, and trains it", () =>
+    leavesNothing(async () => {
+      for (const dropout of [0, 0.5]) {
+        const layer = layerWithAdapters(dropout);
+        const plain = layer.adapters.pairs.get("two")!;
+        const values = gaussian(n, 5);
+        const bias = Tensor.from(Float32Array.from(values), [n]);
+        const biased = new LoraPair(plain.a.retain(), plain.b.retain(), plain.scale, dropout, bias);
+        const run = (pair: LoraPair, mode: ForwardMode) => {
+          layer.adapters.pairs.set("two", pair);
+          startMicroStep(1, 0);
+          return forward(layer, mode);
+        };
+        const added = (with_: Float32Array, without: Float32Array) => with_.map((v, i) => v - without[i]!);
+        const want = (begin: number, end: number) =>
+          Float64Array.from({ length: rows * n }, (_, i) => (i >= begin * n && i < end * n ? plain.scale * values[i % n]! : 0));
+        const modes: [ForwardMode, number, number][] = [
+          [{ adapters: { names: ["two"] }, training: true }, 0, rows],
+          [{ adapters: { rows: [{ begin: 1, end: 4, name: "two" }] } }, 1, 4],
+          [{ adapters: { names: ["one", "two"] } }, 0, rows],
+        ];
+        for (const [mode, begin, end] of modes)
+          expect(relativeError(added(await run(biased, mode), await run(plain, mode)), want(begin, end))).toBeLessThan(1e-5);
+
+        plain.dispose();
+        layer.adapters.pairs.set("two", biased);
+        for (const tensor of biased.tensors) {
+          tensor.requiresGrad = true;
+          tensor.grad = Tensor.zeros(tensor.shape);
+        }
+        const weights = gaussian(rows * n, 6);
+        scope(() => {
+          const input = Tensor.from(x, [rows, k]);
+          const dy = Tensor.from(Float32Array.from(weights), [rows, n]);
+          valueAndGrad(() => weightedSum(linear(input, [layer], { adapters: { names: ["two"] }, training: true })[0]!, 1, dy));
+        });
+        const sums = new Float64Array(n);
+        for (const [i, weight] of weights.entries()) sums[i % n]! += plain.scale * weight;
+        expect(relativeError(await bias.grad!.readFloat32(), sums)).toBeLessThan(2e-6);
+        for (const tensor of biased.tensors) tensor.grad!.dispose();
+        layer.dispose();
+      }
+    }));
+
   it("trains several adapters at once", () =>
     leavesNothing(async () => {
       const layer = layerWithAdapters();

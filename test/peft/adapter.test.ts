@@ -19,7 +19,7 @@ describe("adapter files", () => {
     rmSync(folder, { recursive: true, force: true });
   });
 
-  it.each(["adapter-lora-qv", "adapter-lora-patterns", "adapter-lora-rslora"])(
+  it.each(["adapter-lora-qv", "adapter-lora-patterns", "adapter-lora-rslora", "adapter-lora-lorabias-unmergeable"])(
     "%s is written with the tensors it was read with",
     async (name) => {
       const source = adapterFolder(name, "adapter");

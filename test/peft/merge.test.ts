@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { Linear } from "../../src/nn/linear.js";
 import { PeftModel } from "../../src/peft/peft-model.js";
-import { codeOf } from "../tensor/live.js";
+import { codeOf, leavesNothing } from "../tensor/live.js";
 import { adapterFolder, largestDifference, loadBase, logits } from "./models.js";
 
 const a = adapterFolder("adapters-for-swap", "a");
@@ -53,6 +53,34 @@ describe("merging", () => {
       else expect(moved).toBeGreaterThan(1e-3);
       merged.dispose();
     }
+  });
+
+  it("adds scale · lora_bias to the bias, and unmerging gives its bits back", async () => {
+    const model = await loadBase("qwen2");
+    await leavesNothing(async () => {
+      const peft = await PeftModel.fromPretrained(model, adapterFolder("adapter-lora-lorabias", "adapter"));
+      const on = await logits(model);
+      await peft.mergeAdapter({ safeMerge: true });
+      expect(largestDifference(await logits(model), on)).toBeLessThan(1e-5);
+      peft.unmergeAdapter();
+      expect(await logits(model)).toEqual(on);
+      await peft.mergeAdapter();
+      peft.unload();
+    });
+    model.dispose();
+  });
+
+  it("refuses lora_bias on linears without a bias, naming them", async () => {
+    const model = await loadBase();
+    await using peft = await PeftModel.fromPretrained(model, adapterFolder("adapter-lora-lorabias-unmergeable", "adapter"));
+    const on = await logits(model);
+    const refused = {
+      code: "UNSUPPORTED",
+      details: { modules: ["model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj"] },
+    };
+    await expect(peft.mergeAdapter()).rejects.toMatchObject(refused);
+    await expect(peft.mergeAndUnload()).rejects.toMatchObject(refused);
+    expect(await logits(model)).toEqual(on);
   });
 
   it("refuses weights that are not finite and then changes nothing", async () => {

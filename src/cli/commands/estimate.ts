@@ -1,7 +1,7 @@
 import { Command } from "commander";
 import { formatBytes } from "../../io/space.js";
 import { resolveFolder } from "../../models/from-pretrained.js";
-import { parametersText } from "../../peft/peft-model.js";
+import { parametersText } from "../../peft/count.js";
 import { estimateRun } from "../../train/estimate.js";
 import { readConfig } from "../config.js";
 import { print, printJson } from "../output.js";

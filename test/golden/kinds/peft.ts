@@ -1,5 +1,4 @@
 /** Kinds of golden/peft about adapters on models: adapter, qlora, swap, error, api_text. */
-import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { valueAndGrad } from "../../../src/autograd/tape.js";
 import { LowrankError } from "../../../src/errors.js";
@@ -10,7 +9,8 @@ import type { AdapterSelection } from "../../../src/nn/adapter-slot.js";
 import type { Linear } from "../../../src/nn/linear.js";
 import { weightedSum } from "../../../src/ops/elementwise.js";
 import { LoraConfig } from "../../../src/peft/config.js";
-import { countBase, PeftModel, parametersText } from "../../../src/peft/peft-model.js";
+import { countBase, parametersText } from "../../../src/peft/count.js";
+import { PeftModel } from "../../../src/peft/peft-model.js";
 import { countParameters, planAdapter } from "../../../src/peft/plan.js";
 import { scope } from "../../../src/tensor/scope.js";
 import { toDevice } from "../../../src/train/step.js";
@@ -122,7 +122,13 @@ const adapter: GoldenHandler = (c) =>
     errors.same("targetedModules", [...targeted].sort(), [...spec.targetedModules].sort());
     await checkDisabled(peft, inputs, base, errors);
 
+    if (spec.mergeError) {
+      if (!(await codeOf(() => peft.mergeAndUnload()))) errors.wrong.push("merging is accepted");
+      peft.unload();
+      return errors.outcome();
+    }
     await peft.mergeAndUnload({ safeMerge: true });
+    await checkBiases(model, "merged.", expected, spec.tolerance.merged, errors);
     const modules = new Map(model.modules());
     for (const [key, want] of expected) {
       const name = /^merged\.(.*)\.weight$/.exec(key)?.[1];
@@ -332,14 +338,32 @@ const hotswap: GoldenHandler = async () =>
 
 const combine: GoldenHandler = async () => skipped("combining adapters is not supported yet");
 
-/** lora_bias is refused at load, which is the reason given. */
-const qloraLoraBias: GoldenHandler = (c) =>
-  skipUnsupported(async () => {
-    LoraConfig.fromJSON(JSON.parse(readFileSync(join(inGroup(c, c.spec.adapter), "adapter_config.json"), "utf8"))).assertRunnable(
-      false,
-    );
-    return { ok: false, reason: "lora_bias is accepted but not checked" };
-  });
+/** lora_bias on a base that is quantised on load: answers, and biases and answers after merging. */
+const qloraLoraBias: GoldenHandler = async (c) => {
+  const { spec } = c;
+  const inputs = readTensors(join(c.dir, "inputs.safetensors"));
+  const expected = readTensors(join(c.dir, "expected.safetensors"));
+  await using model = await load(c, spec.base, { loadIn4bit: true, bnb4bitUseDoubleQuant: spec.doubleQuant });
+  const errors = new Errors();
+  const peft = await PeftModel.fromPretrained(model, inGroup(c, spec.adapter));
+  const { logits } = spec.tolerance;
+  errors.compare("logits", await logitsOf(model, inputs), tokenRows(expected.get("logits")!, inputs), logits);
+  await peft.mergeAndUnload();
+  await checkBiases(model, "merged_bias.", expected, logits, errors);
+  const merged = tokenRows(expected.get("logits_merged")!, inputs);
+  errors.compare("logits after merging", await logitsOf(model, inputs), merged, logits);
+  return errors.outcome();
+};
+
+/** Biases of the model against the expected tensors whose keys are `prefix`, the module's name and `.bias`. */
+async function checkBiases(model: CausalLM, prefix: string, expected: Tensors, tolerance: number, errors: Errors) {
+  const modules = new Map(model.modules());
+  for (const [key, want] of expected) {
+    if (!(key.startsWith(prefix) && key.endsWith(".bias"))) continue;
+    const { bias } = modules.get(key.slice(prefix.length, -".bias".length)) as Linear;
+    errors.compare(key, await bias!.readFloat32(), want.data, tolerance);
+  }
+}
 
 export const peftHandlers: Record<string, GoldenHandler> = {
   adapter,

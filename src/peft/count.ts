@@ -1,0 +1,22 @@
+import { Linear } from "../nn/linear.js";
+import type { BaseModel } from "./plan.js";
+
+/** Elements of the base's tensors; what is shared (a tied head) counts once. */
+export function countBase(base: BaseModel): number {
+  let count = 0;
+  for (const [, module] of base.modules()) {
+    if (module instanceof Linear) {
+      if (!module.weight.borrowed) count += module.weight.inFeatures * module.weight.outFeatures;
+      count += module.bias?.size ?? 0;
+    } else {
+      for (const [, tensor] of module.tensors()) count += tensor.size;
+    }
+  }
+  return count;
+}
+
+/** `trainable params: 1,792 || all params: 141,376 || trainable%: 1.2675` */
+export function parametersText(trainable: number, all: number): string {
+  const comma = (n: number) => n.toLocaleString("en-US");
+  return `trainable params: ${comma(trainable)} || all params: ${comma(all)} || trainable%: ${((100 * trainable) / all).toFixed(4)}`;
+}
