@@ -25,6 +25,7 @@ describe("the public API", () => {
       "ParameterArena",
       "PeftModel",
       "RMSNorm",
+      "SGD",
       "Tensor",
       "Tokenizer",
       "Trainer",

@@ -20,7 +20,7 @@
 extern "C" {
 #endif
 
-#define LR_ABI_VERSION 1
+#define LR_ABI_VERSION 2
 
 typedef enum lr_dtype { LR_F32 = 0, LR_BF16 = 1, LR_F16 = 2, LR_I32 = 3, LR_U8 = 4 } lr_dtype;
 
@@ -235,6 +235,9 @@ typedef struct lr_backend {
   lr_error (*adamw)(lr_queue*, lr_tensor param, lr_tensor grad, lr_tensor exp_avg, lr_tensor exp_avg_sq, lr_tensor header, lr_tensor segments,
                     double lr, double beta1, double beta2, double eps, double max_grad_norm);
       /* torch's AdamW per segment, lr * lr_scale; max_grad_norm > 0: gradient times min(1, max / (norm + 1e-6)). Not finite: counts and changes no other byte */
+  lr_error (*sgd)(lr_queue*, lr_tensor param, lr_tensor grad, lr_tensor momentum_buffer, lr_tensor header, lr_tensor segments,
+                  double lr, double momentum, double dampening, int32_t nesterov, double max_grad_norm);
+      /* torch's SGD, otherwise as adamw: weight decay is added to the clipped gradient, the first step's buffer is that gradient. momentum 0: the buffer may be absent */
 } lr_backend;
 
 /* What a plugin (CUDA, emulator) exports. NULL, with the reason in error, when the device cannot be used. */

@@ -64,6 +64,7 @@ void define_kernels(napi_env env, napi_value exports) {
   OP(quantizeAbsmax, quantize_absmax);
   OP(gradStats, grad_stats, kScratch);
   OP(adamw, adamw);
+  OP(sgd, sgd);
 #undef OP
   napi_set_named_property(env, exports, "kernels", kernels);
 }

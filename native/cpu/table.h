@@ -60,6 +60,7 @@ constexpr lr_backend make_table(const char* name) {
   t.quantize_absmax = quantize_absmax;
   t.grad_stats = grad_stats;
   t.adamw = adamw;
+  t.sgd = sgd;
   t.linear = linear;
   t.linear_dx = linear_dx;
   t.lora_grad = lora_grad;

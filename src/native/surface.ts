@@ -144,6 +144,19 @@ export interface Kernels {
     eps: number,
     maxGradNorm: number,
   ): void;
+  sgd(
+    d: number,
+    param: TensorHandle,
+    grad: TensorHandle,
+    momentumBuffer: TensorHandle,
+    header: TensorHandle,
+    segments: TensorHandle,
+    lr: number,
+    momentum: number,
+    dampening: number,
+    nesterov: number,
+    maxGradNorm: number,
+  ): void;
 }
 
 /**

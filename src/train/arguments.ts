@@ -17,6 +17,7 @@ const NAMES = [
   "warmupSteps",
   "weightDecay",
   "maxGradNorm",
+  "optim",
   "adamBeta1",
   "adamBeta2",
   "adamEpsilon",

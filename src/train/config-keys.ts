@@ -62,7 +62,7 @@ export interface TrainConfig {
   weightDecay: number;
   /** 0: no clipping. */
   maxGradNorm: number;
-  optim: "adamw_torch" | "adamw_torch_fused" | "adamw_hf";
+  optim: "adamw_torch" | "adamw_torch_fused" | "adamw_hf" | "sgd";
   adamBeta1: number;
   adamBeta2: number;
   adamEpsilon: number;
@@ -121,7 +121,7 @@ const shareOrCount = (value: number | null, low = 0) =>
     typeof v === "number" && v >= low && Number.isFinite(v) && (v < 1 || Number.isInteger(v)) ? v : undefined,
   );
 
-const OPTIMS = ["adamw_torch", "adamw_torch_fused", "adamw_hf"];
+const OPTIMS = ["adamw_torch", "adamw_torch_fused", "adamw_hf", "sgd"];
 
 /** Keys that do something, with LLaMA-Factory's defaults (transformers' where it adds none). */
 export const KEYS: Record<keyof TrainConfig, Key> = {
@@ -255,7 +255,7 @@ export const UNSUPPORTED_VALUES: Readonly<Record<string, RegExp>> = {
   finetuning_type: /^(freeze|oft)$/,
   quantization_bit: /^(2|3|8)$/,
   optim:
-    /^(adamw_(8bit|bnb_8bit|torch_(xla|npu_fused|4bit|8bit)|apex_fused|anyprecision)|adafactor|sgd|adagrad|rmsprop|lion_(8bit|32bit)|ademamix.*|paged_.*|galore_.*|lomo|adalomo|grokadamw|schedule_free_.*|apollo_.*|stable_adamw)$/,
+    /^(adamw_(8bit|bnb_8bit|torch_(xla|npu_fused|4bit|8bit)|apex_fused|anyprecision)|adafactor|adagrad|rmsprop|lion_(8bit|32bit)|ademamix.*|paged_.*|galore_.*|lomo|adalomo|grokadamw|schedule_free_.*|apollo_.*|stable_adamw)$/,
   lr_scheduler_type: /^(reduce_lr_on_plateau|greedy)$/,
   save_strategy: /^best$/,
 };

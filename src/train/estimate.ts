@@ -11,7 +11,7 @@ import { loraConfigOf } from "./run-config.js";
 export interface Estimate {
   /** The base as it lies in memory: 4-bit linears with their statistics, embedding and norms. */
   weightBytes: number;
-  /** Trainable values, gradients and both moments of AdamW, float32. */
+  /** Trainable values, gradients and AdamW's two moments (SGD without momentum has none), float32. */
   optimizerBytes: number;
   /** What the backward pass needs of one micro-batch, and the chunk of logits. */
   activationBytes: number;
@@ -44,7 +44,7 @@ export async function estimateRun(config: TrainConfig, folder: string, longest: 
   const trainable = full ? base : adapter;
   const tokens = (config.packing ? config.cutoffLen : Math.min(longest, config.cutoffLen)) * config.perDeviceTrainBatchSize;
   const weightBytes = full ? 0 : weightsOf(specs, model, config.quantizationBit === 4);
-  const optimizerBytes = trainable * 16;
+  const optimizerBytes = trainable * (config.optim === "sgd" ? 8 : 16);
   const activationBytes = activationsOf(model, tokens, config.gradientCheckpointing);
   return {
     weightBytes,

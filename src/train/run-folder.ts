@@ -7,7 +7,7 @@ import { readJsonFile } from "../io/json.js";
 import { JsonLog } from "../io/json-log.js";
 import { type FolderLock, lockFolder } from "../io/lock.js";
 import { verifyFolder } from "../io/manifest.js";
-import type { AdamW } from "../optim/adamw.js";
+import type { Optimizer } from "../optim/optimizer.js";
 import type { Tokenizer } from "../text/tokenizer.js";
 import type { ResolvedArguments } from "./arguments.js";
 import {
@@ -31,7 +31,7 @@ export interface RunFolderOptions {
   /** Written as chat_template.jinja where the tokenizer has none of its own. */
   chatTemplate: string | undefined;
   trainable: Trainable;
-  optimizer: AdamW;
+  optimizer: Optimizer;
   allowChange: readonly string[];
   identity: RunIdentity;
 }

@@ -4,7 +4,7 @@ import type { FolderWriter } from "../io/durable.js";
 import { readJsonFile } from "../io/json.js";
 import { openSafetensors } from "../io/safetensors.js";
 import { type TensorEntry, writeSafetensors } from "../io/safetensors-write.js";
-import type { AdamW } from "../optim/adamw.js";
+import type { Optimizer } from "../optim/optimizer.js";
 import type { Tensor } from "../tensor/tensor.js";
 import { type LogEntry, sortedJson } from "./state.js";
 
@@ -35,18 +35,18 @@ export interface RunIdentity {
   parameters: string;
 }
 
-/** The tensors of the run, exactly: float32 parameters, both moments, the optimizer's header. */
-function stateTensors(optimizer: AdamW): Record<string, Tensor> {
+/** The tensors of the run, exactly: float32 parameters, moments, the optimizer's header. */
+function stateTensors(optimizer: Optimizer): Record<string, Tensor> {
   return { values: optimizer.arena.values, ...optimizer.state };
 }
 
 /** Bytes of the optimizer file. */
-export function stateBytes(optimizer: AdamW): number {
+export function stateBytes(optimizer: Optimizer): number {
   return Object.values(stateTensors(optimizer)).reduce((sum, tensor) => sum + tensor.byteLength, 4096);
 }
 
 /** Writes optimizer.safetensors and lowrank_state.json. The tensors are read one at a time, when their turn comes. */
-export async function writeRunState(dir: FolderWriter, state: RunState, optimizer: AdamW): Promise<void> {
+export async function writeRunState(dir: FolderWriter, state: RunState, optimizer: Optimizer): Promise<void> {
   const entries = Object.entries(stateTensors(optimizer)).map(([name, tensor]): TensorEntry => {
     const bytes = async () => {
       const { buffer, byteOffset, byteLength } = await tensor.read();
@@ -71,10 +71,20 @@ export async function readRunState(folder: string): Promise<RunState> {
 }
 
 /** Puts the saved bytes back into the optimizer and its parameters. */
-export async function restoreTensors(folder: string, optimizer: AdamW): Promise<void> {
+export async function restoreTensors(folder: string, optimizer: Optimizer): Promise<void> {
   const file = await openSafetensors(join(folder, OPTIMIZER_FILE));
   try {
     const tensors = stateTensors(optimizer);
+    const names = Object.keys(tensors);
+    if (file.tensors.size !== names.length || !names.every((name) => file.tensors.has(name))) {
+      throw new LowrankError(
+        "CHECKPOINT",
+        `${folder}: another optimizer made it: it holds ${[...file.tensors.keys()].join(", ")}`,
+        {
+          hint: "Resume with the optim of the run that made the checkpoint.",
+        },
+      );
+    }
     for (const [name, tensor] of Object.entries(tensors)) {
       const size = file.tensors.get(name);
       if (!size || size.end - size.begin !== tensor.byteLength) {

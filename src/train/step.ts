@@ -4,7 +4,7 @@ import type { Batch } from "../models/batch.js";
 import type { CausalLM } from "../models/causal-lm.js";
 import { copyInto } from "../ops/copy.js";
 import { weightedSum } from "../ops/elementwise.js";
-import type { AdamW, OptimizerReport } from "../optim/adamw.js";
+import type { Optimizer, OptimizerReport } from "../optim/optimizer.js";
 import type { Device } from "../tensor/device.js";
 import { startMicroStep } from "../tensor/random.js";
 import { detached, scope } from "../tensor/scope.js";
@@ -37,15 +37,15 @@ export function toDevice(tokens: PackedTokens, device: Device): { batch: Batch; 
 }
 
 /**
- * One optimizer step: forward and backward of every micro-batch, gradients accumulated, then AdamW. Each token's loss is divided by
+ * One optimizer step: forward and backward of every micro-batch, gradients accumulated, then the optimizer. Each token's loss is divided by
  * the target tokens of the whole step, so micro-batches of unequal size count by their tokens, not by their number.
  */
 export class TrainStep {
   readonly #model: CausalLM;
-  readonly #optimizer: AdamW;
+  readonly #optimizer: Optimizer;
   readonly #options: StepOptions;
 
-  constructor(model: CausalLM, optimizer: AdamW, options: StepOptions) {
+  constructor(model: CausalLM, optimizer: Optimizer, options: StepOptions) {
     this.#model = model;
     this.#optimizer = optimizer;
     this.#options = options;

@@ -3,7 +3,9 @@ import { Batches as BatchDealer, type Batches, fingerprint, makeUnits, type Sequ
 import { LowrankError } from "../errors.js";
 import type { CausalLM } from "../models/causal-lm.js";
 import { AdamW } from "../optim/adamw.js";
+import type { Optimizer } from "../optim/optimizer.js";
 import { createSchedule, type Schedule, warmupSteps } from "../optim/schedules.js";
+import { SGD } from "../optim/sgd.js";
 import { PeftModel } from "../peft/peft-model.js";
 import type { Tokenizer } from "../text/tokenizer.js";
 import { type ResolvedArguments, resolveArguments, stepCount, type TrainingArguments } from "./arguments.js";
@@ -76,7 +78,7 @@ class Run {
   readonly #args: ResolvedArguments;
   readonly #options: TrainerOptions;
   readonly #trainable: Trainable;
-  readonly #optimizer: AdamW;
+  readonly #optimizer: Optimizer;
   readonly #batches: Batches;
   readonly #totalSteps: number;
   readonly #schedule: Schedule;
@@ -109,12 +111,11 @@ class Run {
       kwargs: args.lrSchedulerKwargs,
     });
     // Last of what can fail: it takes memory that only a finished run gives back.
-    this.#optimizer = new AdamW(trainable.arena, {
-      betas: [args.adamBeta1, args.adamBeta2],
-      eps: args.adamEpsilon,
-      weightDecay: args.weightDecay,
-      maxGradNorm: args.maxGradNorm,
-    });
+    const common = { weightDecay: args.weightDecay, maxGradNorm: args.maxGradNorm };
+    this.#optimizer =
+      args.optim === "sgd"
+        ? new SGD(trainable.arena, common)
+        : new AdamW(trainable.arena, { ...common, betas: [args.adamBeta1, args.adamBeta2], eps: args.adamEpsilon });
     this.#step = new TrainStep(trainable.model, this.#optimizer, {
       seed: args.seed,
       gradientCheckpointing: args.gradientCheckpointing,

@@ -1,5 +1,5 @@
-/* The optimizer over the parameter arena. grad_stats decides on the device whether the step is finite; adamw (Loshchilov & Hutter
- * 2019, as torch.optim.AdamW) reads that decision, clips and counts by itself. The bias corrections are float64. */
+/* The optimizers over the parameter arena. grad_stats decides on the device whether the step is finite; adamw (Loshchilov & Hutter
+ * 2019, as torch.optim.AdamW) and sgd (as torch.optim.SGD) read that decision, clip and count by themselves. */
 #ifndef LOWRANK_CPU_OPS_OPTIM_H
 #define LOWRANK_CPU_OPS_OPTIM_H
 #include "check.h"
@@ -36,10 +36,18 @@ LR_INLINE double power(double base, int64_t n) {
   return result;
 }
 
-LR_INLINE lr_error check_segments(const lr_tensor& segments, int64_t n) {
+/* What every optimizer takes: the arena, its header, its segments. */
+LR_INLINE lr_error check_arena(const char* op, const lr_tensor& param, const lr_tensor& grad, const lr_tensor& header, const lr_tensor& segments) {
+  Check check(op);
+  check.tensor("param", param, LR_F32);
+  check.tensor("grad", grad, LR_F32, elements(param));
+  check.tensor("header", header, LR_U8, sizeof(lr_optim_header));
+  check.tensor("segments", segments, LR_U8);
+  check.require(elements(segments) % (int64_t)sizeof(lr_optim_segment) == 0, "segments has %lld bytes, not a multiple of %d",
+                (long long)elements(segments), (int)sizeof(lr_optim_segment));
+  if (check.failed) return check.error;
   const lr_optim_segment* s = (const lr_optim_segment*)segments.data;
-  const int64_t count = elements(segments) / (int64_t)sizeof(lr_optim_segment);
-  Check check("adamw");
+  const int64_t n = elements(param), count = elements(segments) / (int64_t)sizeof(lr_optim_segment);
   for (int64_t i = 0; i < count; i++) {
     check.require(s[i].begin >= 0 && s[i].begin <= s[i].end && s[i].end <= n && s[i].begin % 256 == 0,
                   "segment %lld is [%lld, %lld), which is no part of the arena of %lld elements that begins at a multiple of 256", (long long)i,
@@ -56,52 +64,99 @@ LR_INLINE lr_error check_segments(const lr_tensor& segments, int64_t n) {
   return success();
 }
 
+/* Counts the step, as done or as skipped; whether it happens. */
+LR_INLINE bool begin_step(lr_optim_header* state) {
+  if (state->finite) {
+    state->step++;
+    state->consecutive = 0;
+    return true;
+  }
+  state->skipped++;
+  state->consecutive++;
+  return false;
+}
+
+LR_INLINE float clip_factor(const lr_optim_header* state, double max_grad_norm) {
+  const double ratio = max_grad_norm / (__builtin_sqrt(state->grad_norm_sq) + 1e-6);
+  return max_grad_norm > 0 && ratio < 1.0 ? (float)ratio : 1.0f;
+}
+
+/* body(segment) returns update(i, lanes), which is called for all elements of the segment. */
+template <class Body>
+LR_INLINE void for_segments(lr_queue* queue, int64_t n, const lr_tensor& segments, Body body) {
+  const int64_t count = elements(segments) / (int64_t)sizeof(lr_optim_segment);
+  parallel_ranges(queue, n, [&](int64_t begin, int64_t end) {
+    for (int64_t s = 0; s < count; s++) {
+      const lr_optim_segment& segment = ((const lr_optim_segment*)segments.data)[s];
+      for_vectors(max64(begin, segment.begin), min64(end, segment.end), body(segment));
+    }
+  });
+}
+
 lr_error adamw(lr_queue* queue, lr_tensor param, lr_tensor grad, lr_tensor exp_avg, lr_tensor exp_avg_sq, lr_tensor header, lr_tensor segments,
                double lr, double beta1, double beta2, double eps, double max_grad_norm) {
+  const lr_error wrong = check_arena("adamw", param, grad, header, segments);
+  if (wrong.code != LR_OK) return wrong;
+  const int64_t n = elements(param);
   Check check("adamw");
-  check.tensor("param", param, LR_F32);
-  check.tensor("grad", grad, LR_F32, elements(param));
-  check.tensor("exp_avg", exp_avg, LR_F32, elements(param));
-  check.tensor("exp_avg_sq", exp_avg_sq, LR_F32, elements(param));
-  check.tensor("header", header, LR_U8, sizeof(lr_optim_header));
-  check.tensor("segments", segments, LR_U8);
-  check.require(elements(segments) % (int64_t)sizeof(lr_optim_segment) == 0, "segments has %lld bytes, not a multiple of %d",
-                (long long)elements(segments), (int)sizeof(lr_optim_segment));
+  check.tensor("exp_avg", exp_avg, LR_F32, n);
+  check.tensor("exp_avg_sq", exp_avg_sq, LR_F32, n);
   check.require(beta1 >= 0 && beta1 < 1 && beta2 >= 0 && beta2 < 1, "betas must be in [0, 1) but are %g and %g", beta1, beta2);
   if (check.failed) return check.error;
-  const int64_t n = elements(param), count = elements(segments) / (int64_t)sizeof(lr_optim_segment);
-  const lr_error wrong = check_segments(segments, n);
-  if (wrong.code != LR_OK) return wrong;
 
   lr_optim_header* state = (lr_optim_header*)header.data;
-  if (!state->finite) {
-    state->skipped++;
-    state->consecutive++;
-    return success();
-  }
-  const double step = (double)++state->step;
-  state->consecutive = 0;
-  const double correction1 = 1.0 - power(beta1, (int64_t)step), correction2 = 1.0 - power(beta2, (int64_t)step);
-  const double norm = __builtin_sqrt(state->grad_norm_sq), ratio = max_grad_norm / (norm + 1e-6);
-  const VF clip = VF::set(max_grad_norm > 0 && ratio < 1.0 ? (float)ratio : 1.0f);
+  if (!begin_step(state)) return success();
+  const double correction1 = 1.0 - power(beta1, state->step), correction2 = 1.0 - power(beta2, state->step);
+  const VF clip = VF::set(clip_factor(state, max_grad_norm));
   const VF weight1 = VF::set((float)(1.0 - beta1)), decay2 = VF::set((float)beta2), weight2 = VF::set((float)(1.0 - beta2));
   const VF root2 = VF::set((float)__builtin_sqrt(correction2)), epsilon = VF::set((float)eps);
   float *p = (float*)param.data, *m = (float*)exp_avg.data, *v = (float*)exp_avg_sq.data;
   const float* g = (const float*)grad.data;
-  parallel_ranges(queue, n, [&](int64_t begin, int64_t end) {
-    for (int64_t s = 0; s < count; s++) {
-      const lr_optim_segment& segment = ((const lr_optim_segment*)segments.data)[s];
-      const double rate = lr * (double)segment.lr_scale;
-      const VF keep = VF::set((float)(1.0 - rate * (double)segment.weight_decay)), size = VF::set((float)(-rate / correction1));
-      for_vectors(max64(begin, segment.begin), min64(end, segment.end), [&](int64_t i, int64_t lanes) {
-        const VF gradient = load_lanes(g + i, lanes) * clip, old = load_lanes(m + i, lanes);
-        const VF mean = fma(weight1, gradient - old, old);
-        const VF square = fma(weight2 * gradient, gradient, decay2 * load_lanes(v + i, lanes));
-        store_lanes(mean, m + i, lanes);
-        store_lanes(square, v + i, lanes);
-        store_lanes(fma(size, mean / (sqrt(square) / root2 + epsilon), load_lanes(p + i, lanes) * keep), p + i, lanes);
-      });
-    }
+  for_segments(queue, n, segments, [&](const lr_optim_segment& segment) {
+    const double rate = lr * (double)segment.lr_scale;
+    const VF keep = VF::set((float)(1.0 - rate * (double)segment.weight_decay)), size = VF::set((float)(-rate / correction1));
+    return [=](int64_t i, int64_t lanes) {
+      const VF gradient = load_lanes(g + i, lanes) * clip, old = load_lanes(m + i, lanes);
+      const VF mean = fma(weight1, gradient - old, old);
+      const VF square = fma(weight2 * gradient, gradient, decay2 * load_lanes(v + i, lanes));
+      store_lanes(mean, m + i, lanes);
+      store_lanes(square, v + i, lanes);
+      store_lanes(fma(size, mean / (sqrt(square) / root2 + epsilon), load_lanes(p + i, lanes) * keep), p + i, lanes);
+    };
+  });
+  return success();
+}
+
+lr_error sgd(lr_queue* queue, lr_tensor param, lr_tensor grad, lr_tensor momentum_buffer, lr_tensor header, lr_tensor segments, double lr,
+             double momentum, double dampening, int32_t nesterov, double max_grad_norm) {
+  const lr_error wrong = check_arena("sgd", param, grad, header, segments);
+  if (wrong.code != LR_OK) return wrong;
+  const int64_t n = elements(param);
+  Check check("sgd");
+  if (momentum != 0) check.tensor("momentum_buffer", momentum_buffer, LR_F32, n);
+  check.require(momentum >= 0, "momentum must not be negative but is %g", momentum);
+  check.require(!nesterov || (momentum > 0 && dampening == 0), "nesterov needs a momentum and no dampening but they are %g and %g", momentum, dampening);
+  if (check.failed) return check.error;
+
+  lr_optim_header* state = (lr_optim_header*)header.data;
+  if (!begin_step(state)) return success();
+  const bool first = state->step == 1, moving = momentum != 0;
+  const VF clip = VF::set(clip_factor(state, max_grad_norm));
+  const VF old = VF::set((float)momentum), fresh = VF::set((float)(1.0 - dampening));
+  float *p = (float*)param.data, *b = (float*)momentum_buffer.data;
+  const float* g = (const float*)grad.data;
+  for_segments(queue, n, segments, [&](const lr_optim_segment& segment) {
+    const VF decay = VF::set(segment.weight_decay), size = VF::set((float)(-lr * (double)segment.lr_scale));
+    return [=](int64_t i, int64_t lanes) {
+      const VF value = load_lanes(p + i, lanes);
+      VF step = fma(decay, value, load_lanes(g + i, lanes) * clip);
+      if (moving) {
+        const VF buffer = first ? step : fma(old, load_lanes(b + i, lanes), fresh * step);
+        store_lanes(buffer, b + i, lanes);
+        step = nesterov ? fma(old, buffer, step) : buffer;
+      }
+      store_lanes(fma(size, step, value), p + i, lanes);
+    };
   });
   return success();
 }
