@@ -9,6 +9,7 @@ import type { FolderWriter } from "../io/durable.js";
 import { type AdapterSelection, BASE_ONLY } from "../nn/adapter-slot.js";
 import { type ForwardMode, Linear, linear } from "../nn/linear.js";
 import { Module } from "../nn/module.js";
+import { watchLinears } from "../nn/watch.js";
 import { add } from "../ops/elementwise.js";
 import { embedding } from "../ops/embedding.js";
 import { ropeTable } from "../ops/rope.js";
@@ -156,8 +157,10 @@ export abstract class CausalLM extends Module implements TextModel {
     return parameterSlots(this);
   }
 
+  /** Steps of a generation with the adapters of now; they throw DISPOSED once those, or weights, were deleted or replaced. */
   decoder(adapter: string | null | undefined): GenerationModel {
     const adapters = adapter === undefined ? this.adapters : this.selectionOf(adapter);
+    const assertUnchanged = watchLinears(this, adapters);
     const { vocabSize, device } = this;
     const { maxPositions, numLayers, numKvHeads, headDim } = this.config;
     return {
@@ -165,6 +168,7 @@ export abstract class CausalLM extends Module implements TextModel {
       maxPositions,
       kvShape: { device, layers: numLayers, kvHeads: numKvHeads, headDim },
       step: (tokens, cache) => {
+        assertUnchanged();
         const view = cache.extend(tokens.map((ids) => ids.length));
         const sequences = tokens.filter((ids) => ids.length > 0);
         const hidden = this.hiddenStates(packSequences(sequences, device, view.starts), { adapters, cache: view });

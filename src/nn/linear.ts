@@ -44,10 +44,16 @@ export interface ForwardMode {
 
 /**
  * The grouped op: linears that read the same x [T, in] in one call. `path` names the group for its dropout mask.
+ * Rows of their own adapters are for inference: training refuses them as PEFT does (UNSUPPORTED).
  * Several adapters on the same rows: the first rides in the fused call, the deltas of the others are added.
  */
 export function linear(x: Tensor, layers: readonly Linear[], mode: ForwardMode = {}, path = ""): Tensor[] {
   const selection = mode.adapters ?? BASE_ONLY;
+  if (mode.training && "rows" in selection) {
+    throw new LowrankError("UNSUPPORTED", "[linear] a batch with adapters by row cannot train", {
+      hint: "Train one adapter after the other, or run the mixed batch without training.",
+    });
+  }
   const rows = x.shape[0] ?? 0;
   const [first, ...more] = "names" in selection ? selection.names : [];
   const ranges = "rows" in selection ? selection.rows : first === undefined ? [] : [{ begin: 0, end: rows, name: first }];
@@ -55,12 +61,9 @@ export function linear(x: Tensor, layers: readonly Linear[], mode: ForwardMode =
   const group = layers.map(
     (layer): LinearLayer => ({ weight: layer.weight, bias: layer.bias, segments: segmentsOf(layer, ranges, rows) }),
   );
-  const p = mode.training
-    ? dropoutOf(
-        layers,
-        ranges.map(({ name }) => name),
-      )
-    : 0;
+  // PEFT's lora_dropout belongs to the adapter: its pairs agree.
+  const trained = mode.training ? layers.flatMap(({ adapters }) => adapters.pairs.get(first ?? "") ?? [])[0] : undefined;
+  const p = trained?.dropout ?? 0;
   const ys = linearGroup(x, group, { bf16, ...(p > 0 ? { dropout: { p, key: nextKey(path) } } : {}) });
   for (const [i, layer] of layers.entries()) {
     for (const name of more) {
@@ -87,19 +90,6 @@ function segmentsOf(
     const pair = name === null ? undefined : layer.adapters.pairs.get(name);
     return pair ? [{ rowBegin: begin, rowEnd: end, a: pair.a, b: pair.b, scale: pair.scale }] : [];
   });
-}
-
-/** The one dropout probability of a group: PEFT's lora_dropout belongs to the adapter, so its pairs agree. */
-function dropoutOf(layers: readonly Linear[], names: readonly (string | null)[]): number {
-  const found = new Set<number>();
-  for (const layer of layers) {
-    for (const name of names) {
-      const pair = name === null ? undefined : layer.adapters.pairs.get(name);
-      if (pair) found.add(pair.dropout);
-    }
-  }
-  if (found.size > 1) throw new LowrankError("UNSUPPORTED", "[linear] adapters with different dropout cannot train in one batch");
-  return [...found][0] ?? 0;
 }
 
 /** scale · (x aᵀ) bᵀ, composed of two plain linears. */

@@ -145,7 +145,7 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
     return { rows: names.map((name, i) => ({ begin: cuSeqlens[i]!, end: cuSeqlens[i + 1]!, name })) };
   }
 
-  /** Removes an adapter; if it was the active one, the first that is left becomes active. */
+  /** Removes an adapter; if it was the active one, the first that is left becomes active. A generation that uses it ends with DISPOSED. */
   deleteAdapter(name: string): void {
     const adapter = this.#get(name);
     this.#assertUnmerged("delete an adapter");

@@ -92,6 +92,7 @@ describe("linear", () => {
       expect(codeOf(() => linear(input, [layer], { adapters: { rows: [{ begin: 0, end: 7, name: "one" }] } }))).toBe(
         "SHAPE_MISMATCH",
       );
+      expect(codeOf(() => linear(input, [layer], { adapters: { rows: ranges }, training: true }))).toBe("UNSUPPORTED");
       layer.dispose();
     }));
 

@@ -91,6 +91,30 @@ describe("switching adapters", () => {
     expect(await model.generateIds(prompts, options)).toEqual(base);
   });
 
+  it("a generation ends with an error when its adapter goes, is replaced or is merged, and with none when others do", async () => {
+    const start = async (adapter: string | null) => {
+      const tokens = model.stream(prompts[0]!, { adapter, maxNewTokens: 8, doSample: false, eosTokenId: null });
+      const { value } = await tokens.next();
+      return { tokens, first: value.tokenId as number };
+    };
+    const rest = async ({ tokens, first }: Awaited<ReturnType<typeof start>>) => {
+      const ids = [first];
+      for await (const { tokenId } of tokens) ids.push(tokenId);
+      return ids;
+    };
+    const b = adapterFolder("adapters-for-swap", "b");
+    const alone = await rest(await start("a"));
+    expect(alone).toHaveLength(8);
+    const running = { a: await start("a"), base: await start(null), b: await start("b"), again: await start("b") };
+    peft.deleteAdapter("b");
+    await expect(rest(running.b)).rejects.toMatchObject({ code: "DISPOSED", message: expect.stringContaining("'b'") });
+    await peft.loadAdapter(b, "b");
+    await expect(rest(running.again)).rejects.toMatchObject({ code: "DISPOSED" });
+    expect(await rest(running.a)).toEqual(alone);
+    await peft.mergeAdapter();
+    await expect(rest(running.base)).rejects.toMatchObject({ code: "DISPOSED", message: expect.stringContaining("merged") });
+  });
+
   it("a mixed batch gives each sequence what it gets alone", async () => {
     const bounds = [0, 5, 8];
     const vocab = model.vocabSize;

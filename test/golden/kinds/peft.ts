@@ -61,7 +61,7 @@ async function lossAndGrad(peft: PeftModel<CausalLM>, inputs: Tensors): Promise<
   const loss = scope(() => {
     const { batch, labels } = toDevice(tokens, peft.base.device);
     return valueAndGrad(() => {
-      const hidden = peft.base.hiddenStates(batch, { training: true });
+      const hidden = peft.base.hiddenStates(batch);
       return weightedSum(peft.base.tokenLogProb(hidden, labels).value, -1 / tokens.targetTokens);
     });
   });
