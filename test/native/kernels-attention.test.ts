@@ -118,6 +118,16 @@ describe.each(isas)("attention on %s", (isa) => {
     });
   });
 
+  it("gives a query that sees one key a gradient of exactly zero", async () => {
+    await withRaw(`cpu:${isa}`, async (raw) => {
+      const windowed = await run(raw, { ...base, name: "window of one", heads: 3, d: 80, lengths: self(40), window: 1 }, 31);
+      expect(windowed.dq.every((v) => v === 0) && windowed.dk.every((v) => v === 0)).toBe(true);
+      const packed = await run(raw, { ...base, name: "first tokens", d: 80, lengths: self(1, 5) }, 32);
+      expect(packed.dq.subarray(0, 160).every((v) => v === 0)).toBe(true);
+      expect(packed.dq.subarray(160).every((v) => v !== 0)).toBe(true);
+    });
+  });
+
   it("reads keys from a paged cache that kvAppend filled in steps", async () => {
     await withRaw(`cpu:${isa}`, async (raw) => {
       const c: Case = {

@@ -31,11 +31,14 @@ LR_INLINE void attention_grad_tile(const Attention& at, int64_t s, int64_t begin
   tile_product(count, kTileKeys, at.d, w.dout, at.ld, 1, w.vt, kTileKeys, w.ds, kTileKeys, false);
   const int64_t key = tile * kTileKeys, keys = min64(kTileKeys, at.key_count(s) - key);
   for (int64_t r = 0; r < count; r++) {
+    const int64_t position = at.offset(s) + begin + r / at.group;
     int64_t from, to;
-    at.visible_columns(at.offset(s) + begin + r / at.group, key, keys, &from, &to);
+    at.visible_columns(position, key, keys, &from, &to);
     const int64_t head_row = at.row_offset(s, begin, kv_head, r) / at.d;
     softmax_grad_row(w.s + r * kTileKeys, w.ds + r * kTileKeys, from, to, ((const float*)at.args.lse.data)[head_row], delta[head_row],
                      at.args.softcap);
+    /* With one visible key P is 1 and dS exactly 0: what rounding leaves of it, Adam would scale up to a full step. */
+    if (position == 0 || at.args.window == 1) memset(w.ds + r * kTileKeys, 0, kTileKeys * sizeof(float));
   }
 }
 

@@ -182,7 +182,11 @@ const nf4: GoldenHandler = async ({ dir, spec, options }) => {
         Math.max(spec.tolerance.offset, 2 ** -22),
       );
       found.check(`${label}.nested_absmax`, largestError(inner.absmax, statistics.nestedAbsmax!.data), 1e-6);
-      found.check(`${label}.absmax_codes`, nestedCodeError(inner.codes, statistics.codes!.data, statistics.nestedAbsmax!.data), 0);
+      found.check(
+        `${label}.absmax_codes`,
+        nestedCodeError(inner.codes, statistics.codes!.data, statistics.nestedAbsmax!.data),
+        0,
+      );
     } else found.equal(`${label}.absmax`, absmax, statistics.absmax!.data);
     const limit = spec.dequantLimit ?? x.length;
     for (const [name, dtype] of [
