@@ -1,4 +1,5 @@
 import { Linear } from "../nn/linear.js";
+import type { ParameterArena } from "../optim/arena.js";
 import type { BaseModel } from "./plan.js";
 
 /** Elements of the base's tensors; what is shared (a tied head) counts once. */
@@ -13,6 +14,17 @@ export function countBase(base: BaseModel): number {
     }
   }
   return count;
+}
+
+/** Trainable and all parameters of a base with adapters beside it. */
+export function countWith(base: BaseModel, adapters: readonly ParameterArena[]): { trainable: number; all: number } {
+  let trainable = 0;
+  let all = countBase(base);
+  for (const { size, gradients } of adapters) {
+    all += size;
+    if (gradients) trainable += size;
+  }
+  return { trainable, all };
 }
 
 /** `trainable params: 1,792 || all params: 141,376 || trainable%: 1.2675` */

@@ -9,16 +9,72 @@ import { scope } from "../tensor/scope.js";
 import type { Tensor } from "../tensor/tensor.js";
 import type { BaseModel } from "./plan.js";
 
+export interface MergeOptions {
+  /** Names to merge; the active ones when absent. */
+  adapterNames?: readonly string[];
+  /** Check every merged weight for NaN and infinity first. */
+  safeMerge?: boolean;
+  /** Dense weights of this dtype instead of the base's own form: no second rounding of a 4-bit base. */
+  dtype?: "float32" | "bfloat16" | "float16";
+}
+
 /** What of a linear merging replaces. */
-export interface Content {
+interface Content {
   weight: Weight;
   bias: Tensor | undefined;
 }
 
+/** A linear that holds a sum, and what it held before. */
+export interface Replaced {
+  linear: Linear;
+  old: Content;
+}
+
 export const contentOf = ({ weight, bias }: Linear): Content => ({ weight, bias });
 
+/** Frees what `kept` does not share. */
+export function disposeContent({ weight, bias }: Content, kept: Content): void {
+  weight.dispose();
+  if (bias !== kept.bias) bias?.dispose();
+}
+
+/** Frees the sum and gives the linear its own weight and bias again. */
+export function putBack({ linear, old }: Replaced): void {
+  disposeContent(contentOf(linear), old);
+  Object.assign(linear, old);
+}
+
+/**
+ * Adds the adapters of `names` to the weights of a model, all or nothing, and tells what each linear held. Throws UNSUPPORTED where
+ * that cannot be, NON_FINITE with `safeMerge`, INVALID_ARGUMENT when another merge came between.
+ */
+export async function mergeInto(base: BaseModel, names: readonly string[], options: MergeOptions): Promise<Replaced[]> {
+  assertMergeable(base, names);
+  const fresh: (Replaced & { content: Content; path: string })[] = [];
+  try {
+    for (const [path, linear] of base.modules()) {
+      // A tied head reads the embedding, which stays.
+      if (!(linear instanceof Linear) || linear.weight.borrowed) continue;
+      const content = mergedContent(linear, names, options.dtype);
+      if (content) fresh.push({ linear, content, path, old: contentOf(linear) });
+    }
+    if (options.safeMerge) for (const { content, path } of fresh) await assertFinite(content, path);
+    await base.device.synchronize();
+    if (fresh.some(({ linear, old }) => linear.weight !== old.weight)) {
+      throw new LowrankError("INVALID_ARGUMENT", "The weights were merged by another call meanwhile", {
+        hint: "Await one merge before the next.",
+      });
+    }
+  } catch (error) {
+    for (const { content, old } of fresh) disposeContent(content, old);
+    throw error;
+  }
+  for (const { linear, content } of fresh) Object.assign(linear, content);
+  return fresh.map(({ linear, old }) => ({ linear, old }));
+}
+
 /** Throws UNSUPPORTED when an adapter adds a bias (lora_bias) to linears that have none to add it to. */
-export function assertMergeable(base: BaseModel, names: readonly string[]): void {
+function assertMergeable(base: BaseModel, names: readonly string[]): void {
   const modules = [...base.modules()].flatMap(([path, module]) => {
     if (!(module instanceof Linear) || module.bias) return [];
     return names.some((name) => module.adapters.pairs.get(name)?.bias) ? [path] : [];
@@ -35,7 +91,7 @@ export function assertMergeable(base: BaseModel, names: readonly string[]): void
  * Weight and bias of a linear with the adapters of `names` added: see {@link mergedWeight}; the bias is b + Σ scale · lora_bias. What
  * no adapter touches is the linear's own tensor. Undefined when nothing changes.
  */
-export function mergedContent(linear: Linear, names: readonly string[], dtype?: DType): Content | undefined {
+function mergedContent(linear: Linear, names: readonly string[], dtype?: DType): Content | undefined {
   const weight = mergedWeight(linear, names, dtype);
   if (!weight) return undefined;
   const biased = names.flatMap((name) => linear.adapters.pairs.get(name) ?? []).filter(({ bias }) => bias);
@@ -70,7 +126,7 @@ function mergedWeight(linear: Linear, names: readonly string[], dtype?: DType): 
 }
 
 /** Throws NON_FINITE when a weight or a bias holds NaN or infinity (PEFT's safe_merge). */
-export async function assertFinite({ weight, bias }: Content, path: string): Promise<void> {
+async function assertFinite({ weight, bias }: Content, path: string): Promise<void> {
   using dense = weight.dequantize("float32");
   for (const tensor of bias ? [dense, bias] : [dense]) {
     using square = weightedSum(tensor, 1, tensor);

@@ -5,12 +5,10 @@ import { LowrankError } from "../errors.js";
 import { type FolderWriter, writeFolder } from "../io/durable.js";
 import { type ResolveOptions, resolveModel } from "../io/hub.js";
 import { type AdapterSelection, BASE_ONLY } from "../nn/adapter-slot.js";
-import { Linear } from "../nn/linear.js";
-import type { DType } from "../tensor/dtype.js";
 import { Adapter, CONFIG_FILE } from "./adapter.js";
 import { LoraConfig, type LoraConfigOptions } from "./config.js";
-import { countBase, parametersText } from "./count.js";
-import { assertFinite, assertMergeable, type Content, contentOf, mergedContent } from "./merge.js";
+import { countWith, parametersText } from "./count.js";
+import { contentOf, disposeContent, type MergeOptions, mergeInto, putBack, type Replaced } from "./merge.js";
 import type { BaseModel } from "./plan.js";
 
 /** A model that generates; what a PeftModel passes on. */
@@ -28,23 +26,14 @@ export interface LoadAdapterOptions extends ResolveOptions {
   subfolder?: string;
 }
 
-export interface MergeOptions {
-  /** Names to merge; the active ones when absent. */
-  adapterNames?: readonly string[];
-  /** Check every merged weight for NaN and infinity first. */
-  safeMerge?: boolean;
-  /** Dense weights of this dtype instead of the base's own form: no second rounding of a 4-bit base. */
-  dtype?: "float32" | "bfloat16" | "float16";
-}
-
 /** A base model with adapters in the slots of its linears. Paths and weights of the base stay what they are. */
 export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> {
   readonly base: M;
   readonly #adapters = new Map<string, Adapter>();
   #active: readonly string[] = [];
   #disabled = 0;
-  /** What merging replaced, by linear; empty when nothing is merged. */
-  readonly #merged = new Map<Linear, Content>();
+  /** What merging replaced; empty when nothing is merged. */
+  readonly #merged: Replaced[] = [];
   readonly #override = new AsyncLocalStorage<{ adapter: string | null }>();
 
   constructor(base: M) {
@@ -161,27 +150,20 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
   /** Adds the adapters' deltas to the base weights in place; {@link PeftModel.unmergeAdapter} puts the old weights back, bit for bit. */
   async mergeAdapter(options: Omit<MergeOptions, "dtype"> = {}): Promise<void> {
     this.#assertUnmerged("merge");
-    await this.#merge(options, (linear, old) => this.#merged.set(linear, old));
+    this.#merged.push(...(await this.#merge(options)));
     this.#apply();
   }
 
   unmergeAdapter(): void {
-    for (const [linear, old] of this.#merged) {
-      if (linear.bias !== old.bias) linear.bias?.dispose();
-      linear.weight.dispose();
-      Object.assign(linear, old);
-    }
-    this.#merged.clear();
+    for (const replaced of this.#merged) putBack(replaced);
+    this.#merged.length = 0;
     this.#apply();
   }
 
   /** Merges for good and removes all adapters; returns the base model. A 4-bit base is quantised again, which rounds, unless `dtype` is given. */
   async mergeAndUnload(options: MergeOptions = {}): Promise<M> {
-    if (this.#merged.size > 0) this.unmergeAdapter();
-    await this.#merge(options, (linear, old) => {
-      old.weight.dispose();
-      if (linear.bias !== old.bias) old.bias?.dispose();
-    });
+    this.unmergeAdapter();
+    for (const { linear, old } of await this.#merge(options)) disposeContent(old, contentOf(linear));
     return this.unload();
   }
 
@@ -200,13 +182,8 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
 
   /** Trainable and all parameters; a 4-bit weight counts its elements, not its bytes. */
   parameterCounts(): { trainable: number; all: number } {
-    let trainable = 0;
-    let all = countBase(this.base);
-    for (const { arena } of this.#adapters.values()) {
-      all += arena.size;
-      if (arena.gradients) trainable += arena.size;
-    }
-    return { trainable, all };
+    const arenas = [...this.#adapters.values()].map(({ arena }) => arena);
+    return countWith(this.base, arenas);
   }
 
   /** The line that PEFT prints. */
@@ -292,7 +269,7 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
   }
 
   #assertUnmerged(what: string): void {
-    if (this.#merged.size > 0)
+    if (this.#merged.length > 0)
       throw new LowrankError("INVALID_ARGUMENT", `Cannot ${what} while adapters are merged`, {
         hint: "Call unmergeAdapter() first.",
       });
@@ -300,40 +277,13 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
 
   /** What is merged is in the weights: then, and while disabled, no adapter acts on top. */
   #apply(): void {
-    this.base.adapters = this.#disabled > 0 || this.#merged.size > 0 ? BASE_ONLY : { names: this.#active };
+    this.base.adapters = this.#disabled > 0 || this.#merged.length > 0 ? BASE_ONLY : { names: this.#active };
   }
 
-  /** `replaced` is told what each linear held, once it holds the sum. */
-  async #merge(options: MergeOptions, replaced: (linear: Linear, old: Content) => void): Promise<void> {
+  #merge(options: MergeOptions): Promise<Replaced[]> {
     const names = options.adapterNames ?? this.#active;
     for (const name of names) this.#get(name);
-    assertMergeable(this.base, names);
-    const fresh: { linear: Linear; content: Content; path: string; old: Content }[] = [];
-    try {
-      for (const [path, module] of this.base.modules()) {
-        // A tied head reads the embedding, which stays.
-        if (!(module instanceof Linear) || module.weight.borrowed) continue;
-        const content = mergedContent(module, names, options.dtype as DType | undefined);
-        if (content) fresh.push({ linear: module, content, path, old: contentOf(module) });
-      }
-      if (options.safeMerge) for (const { content, path } of fresh) await assertFinite(content, path);
-      await this.base.device.synchronize();
-      if (fresh.some(({ linear, old }) => linear.weight !== old.weight)) {
-        throw new LowrankError("INVALID_ARGUMENT", "The weights were merged by another call meanwhile", {
-          hint: "Await one merge before the next.",
-        });
-      }
-    } catch (error) {
-      for (const { content, old } of fresh) {
-        content.weight.dispose();
-        if (content.bias !== old.bias) content.bias?.dispose();
-      }
-      throw error;
-    }
-    for (const { linear, content, old } of fresh) {
-      Object.assign(linear, content);
-      replaced(linear, old);
-    }
+    return mergeInto(this.base, names, options);
   }
 }
 
