@@ -112,7 +112,8 @@ describe.each(isas)("sgd on %s", (isa) => {
     const n = 200_000;
     const results = [];
     for (const threads of [1, 2, 4]) {
-      const raw = new Raw(`cpu:${isa}`, threads);
+      // A device keeps its threads: one name for each number.
+      const raw = new Raw(`cpu:${isa}:${threads}`);
       const t = {
         p: raw.from(gaussian(n, 1), [n]),
         g: raw.from(gaussian(n, 2), [n]),
