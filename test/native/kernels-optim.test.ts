@@ -88,6 +88,26 @@ describe.each(isas)("adamw on %s", (isa) => {
     });
   });
 
+  it.each([0, 0.5])("keeps a small mean after a large gradient, beta1 %d", async (beta1) => {
+    await withRaw(`cpu:${isa}`, async (raw) => {
+      const grads = [gaussian(33, 3, 1e4), gaussian(33, 4, 1e-3)] as const;
+      const t = {
+        p: raw.from(gaussian(33, 1), [33]),
+        m: raw.from(new Float32Array(33), [33]),
+        v: raw.from(new Float32Array(33), [33]),
+        header: raw.from(new Uint8Array(64), [64]),
+        segments: raw.from(segmentBytes([{ begin: 0, end: 33 }]), [32]),
+      };
+      for (const grad of grads) {
+        const g = raw.from(grad, [33]);
+        raw.kernels.gradStats(raw.d, t.header, g, 0);
+        raw.kernels.adamw(raw.d, t.p, g, t.m, t.v, t.header, t.segments, 0.01, beta1, 0.99, 1e-8, 0);
+      }
+      const expected = grads[1].map((g, i) => beta1 * (1 - beta1) * grads[0][i]! + (1 - beta1) * g);
+      expect(relativeError(await raw.f32(t.m), expected)).toBeLessThan(1e-6);
+    });
+  });
+
   it("gives segments their own rate and decay and leaves the rest alone", async () => {
     await withRaw(`cpu:${isa}`, async (raw) => {
       const n = 1024;

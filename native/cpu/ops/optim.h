@@ -108,7 +108,9 @@ lr_error adamw(lr_queue* queue, lr_tensor param, lr_tensor grad, lr_tensor exp_a
   if (!begin_step(state)) return success();
   const double correction1 = 1.0 - power(beta1, state->step), correction2 = 1.0 - power(beta2, state->step);
   const VF clip = VF::set(clip_factor(state, max_grad_norm));
-  const VF weight1 = VF::set((float)(1.0 - beta1)), decay2 = VF::set((float)beta2), weight2 = VF::set((float)(1.0 - beta2));
+  /* The mean is reached from the nearer end, so that a small beta1 does not cancel: m + (1 - b) (g - m), or g - b (g - m). */
+  const bool from_mean = beta1 > 0.5;
+  const VF weight1 = VF::set((float)(from_mean ? 1.0 - beta1 : -beta1)), decay2 = VF::set((float)beta2), weight2 = VF::set((float)(1.0 - beta2));
   const VF root2 = VF::set((float)__builtin_sqrt(correction2)), epsilon = VF::set((float)eps);
   float *p = (float*)param.data, *m = (float*)exp_avg.data, *v = (float*)exp_avg_sq.data;
   const float* g = (const float*)grad.data;
@@ -117,7 +119,7 @@ lr_error adamw(lr_queue* queue, lr_tensor param, lr_tensor grad, lr_tensor exp_a
     const VF keep = VF::set((float)(1.0 - rate * (double)segment.weight_decay)), size = VF::set((float)(-rate / correction1));
     return [=](int64_t i, int64_t lanes) {
       const VF gradient = load_lanes(g + i, lanes) * clip, old = load_lanes(m + i, lanes);
-      const VF mean = fma(weight1, gradient - old, old);
+      const VF mean = fma(weight1, gradient - old, from_mean ? old : gradient);
       const VF square = fma(weight2 * gradient, gradient, decay2 * load_lanes(v + i, lanes));
       store_lanes(mean, m + i, lanes);
       store_lanes(square, v + i, lanes);
