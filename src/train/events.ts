@@ -30,7 +30,7 @@ export interface StepEvent {
   /** Learning rate this step used. */
   lr: number;
   targetTokens: number;
-  /** Tokens (targets or not, no padding) per second since the last step event. */
+  /** Tokens (targets or not, no padding) per second over the last steps, at most ten. */
   tokensPerSecond: number;
   etaSeconds: number;
   /** True when loss or gradient was not finite: the step changed nothing. */

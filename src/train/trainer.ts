@@ -33,6 +33,8 @@ export interface TrainerOptions {
   allowChange?: readonly string[];
 }
 
+/** Steps that tokensPerSecond is measured over. */
+const RATE_WINDOW = 10;
 /** Steps skipped in a row after which a run stops. */
 const MAX_SKIPPED = 5;
 
@@ -86,8 +88,6 @@ class Run {
   readonly #identity: RunIdentity;
   #folder: RunFolder | undefined;
   #state: RunState;
-  /** Steps the device has skipped, by its last report. */
-  #skipped = 0;
   readonly #startedAt = performance.now();
 
   constructor(args: ResolvedArguments, options: TrainerOptions, trainable: Trainable) {
@@ -135,7 +135,7 @@ class Run {
       targetTokens: 0,
       lossSum: 0,
       runtimeSeconds: 0,
-      skippedSteps: this.#skipped,
+      skippedSteps: 0,
       bestMetric: null,
       bestGlobalStep: null,
       logHistory: [],
@@ -238,13 +238,17 @@ class Run {
   }
 
   #lastStepAt = performance.now();
+  /** Tokens and seconds of the last steps: single ones are uneven, because a step is enqueued while the one before runs. */
+  readonly #recent: { tokens: number; seconds: number }[] = [];
 
   #record(step: PendingStep, report: StepReport): StepEvent {
     const state = this.#state;
-    this.#skipped = report.skipped;
     const now = performance.now();
     const seconds = (now - this.#lastStepAt) / 1000;
     this.#lastStepAt = now;
+    this.#recent.push({ tokens: step.tokens, seconds });
+    if (this.#recent.length > RATE_WINDOW) this.#recent.shift();
+    const total = (key: "tokens" | "seconds") => this.#recent.reduce((sum, recent) => sum + recent[key], 0);
     state.step = step.index + 1;
     state.trainedTokens += step.tokens;
     state.skippedSteps = report.skipped;
@@ -263,7 +267,7 @@ class Run {
       gradNorm: report.gradNorm,
       lr: step.lr,
       targetTokens: step.targetTokens,
-      tokensPerSecond: step.tokens / seconds,
+      tokensPerSecond: total("tokens") / total("seconds"),
       etaSeconds: (state.runtimeSeconds / done) * (this.#totalSteps - done),
       ...(report.finite ? {} : { skipped: true as const }),
     };
