@@ -11,3 +11,14 @@ it("a relative error is absolute where nothing is expected", () => {
   errors.relative("too far", 100.01, 100, 1e-5);
   expect(errors.wrong).toHaveLength(3);
 });
+
+it("values above 1 may be off by a share of themselves where a case says so", () => {
+  const errors = new Errors();
+  errors.compareScaled("within", [100.05, 0.50001], [100, 0.5], 1e-4, 1e-3);
+  expect(errors.outcome()).toMatchObject({ ok: true });
+  errors.compareScaled("too far", [100.2], [100], 1e-4, 1e-3);
+  errors.compareScaled("small ones are absolute", [0.501], [0.5], 1e-4, 1e-3);
+  errors.compareScaled("no share", [100.05], [100], 1e-4, 0);
+  errors.compareScaled("not finite", [Number.NaN], [100], 1e-4, 1e-3);
+  expect(errors.wrong).toHaveLength(4);
+});

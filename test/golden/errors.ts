@@ -12,6 +12,14 @@ export class Errors {
     if (!(worst <= tolerance)) this.wrong.push(`${name} differs by ${worst.toExponential(2)} (allowed ${tolerance})`);
   }
 
+  /** Absolute distance; elements expected above 1 in magnitude may be off by `relative` of themselves instead. */
+  compareScaled(name: string, got: ArrayLike<number>, want: ArrayLike<number>, tolerance: number, relative: number): void {
+    const allowed = (value: number) => (Math.abs(value) > 1 ? Math.max(tolerance, relative * Math.abs(value)) : tolerance);
+    // In units of what each element is allowed, times the tolerance, so that errors of all cases read alike.
+    const scaled = (values: ArrayLike<number>) => Array.from(values, (value, i) => (value / allowed(want[i] ?? 0)) * tolerance);
+    this.compare(name, scaled(got), scaled(want), tolerance);
+  }
+
   /** Distance relative to `want`; absolute where that is zero. */
   relative(name: string, got: number, want: number, tolerance: number): void {
     this.relativeToLargest(name, [got], [want], tolerance);
