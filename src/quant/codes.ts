@@ -57,4 +57,3 @@ export function dynamicMap(signed: boolean): Float32Array {
 }
 
 export const DYNAMIC_SIGNED = dynamicMap(true);
-export const DYNAMIC_UNSIGNED = dynamicMap(false);

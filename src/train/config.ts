@@ -1,5 +1,4 @@
 import { readFile } from "node:fs/promises";
-import { isDeepStrictEqual } from "node:util";
 import { parseDocument } from "yaml";
 import { LowrankError } from "../errors.js";
 import type { Json, JsonObject } from "../io/json.js";
@@ -19,11 +18,6 @@ export interface ParsedTrainConfig {
   config: TrainConfig;
   /** At most one sentence: the keys that were accepted and do nothing. */
   notes: string[];
-}
-export interface ConfigDifference {
-  key: string;
-  old: Json;
-  new: Json;
 }
 
 const NAMES = Object.keys(KEYS) as (keyof TrainConfig)[];
@@ -69,15 +63,6 @@ export function parseTrainConfig(input: string | JsonObject, options: ParseOptio
 /** The configuration in the file's names: for training_args.json, hashes and differences. */
 export function toFileKeys(config: TrainConfig): JsonObject {
   return Object.fromEntries(NAMES.map((name) => [fileName(name), config[name] as Json]));
-}
-
-/** What a resumed run changes and must not: all but where it writes, what it logs and when it saves. */
-export function diffTrainConfig(old: TrainConfig, current: TrainConfig): ConfigDifference[] {
-  const [before, after] = [toFileKeys(old), toFileKeys(current)];
-  const free = /^(output_dir|overwrite_output_dir|resume_from_checkpoint|report_to|logging_.*|save_.*)$/;
-  return Object.keys(after)
-    .filter((key) => !free.test(key) && !isDeepStrictEqual(before[key], after[key]))
-    .map((key) => ({ key, old: before[key] ?? null, new: after[key] ?? null }));
 }
 
 function parseYaml(text: string, source: string): JsonObject {

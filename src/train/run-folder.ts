@@ -19,6 +19,7 @@ import {
   saveCheckpoint,
 } from "./checkpoints.js";
 import type { StepEvent, TrainResult } from "./events.js";
+import { configDifferences } from "./resume-rule.js";
 import { type RunIdentity, type RunState, readRunState, restoreTensors, stateBytes, writeRunState } from "./run-state.js";
 import { sortedJson, trainerLogEntry, trainerStateJson } from "./state.js";
 import type { Trainable } from "./trainable.js";
@@ -38,8 +39,6 @@ export interface RunFolderOptions {
 
 const ARGUMENTS_FILE = "training_args.json";
 const LOG_FILE = "trainer_log.jsonl";
-/** Keys of the configuration in which a resumed run may always differ (interface rules of resuming). */
-const FREE = /^(output_?dir|overwrite_?output_?dir|resume_?from_?checkpoint|report_?to|logging_?.*|save_?.*)$/i;
 
 /** Throws INVALID_CONFIG for an output folder that holds files which the run may neither continue nor overwrite. */
 export async function assertUsable(
@@ -220,16 +219,12 @@ export class RunFolder {
   async #assertSame(path: string, state: RunState, notes: string[]): Promise<void> {
     const old = (await readJsonFile(join(path, ARGUMENTS_FILE))) as Record<string, unknown>;
     const { config, identity, allowChange } = this.#options;
-    const differences: { key: string; old: unknown; new: unknown }[] = [];
-    for (const key of new Set([...Object.keys(old), ...Object.keys(config)])) {
-      if (!FREE.test(key) && JSON.stringify(old[key] ?? null) !== JSON.stringify(config[key] ?? null))
-        differences.push({ key, old: old[key], new: config[key] });
-    }
+    const differences = configDifferences(old, config);
     for (const key of Object.keys(identity) as (keyof RunIdentity)[]) {
-      if (state.identity[key] !== identity[key]) differences.push({ key, old: state.identity[key], new: identity[key] });
+      if (state.identity[key] !== identity[key])
+        differences.push({ key, old: state.identity[key] ?? null, new: identity[key] ?? null });
     }
-    const show = (value: unknown) => JSON.stringify(value ?? null);
-    const lines = differences.map((difference) => `${difference.key}: ${show(difference.old)} → ${show(difference.new)}`);
+    const lines = differences.map((entry) => `${entry.key}: ${JSON.stringify(entry.old)} → ${JSON.stringify(entry.new)}`);
     const refused = differences.filter(({ key }) => !allowChange.includes(key));
     if (refused.length > 0) {
       throw new LowrankError("INVALID_CONFIG", `This is not the run that made ${path}:\n- ${lines.join("\n- ")}`, {

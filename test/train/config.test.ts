@@ -3,7 +3,8 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { LowrankError } from "../../src/errors.js";
 import type { Json, JsonObject } from "../../src/io/json.js";
-import { diffTrainConfig, loadTrainConfig, parseTrainConfig, toFileKeys } from "../../src/train/config.js";
+import { loadTrainConfig, parseTrainConfig, type TrainConfig, toFileKeys } from "../../src/train/config.js";
+import { configDifferences } from "../../src/train/resume-rule.js";
 import { goldenFolder } from "../golden/folder.js";
 import { errorOf, tempFolder } from "../io/files.js";
 
@@ -147,14 +148,14 @@ describe("parseTrainConfig", () => {
   });
 });
 
-describe("diffTrainConfig", () => {
+describe("configDifferences", () => {
+  const differences = (old: TrainConfig, current: TrainConfig) => configDifferences(toFileKeys(old), toFileKeys(current));
+
   it("lists what a resumed run must not change", () => {
     const free =
       "output_dir: b\nresume_from_checkpoint: true\nlogging_steps: 1\nsave_steps: 2\nsave_total_limit: 3\nreport_to: none\noverwrite_output_dir: true";
-    expect(diffTrainConfig(parse(), parseTrainConfig(`model_name_or_path: some/model\ndataset: one\n${free}`).config)).toEqual(
-      [],
-    );
-    expect(diffTrainConfig(parse(), parse("learning_rate: 1e-3\nseed: 1\nlora_target: [a, b]"))).toEqual([
+    expect(differences(parse(), parseTrainConfig(`model_name_or_path: some/model\ndataset: one\n${free}`).config)).toEqual([]);
+    expect(differences(parse(), parse("learning_rate: 1e-3\nseed: 1\nlora_target: [a, b]"))).toEqual([
       { key: "lora_target", old: ["all"], new: ["a", "b"] },
       { key: "learning_rate", old: 5e-5, new: 1e-3 },
       { key: "seed", old: 42, new: 1 },
