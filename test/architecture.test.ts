@@ -14,7 +14,7 @@ const SRC: Readonly<Record<string, readonly string[]>> = {
   native: [],
   tensor: ["native"],
   autograd: ["tensor"],
-  io: [],
+  io: ["native"],
   quant: ["tensor", "native", "io"],
   ops: ["autograd", "tensor", "quant", "native"],
   nn: ["ops", "autograd", "tensor", "quant"],

@@ -121,6 +121,14 @@ napi_value read_file_into(napi_env env, napi_callback_info info) {
   });
 }
 
+napi_value allocate_file_js(napi_env env, napi_callback_info info) {
+  return guarded(env, info, "allocateFile", [](Call& call) {
+    call.arity(2);
+    const std::string path = call.string(0);
+    return call.from(static_cast<double>(allocate_file(path.c_str(), static_cast<uint64_t>(call.integer(1, 1, int64_t{1} << 53)))));
+  });
+}
+
 }  // namespace
 
 void define_transfers(napi_env env, napi_value exports) {
@@ -128,6 +136,7 @@ void define_transfers(napi_env env, napi_value exports) {
   define(env, exports, "read", read);
   define(env, exports, "readFile", read_file_into);
   define(env, exports, "synchronize", synchronize);
+  define(env, exports, "allocateFile", allocate_file_js);
 }
 
 }  // namespace lr

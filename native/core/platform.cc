@@ -85,6 +85,21 @@ std::string read_file(const char* path, void* to, uint64_t position, uint64_t le
   return failure;
 }
 
+int allocate_file(const char* path, uint64_t bytes) {
+#if defined(__linux__)
+  const int fd = open(path, O_WRONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+  if (fd < 0) return errno;
+  int result;
+  do result = fallocate(fd, 0, 0, static_cast<off_t>(bytes)) == 0 ? 0 : errno;
+  while (result == EINTR);
+  close(fd);
+  return result;
+#else
+  (void)path, (void)bytes;
+  return EOPNOTSUPP;
+#endif
+}
+
 void name_thread(const char* name) {
 #if defined(__linux__)
   pthread_setname_np(pthread_self(), name);

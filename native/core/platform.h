@@ -16,6 +16,9 @@ uint64_t available_memory();
 // Reads exactly `length` bytes at `position`. Empty on success, else a sentence.
 std::string read_file(const char* path, void* to, uint64_t position, uint64_t length);
 
+// Takes `bytes` of the disk for a file that exists. 0, or the errno: EOPNOTSUPP where the file system or system cannot.
+int allocate_file(const char* path, uint64_t bytes);
+
 void name_thread(const char* name);
 
 // One pause of a spinning loop.

@@ -3,6 +3,7 @@ import { join, resolve } from "node:path";
 import { LowrankError } from "../errors.js";
 import { HubCache, hubCacheFolder, hubHome } from "./hub-cache.js";
 import { downloadFile, linkedController, type RemoteFile, reasonOf } from "./hub-download.js";
+import { settleFolder } from "./settle.js";
 import { checkSpace } from "./space.js";
 
 export interface HubProgress {
@@ -35,7 +36,10 @@ const PARALLEL = 4;
 export async function resolveModel(idOrPath: string, options: ResolveOptions = {}): Promise<string> {
   options.signal?.throwIfAborted();
   if (existsSync(idOrPath)) {
-    if (statSync(idOrPath).isDirectory()) return resolve(idOrPath);
+    if (statSync(idOrPath).isDirectory()) {
+      await settleFolder(idOrPath);
+      return resolve(idOrPath);
+    }
     throw new LowrankError("NOT_FOUND", `${idOrPath} is a file, not the folder of a model`, {
       hint: "Give the folder that holds config.json.",
     });

@@ -1,41 +1,60 @@
-import { type FileHandle, mkdir, open } from "node:fs/promises";
-import { dirname } from "node:path";
+import { type FileHandle, open, readFile } from "node:fs/promises";
+import { dirname, resolve } from "node:path";
+import { writeFileDurable } from "./durable.js";
+import { makeFolders, syncFolder } from "./folders.js";
+import { writing } from "./write-errors.js";
 
 /** An append-only file of JSON lines. A line that a kill cut short is dropped when the log is opened again. */
 export class JsonLog {
-  private constructor(private readonly handle: FileHandle) {}
+  private constructor(
+    private readonly path: string,
+    private readonly handle: FileHandle,
+  ) {}
 
-  /** Opens or creates the log; with `keep`, lines for which it returns false are removed first (steps that a resumed run does again). */
-  static async open(path: string, keep: (entry: unknown) => boolean = () => true): Promise<JsonLog> {
-    await mkdir(dirname(path), { recursive: true });
-    const handle = await open(path, "a+");
-    try {
-      const text = await handle.readFile("utf8");
+  /**
+   * Opens or creates the log; with `keep`, lines for which it returns false are removed first (steps that a resumed run does again).
+   * This and what follows throws NO_SPACE, or CHECKPOINT when the file cannot be written.
+   */
+  static open(file: string, keep: (entry: unknown) => boolean = () => true): Promise<JsonLog> {
+    const path = resolve(file);
+    return writing(path, async () => {
+      await makeFolders(dirname(path));
+      const text = await readFile(path, "utf8").catch((error: NodeJS.ErrnoException) => {
+        if (error.code !== "ENOENT") throw error;
+        return "";
+      });
       const kept = text
         .split("\n")
         .slice(0, -1)
         .filter((line) => isKept(line, keep))
         .map((line) => `${line}\n`)
         .join("");
-      if (kept !== text) {
-        await handle.truncate(0);
-        await handle.appendFile(kept);
-      }
-      return new JsonLog(handle);
-    } catch (error) {
-      await handle.close();
-      throw error;
-    }
+      // Whole or not at all: lines of steps that are done must outlive a kill.
+      if (kept !== text) await writeFileDurable(path, kept);
+      const handle = await open(path, "a");
+      await syncFolder(dirname(path));
+      return new JsonLog(path, handle);
+    });
   }
 
-  async append(entry: unknown): Promise<void> {
-    await this.handle.appendFile(`${JSON.stringify(entry)}\n`);
+  append(entry: unknown): Promise<void> {
+    return writing(this.path, () => this.handle.appendFile(`${JSON.stringify(entry)}\n`));
+  }
+
+  /** Puts what was appended on the disk. */
+  sync(): Promise<void> {
+    return writing(this.path, () => this.handle.sync());
   }
 
   /** Flushes to the disk and closes. */
-  async close(): Promise<void> {
-    await this.handle.sync();
-    await this.handle.close();
+  close(): Promise<void> {
+    return writing(this.path, async () => {
+      try {
+        await this.handle.sync();
+      } finally {
+        await this.handle.close();
+      }
+    });
   }
 }
 

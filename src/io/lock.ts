@@ -1,9 +1,11 @@
 import { randomBytes } from "node:crypto";
-import { readFileSync, rmSync } from "node:fs";
-import { link, mkdir, rename, rm, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { constants, readFileSync, rmSync } from "node:fs";
+import { copyFile, link, readdir, rename, rm, writeFile } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
 import { LowrankError } from "../errors.js";
+import { canonical, makeFolders, tempName } from "./folders.js";
 import { isAlive, type ProcessIdentity, thisProcess } from "./process-identity.js";
+import { writing } from "./write-errors.js";
 
 const NAME = ".lowrank.lock";
 
@@ -13,56 +15,154 @@ export interface FolderLock {
   release(): void;
 }
 
+/** What a lock file holds. */
+interface Owner extends ProcessIdentity {
+  /** Tells the locks of one process apart. */
+  id?: string;
+}
+
+/** Lock files that are ours. */
+const held = new Set<string>();
+/** The last writer of each folder in this process. */
+const turns = new Map<string, Promise<unknown>>();
+
 /**
  * Takes the one lock of a folder (created if absent). The lock file holds pid, process start time and boot id, so that a lock whose
  * process is gone, by kill or reboot, is taken over. Throws LOCKED while its owner lives.
  */
-export async function lockFolder(folder: string): Promise<FolderLock> {
-  await mkdir(folder, { recursive: true });
-  const path = join(folder, NAME);
-  const own = thisProcess();
-  const draft = `${path}.${own.pid}-${randomBytes(4).toString("hex")}`;
-  await writeFile(draft, JSON.stringify(own));
+export function lockFolder(folder: string): Promise<FolderLock> {
+  return writing(folder, async () => {
+    const path = await canonical(folder);
+    await makeFolders(path);
+    return take(join(path, NAME), path);
+  });
+}
+
+/** Throws LOCKED when another process holds the lock of a folder; for those who will need it only after long work. */
+export async function assertUnlocked(folder: string): Promise<void> {
+  const path = join(await canonical(folder), NAME);
+  const owner = held.has(path) ? undefined : readOwner(path);
+  if (owner !== undefined && isHolding(owner)) throw locked(folder, path, owner);
+}
+
+/**
+ * Runs `body` while nobody else writes to the folder `path` (canonical): calls of this process come one after the other, also where it
+ * holds the folder's lock; another process gets LOCKED.
+ */
+export async function exclusive<T>(path: string, body: () => Promise<T>): Promise<T> {
+  const former = turns.get(path);
+  const turn = (async () => {
+    await former?.catch(() => {});
+    const lock = await lockTarget(path);
+    try {
+      return await body();
+    } finally {
+      lock?.release();
+    }
+  })();
+  turns.set(path, turn);
+  try {
+    return await turn;
+  } finally {
+    if (turns.get(path) === turn) turns.delete(path);
+  }
+}
+
+/** A folder with content is locked inside; one that is to appear by rename, beside. Undefined when the lock is ours already. */
+async function lockTarget(path: string): Promise<FolderLock | undefined> {
+  const beside = join(dirname(path), `${NAME}-${basename(path)}`);
+  for (;;) {
+    const inside = await hasContent(path);
+    const file = inside ? join(path, NAME) : beside;
+    if (held.has(file)) return undefined;
+    const lock = await take(file, path);
+    if ((await hasContent(path)) === inside) {
+      if (inside) await removeDead(beside);
+      return lock;
+    }
+    lock.release();
+  }
+}
+
+/** Whether there is a folder with something in it. */
+export async function hasContent(path: string): Promise<boolean> {
+  const names = await readdir(path).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== "ENOENT") throw error;
+    return [];
+  });
+  return names.length > 0;
+}
+
+/** What a process left that was killed just after its folder had appeared. */
+async function removeDead(path: string): Promise<void> {
+  const owner = readOwner(path);
+  if (owner && !isAlive(owner)) await rm(path, { force: true });
+}
+
+async function take(path: string, folder: string): Promise<FolderLock> {
+  const own: Owner = { ...thisProcess(), id: randomBytes(8).toString("hex") };
+  const draft = join(dirname(path), tempName());
   let note: string | undefined;
   try {
-    // link() creates the lock with its content in one step, and fails if one is there.
-    for (let tries = 0; ; tries++) {
-      const taken = await link(draft, path).then(
-        () => true,
-        (error: NodeJS.ErrnoException) => {
-          if (error.code !== "EEXIST") throw error;
-          return false;
-        },
-      );
-      if (taken) break;
+    await writeFile(draft, JSON.stringify(own), { flag: "wx" });
+    while (!(await linkNew(draft, path))) {
       const owner = readOwner(path);
       if (owner === undefined) continue; // released in the meantime
-      if (tries > 20 || (owner !== null && isAlive(owner))) throw locked(folder, path, owner);
-      // Moved away first: of two processes that saw the dead owner only one can move its file.
-      const aside = `${draft}.dead`;
-      await rename(path, aside).catch(() => {});
-      const moved = readOwner(aside);
-      if (moved && isAlive(moved)) {
-        await link(aside, path).catch(() => {}); // someone was faster: theirs goes back
-      } else if (moved !== undefined) {
-        note = moved
-          ? `took over ${folder} from process ${moved.pid}, which ended without releasing it`
-          : `took over ${folder}: its lock file was unreadable`;
-      }
-      await rm(aside, { force: true });
+      if (isHolding(owner)) throw locked(folder, path, owner);
+      if (!(await takeOver(draft, path, folder)) || readOwner(path)?.id !== own.id) continue;
+      note = owner
+        ? `took over ${folder} from process ${owner.pid}, which ended without releasing it`
+        : `took over ${folder}: its lock file was unreadable`;
+      break;
     }
   } finally {
     await rm(draft, { force: true });
   }
+  held.add(path);
   const release = () => {
-    const owner = readOwner(path);
-    if (owner && owner.pid === own.pid && owner.startTime === own.startTime) rmSync(path, { force: true });
+    held.delete(path);
+    if (readOwner(path)?.id === own.id) rmSync(path, { force: true });
   };
   return { note, release };
 }
 
+/** Replaces a dead owner's lock file in one step. Only who holds `<path>.next` may, so that no living owner's file is ever moved. */
+async function takeOver(draft: string, path: string, folder: string): Promise<boolean> {
+  const next = `${path}.next`;
+  if (!(await linkNew(draft, next))) {
+    const rival = readOwner(next);
+    if (rival !== undefined && isHolding(rival)) throw locked(folder, path, rival);
+    await rm(next, { force: true });
+    return false;
+  }
+  const owner = readOwner(path);
+  if (owner === undefined || isHolding(owner)) {
+    await rm(next, { force: true });
+    return false;
+  }
+  await rename(next, path).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== "ENOENT") throw error;
+  });
+  return true;
+}
+
+/** Creates a file with its content in one step, or says that one is there. */
+async function linkNew(from: string, to: string): Promise<boolean> {
+  try {
+    await link(from, to).catch((error: NodeJS.ErrnoException) => {
+      // File systems without links, as on USB sticks.
+      if (!["EPERM", "ENOTSUP", "EOPNOTSUPP", "ENOSYS"].includes(error.code ?? "")) throw error;
+      return copyFile(from, to, constants.COPYFILE_EXCL);
+    });
+    return true;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
+    return false;
+  }
+}
+
 /** The owner written in a lock file; null when it cannot be understood, undefined when there is none. */
-function readOwner(path: string): ProcessIdentity | null | undefined {
+function readOwner(path: string): Owner | null | undefined {
   try {
     const owner = JSON.parse(readFileSync(path, "utf8"));
     return Number.isInteger(owner?.pid) ? { startTime: null, bootId: null, host: thisProcess().host, ...owner } : null;
@@ -71,7 +171,9 @@ function readOwner(path: string): ProcessIdentity | null | undefined {
   }
 }
 
-function locked(folder: string, path: string, owner: ProcessIdentity | null): LowrankError {
+const isHolding = (owner: Owner | null) => owner !== null && isAlive(owner);
+
+function locked(folder: string, path: string, owner: Owner | null): LowrankError {
   const who =
     owner === null ? "another process" : `process ${owner.pid}${owner.host === thisProcess().host ? "" : ` on ${owner.host}`}`;
   return new LowrankError("LOCKED", `${folder} is in use by ${who}`, {

@@ -1,8 +1,7 @@
 import { createHash } from "node:crypto";
-import { createReadStream } from "node:fs";
-import { stat } from "node:fs/promises";
+import { constants } from "node:fs";
+import { type FileHandle, lstat, open, realpath } from "node:fs/promises";
 import { join, posix } from "node:path";
-import { pipeline } from "node:stream/promises";
 import { LowrankError } from "../errors.js";
 import { readJsonFile } from "./json.js";
 
@@ -15,7 +14,9 @@ export interface ManifestFile {
 export interface ManifestFacts {
   /** Optimizer steps done. */
   step?: number;
+  /** SHA-256 of the configuration that the run had. */
   configHash?: string;
+  /** Hash of the base model's weights. */
   baseHash?: string;
 }
 /** What a saved folder must hold; `checksum` covers the manifest itself. */
@@ -37,19 +38,34 @@ export function addChecksum(manifest: Omit<Manifest, "checksum">): Manifest {
   return { ...body, checksum: sha256(JSON.stringify(body)) };
 }
 
+/** Whether a file of that name lies in the folder and is none of the writer's own. */
+export function isFileName(name: string): boolean {
+  return (
+    posix.normalize(name) === name &&
+    !posix.isAbsolute(name) &&
+    !name.endsWith("/") &&
+    name !== "." &&
+    name !== MANIFEST &&
+    !/^\.\.|^\.lowrank|\0/.test(name)
+  );
+}
+
 /** Reads and checks manifest.json itself, not the files it lists. Throws NOT_FOUND or INVALID_FILE. */
 export async function readManifest(folder: string): Promise<Manifest> {
   const path = join(folder, MANIFEST);
-  const manifest = (await readJsonFile(path, 16 * 1024 * 1024)) as unknown as Manifest;
-  const { checksum, ...body } = manifest;
   const bad = (what: string) =>
     new LowrankError("INVALID_FILE", `${path} ${what}`, { hint: "The folder cannot be trusted: use another checkpoint." });
+  // Before it is opened: a pipe would never answer.
+  const found = await lstat(path).catch(() => undefined);
+  if (found !== undefined && !found.isFile()) throw bad("is not a regular file");
+  const manifest = (await readJsonFile(path, 16 * 1024 * 1024)) as unknown as Manifest;
+  const { checksum, ...body } = manifest;
   if (checksum !== sha256(JSON.stringify(body))) throw bad("does not match its own checksum");
-  if (body.formatVersion !== 1 || body.files === null || typeof body.files !== "object")
-    throw bad("has a form this version does not know");
-  for (const name of Object.keys(body.files)) {
-    if (posix.normalize(name) !== name || posix.isAbsolute(name) || name.startsWith(".."))
-      throw bad(`lists '${name}', which leaves the folder`);
+  if (body.formatVersion !== 1 || !isObject(body.files)) throw bad("has a form this version does not know");
+  for (const [name, file] of Object.entries(body.files)) {
+    if (!isFileName(name)) throw bad(`lists '${name}', which cannot be a file of the folder`);
+    if (!isObject(file) || !Number.isSafeInteger(file.size) || !/^[0-9a-f]{64}$/.test(String(file.sha256)))
+      throw bad(`lists '${name}' without its size and SHA-256`);
   }
   return manifest;
 }
@@ -63,22 +79,44 @@ export async function verifyFolder(folder: string): Promise<FolderVerdict> {
     return { ok: false, manifest: undefined, problems: [(error as Error).message] };
   }
   const problems: string[] = [];
-  for (const [name, expected] of Object.entries(manifest.files)) {
-    const path = join(folder, name);
-    const found = await stat(path).catch(() => undefined);
-    if (!found?.isFile()) problems.push(`${name} is missing`);
-    else if (found.size !== expected.size) problems.push(`${name} has ${found.size} bytes instead of ${expected.size}`);
-    else if ((await hashFile(path)) !== expected.sha256)
-      problems.push(`${name} has changed since it was written (SHA-256 differs)`);
-  }
+  for (const [name, expected] of Object.entries(manifest.files)) problems.push(...(await problemsOf(folder, name, expected)));
   return { ok: problems.length === 0, manifest, problems };
 }
 
-/** SHA-256 of a file as lower-case hex. */
-export async function hashFile(path: string): Promise<string> {
+/** What is wrong with one file of a folder, in sentences. */
+export async function problemsOf(folder: string, name: string, expected: ManifestFile): Promise<string[]> {
+  try {
+    const path = join(await realpath(folder), name);
+    if ((await realpath(path)) !== path) return [`${name} is a link to somewhere else`];
+    // Opening a pipe without O_NONBLOCK would wait for its writer.
+    const handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
+    try {
+      const found = await handle.stat();
+      if (!found.isFile()) return [`${name} is not a regular file`];
+      if (found.size !== expected.size) return [`${name} has ${found.size} bytes instead of ${expected.size}`];
+      if ((await hashOf(handle)) !== expected.sha256) return [`${name} has changed since it was written (SHA-256 differs)`];
+      return [];
+    } finally {
+      await handle.close();
+    }
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    return [code === "ENOENT" || code === "ENOTDIR" ? `${name} is missing` : `${name} cannot be read: ${message}`];
+  }
+}
+
+async function hashOf(handle: FileHandle): Promise<string> {
   const hash = createHash("sha256");
-  await pipeline(createReadStream(path, { highWaterMark: 1 << 20 }), hash);
-  return hash.digest("hex");
+  const buffer = new Uint8Array(1 << 20);
+  for (;;) {
+    const { bytesRead } = await handle.read(buffer, 0, buffer.length).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== "EINTR") throw error;
+      return { bytesRead: -1 }; // a signal came first: again
+    });
+    if (bytesRead === 0) return hash.digest("hex");
+    if (bytesRead > 0) hash.update(buffer.subarray(0, bytesRead));
+  }
 }
 
 const sha256 = (text: string) => createHash("sha256").update(text).digest("hex");
+const isObject = (value: unknown) => typeof value === "object" && value !== null && !Array.isArray(value);

@@ -1,5 +1,5 @@
 /** Writes a model folder as transformers does: config, generation config, tokenizer files, weights in shards. */
-import { readFile } from "node:fs/promises";
+import { readFile, stat } from "node:fs/promises";
 import { basename } from "node:path";
 import { type FolderWriter, writeFolder } from "../io/durable.js";
 import { safetensorsSize, type TensorEntry, tensorBytes, writeSafetensors } from "../io/safetensors-write.js";
@@ -24,7 +24,8 @@ export interface ModelFolder {
 /** Writes everything durably: afterwards the folder is whole, or as it was before. */
 export async function writeModelFolder(path: string, folder: ModelFolder): Promise<void> {
   const shards = planShards(folder.tensors, folder.maxShardBytes ?? MAX_SHARD_BYTES);
-  const needed = shards.reduce((sum, tensors) => sum + safetensorsSize(METADATA, tensors), 0);
+  const copies = await Promise.all(folder.copies.map(async (copy) => (await stat(copy)).size));
+  const needed = shards.reduce((sum, tensors) => sum + safetensorsSize(METADATA, tensors), 0) + copies.reduce((a, b) => a + b, 0);
   await writeFolder(path, (dir) => writeModelFiles(dir, folder), { needed, replace: true });
 }
 

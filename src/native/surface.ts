@@ -193,6 +193,11 @@ export interface Addon {
    * that is queued for the same memory. Enqueue what uses the tensor only when the promise has resolved.
    */
   readFile(t: TensorHandle, byteOffset: number, path: string, filePosition: number, length: number): Promise<void>;
+  /**
+   * Takes `bytes` (at least 1) of the disk for a file that exists, which grows to that size (Linux's fallocate). Returns 0 or the errno;
+   * EOPNOTSUPP where the file system cannot.
+   */
+  allocateFile(path: string, bytes: number): number;
   /** Copies the tensor's bytes after everything enqueued before; rejects with the stream's first error. */
   read(t: TensorHandle): Promise<ArrayBuffer>;
   /** Resolves when everything enqueued so far is done; rejects with the first asynchronous error, naming its op. */

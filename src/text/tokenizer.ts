@@ -1,7 +1,8 @@
-import { copyFile, mkdir, stat } from "node:fs/promises";
-import { join, resolve } from "node:path";
+import { readFile, stat } from "node:fs/promises";
+import { basename, join, resolve } from "node:path";
 import { Tokenizer as Backend } from "@huggingface/tokenizers";
 import { LowrankError } from "../errors.js";
+import { writeFolder } from "../io/durable.js";
 import { type AddedToken, AddedTokenSplitter } from "./added-tokens.js";
 import { cleanUpSpaces, mendDecoder, StreamDecoder } from "./decode.js";
 import { type Offset, tokenOffsets } from "./offsets.js";
@@ -203,14 +204,13 @@ export class Tokenizer {
 
   /** Copies the tokenizer's files, byte for byte as they were read. Returns the names written. */
   async save(folder: string): Promise<string[]> {
-    await mkdir(folder, { recursive: true });
-    const names: string[] = [];
-    for (const path of await this.files()) {
-      const name = path.slice(this.folder.length + 1);
-      if (resolve(folder) !== this.folder) await copyFile(path, join(folder, name));
-      names.push(name);
+    const files = await this.files();
+    if (resolve(folder) !== this.folder) {
+      await writeFolder(folder, async (dir) => {
+        for (const path of files) await dir.file(basename(path), await readFile(path));
+      });
     }
-    return names;
+    return files.map((path) => basename(path));
   }
 
   /** Paths of the files this tokenizer was read from. */

@@ -1,7 +1,11 @@
-import { readdir, rename, rm } from "node:fs/promises";
-import { dirname, join } from "node:path";
-import { type FolderWriter, settleFolder, writeFolder } from "../io/durable.js";
+import { readdir } from "node:fs/promises";
+import { join } from "node:path";
+import { LowrankError } from "../errors.js";
+import { type FolderWriter, writeFolder } from "../io/durable.js";
+import { removeFolder } from "../io/folders.js";
 import { type ManifestFacts, verifyFolder } from "../io/manifest.js";
+import { settleFolder } from "../io/settle.js";
+import { writing } from "../io/write-errors.js";
 
 export interface CheckpointEntry {
   step: number;
@@ -14,7 +18,6 @@ export interface FoundCheckpoint extends CheckpointEntry {
 }
 
 const NAME = /^checkpoint-(\d+)$/;
-const DOOMED = ".deleting-";
 
 /** Checkpoints of a run folder, newest first; whether they can be trusted is another question. */
 export async function listCheckpoints(outputDir: string): Promise<CheckpointEntry[]> {
@@ -30,13 +33,27 @@ export async function listCheckpoints(outputDir: string): Promise<CheckpointEntr
 /** The newest checkpoint whose manifest confirms every byte, or undefined when there is none. */
 export async function newestVerified(outputDir: string): Promise<FoundCheckpoint | undefined> {
   const skipped: FoundCheckpoint["skipped"] = [];
-  for (const entry of await listCheckpoints(outputDir)) {
-    await settleFolder(entry.path);
-    const verdict = await verifyFolder(entry.path);
-    if (verdict.ok) return { ...entry, skipped };
-    skipped.push({ path: entry.path, problems: verdict.problems });
+  for (const { step, path } of await listCheckpoints(outputDir)) {
+    const { ok, problems } = await examineCheckpoint(path);
+    if (problems.length > 0) skipped.push({ path, problems });
+    if (ok) return { step, path, skipped };
   }
   return undefined;
+}
+
+/**
+ * Whether a checkpoint can be trusted, after a save that was cut short in it has been finished. Problems of one that is ok are those of
+ * a newer save to the same folder, which was dropped.
+ */
+export async function examineCheckpoint(path: string): Promise<{ ok: boolean; problems: string[] }> {
+  try {
+    const dropped = await settleFolder(path);
+    const { ok, problems } = await verifyFolder(path);
+    return { ok, problems: [...dropped, ...problems] };
+  } catch (error) {
+    if (!(error instanceof LowrankError) || error.code === "LOCKED") throw error;
+    return { ok: false, problems: [error.message] };
+  }
 }
 
 /** Writes `checkpoint-<step>` durably; resolves when it is on the disk under its name. */
@@ -51,23 +68,15 @@ export async function saveCheckpoint(
   return path;
 }
 
-/**
- * Removes what is older than the `keep` newest checkpoints that verify. Damaged ones do not count, so `keep` good ones always stay.
- */
+/** Removes what is older than the `keep` newest checkpoints that verify. Damaged ones do not count, so `keep` good ones always stay. */
 export async function pruneCheckpoints(outputDir: string, keep: number): Promise<void> {
-  for (const name of await readdir(outputDir)) {
-    if (name.startsWith(DOOMED)) await rm(join(outputDir, name), { recursive: true, force: true });
-  }
   let good = 0;
-  for (const entry of await listCheckpoints(outputDir)) {
-    if (good >= keep) await removeCheckpoint(entry);
-    else if ((await verifyFolder(entry.path)).ok) good++;
+  for (const { path } of await listCheckpoints(outputDir)) {
+    if (good >= keep) await removeCheckpoint(path);
+    else if ((await examineCheckpoint(path)).ok) good++;
   }
 }
 
-/** Removes a checkpoint; renamed first, so that a kill in between leaves no half checkpoint under a checkpoint's name. */
-export async function removeCheckpoint({ path, step }: CheckpointEntry): Promise<void> {
-  const doomed = join(dirname(path), `${DOOMED}${step}`);
-  await rename(path, doomed);
-  await rm(doomed, { recursive: true, force: true });
+export function removeCheckpoint(path: string): Promise<void> {
+  return writing(path, () => removeFolder(path));
 }

@@ -1,17 +1,20 @@
+import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
-import { readdir, readFile } from "node:fs/promises";
+import { readdir, readFile, stat } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { LowrankError } from "../errors.js";
 import { type FolderWriter, writeFileDurable, writeFolder } from "../io/durable.js";
 import { readJsonFile } from "../io/json.js";
 import { JsonLog } from "../io/json-log.js";
-import { type FolderLock, lockFolder } from "../io/lock.js";
-import { verifyFolder } from "../io/manifest.js";
+import { assertUnlocked, type FolderLock, lockFolder } from "../io/lock.js";
+import type { ManifestFacts } from "../io/manifest.js";
+import { settleFolder } from "../io/settle.js";
 import type { Optimizer } from "../optim/optimizer.js";
 import type { Tokenizer } from "../text/tokenizer.js";
 import type { ResolvedArguments } from "./arguments.js";
 import {
   type CheckpointEntry,
+  examineCheckpoint,
   listCheckpoints,
   newestVerified,
   pruneCheckpoints,
@@ -40,11 +43,12 @@ export interface RunFolderOptions {
 const ARGUMENTS_FILE = "training_args.json";
 const LOG_FILE = "trainer_log.jsonl";
 
-/** Throws INVALID_CONFIG for an output folder that holds files which the run may neither continue nor overwrite. */
+/** Throws LOCKED, or INVALID_CONFIG for an output folder that holds files which the run may neither continue nor overwrite. */
 export async function assertUsable(
   path: string,
   args: Pick<ResolvedArguments, "overwriteOutputDir" | "resumeFromCheckpoint">,
 ): Promise<void> {
+  await assertUnlocked(path);
   const present = (await readdir(path).catch(() => [])).filter((name) => !name.startsWith(".lowrank"));
   if (present.length > 0 && !args.overwriteOutputDir && !args.resumeFromCheckpoint) {
     throw new LowrankError("INVALID_CONFIG", `output_dir ${path} is not empty`, {
@@ -73,8 +77,15 @@ export class RunFolder {
 
   /** Locks the folder. Throws LOCKED, or INVALID_CONFIG when it holds another run's files and may not be overwritten or resumed. */
   static async open(path: string, options: RunFolderOptions): Promise<RunFolder> {
-    await assertUsable(path, options.args);
-    return new RunFolder(path, options, await lockFolder(path));
+    const lock = await lockFolder(path);
+    try {
+      await assertUsable(path, options.args);
+      await settleFolder(path);
+    } catch (error) {
+      lock.release();
+      throw error;
+    }
+    return new RunFolder(path, options, lock);
   }
 
   /** Restores the checkpoint the arguments ask for, if they ask for one; the notes say which, and what was passed over. */
@@ -142,8 +153,9 @@ export class RunFolder {
    * even where save_only_model leaves it out.
    */
   async save(state: RunState, totalSteps: number, epoch: number, resumable = false): Promise<string> {
-    const { args, trainable, optimizer } = this.#options;
+    const { args, optimizer } = this.#options;
     const complete = resumable || !args.saveOnlyModel;
+    await this.#log?.sync();
     const path = await saveCheckpoint(
       this.path,
       state.step,
@@ -151,9 +163,9 @@ export class RunFolder {
         await this.#writeResult(dir, state, totalSteps, epoch);
         if (complete) await writeRunState(dir, state, optimizer);
       },
-      { needed: trainable.byteLength + (complete ? stateBytes(optimizer) : 0), facts: {} },
+      { needed: (await this.#resultBytes()) + (complete ? stateBytes(optimizer) : 0), facts: this.#facts(state) },
     );
-    for (const old of this.#stale.splice(0)) if (old.step !== state.step) await removeCheckpoint(old);
+    for (const old of this.#stale.splice(0)) if (old.step !== state.step) await removeCheckpoint(old.path);
     if (args.saveTotalLimit !== null) await pruneCheckpoints(this.path, args.saveTotalLimit);
     return path;
   }
@@ -161,8 +173,8 @@ export class RunFolder {
   /** The final files in the folder itself. */
   async finish(state: RunState, result: TrainResult, totalSteps: number, epoch: number): Promise<void> {
     await writeFolder(this.path, (dir) => this.#writeResult(dir, state, totalSteps, epoch), {
-      needed: this.#options.trainable.byteLength,
-      facts: { step: state.step },
+      needed: await this.#resultBytes(),
+      facts: this.#facts(state),
     });
     await writeFileDurable(
       join(this.path, "all_results.json"),
@@ -175,6 +187,17 @@ export class RunFolder {
         ...(result.evalLoss === undefined ? {} : { eval_loss: result.evalLoss }),
       }),
     );
+  }
+
+  #facts(state: RunState): ManifestFacts {
+    return { step: state.step, configHash: createHash("sha256").update(sortedJson(this.#options.config)).digest("hex") };
+  }
+
+  /** Bytes that #writeResult takes, nearly. */
+  async #resultBytes(): Promise<number> {
+    const { tokenizer, trainable } = this.#options;
+    const sizes = await Promise.all((tokenizer ? await tokenizer.files() : []).map(async (file) => (await stat(file)).size));
+    return sizes.reduce((sum, size) => sum + size, trainable.byteLength);
   }
 
   /** Weights, tokenizer files, arguments and trainer_state.json: what every tool of the ecosystem reads. */
@@ -236,17 +259,20 @@ export class RunFolder {
   }
 
   async close(): Promise<void> {
-    await this.#log?.close();
-    this.#log = undefined;
-    this.#lock.release();
+    try {
+      await this.#log?.close();
+    } finally {
+      this.#log = undefined;
+      this.#lock.release();
+    }
   }
 }
 
 async function verified(path: string): Promise<string> {
   if (!existsSync(path)) throw new LowrankError("INVALID_CONFIG", `resume_from_checkpoint: there is no folder ${path}`);
-  const verdict = await verifyFolder(path);
-  if (!verdict.ok) {
-    throw new LowrankError("CHECKPOINT", `${path} cannot be trusted: ${verdict.problems.join("; ")}`, {
+  const { ok, problems } = await examineCheckpoint(path);
+  if (!ok) {
+    throw new LowrankError("CHECKPOINT", `${path} cannot be trusted: ${problems.join("; ")}`, {
       hint: "Resume with true: the newest checkpoint that verifies is taken.",
     });
   }

@@ -4,10 +4,11 @@ import { hostname } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { describe, expect, it } from "vitest";
-import { settleFolder, writeFileDurable, writeFolder } from "../../src/io/durable.js";
+import { writeFileDurable, writeFolder } from "../../src/io/durable.js";
 import { JsonLog } from "../../src/io/json-log.js";
 import { lockFolder } from "../../src/io/lock.js";
 import { verifyFolder } from "../../src/io/manifest.js";
+import { settleFolder } from "../../src/io/settle.js";
 import { errorOf, tempFolder } from "./files.js";
 
 describe("writeFolder", () => {

@@ -1,0 +1,58 @@
+import { randomBytes } from "node:crypto";
+import { mkdir, open, readdir, realpath, rename, rm } from "node:fs/promises";
+import { basename, dirname, join, resolve } from "node:path";
+import { isAlive, thisProcess } from "./process-identity.js";
+
+const TEMP = ".lowrank-tmp-";
+
+/** Puts a folder's entries on the disk: what was created, renamed or removed in it. */
+export async function syncFolder(path: string): Promise<void> {
+  if (process.platform === "win32") return; // folders cannot be opened there
+  const handle = await open(path, "r");
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
+/** Creates a folder and those above it that are missing, each of them on the disk when it resolves. @param path absolute */
+export async function makeFolders(path: string): Promise<void> {
+  const first = await mkdir(path, { recursive: true });
+  if (first === undefined) return;
+  for (let folder = path; folder.length >= first.length; folder = dirname(folder)) await syncFolder(dirname(folder));
+}
+
+/** Removes a folder; renamed first, so that neither a kill nor a power cut leaves half of it under its name. */
+export async function removeFolder(path: string): Promise<void> {
+  const doomed = join(dirname(path), tempName());
+  await rename(path, doomed);
+  await syncFolder(dirname(path));
+  await rm(doomed, { recursive: true, force: true });
+}
+
+/** One spelling for each place: absolute, with the links of what exists followed. */
+export async function canonical(path: string): Promise<string> {
+  const absolute = resolve(path);
+  const parent = dirname(absolute);
+  return realpath(absolute).catch(async (error: NodeJS.ErrnoException) => {
+    if (error.code !== "ENOENT" || parent === absolute) throw error;
+    return join(await canonical(parent), basename(absolute));
+  });
+}
+
+/** A name for something unfinished, which tells whose it is. */
+export function tempName(): string {
+  const { pid, startTime } = thisProcess();
+  return `${TEMP}${pid}-${startTime ?? "0"}-${randomBytes(4).toString("hex")}`;
+}
+
+/** Removes what killed processes left unfinished; what lives of another process stays. */
+export async function removeStale(folder: string): Promise<void> {
+  const own = thisProcess();
+  for (const name of await readdir(folder)) {
+    const [pid, startTime] = name.startsWith(TEMP) ? name.slice(TEMP.length).split("-") : [];
+    if (pid === undefined || startTime === undefined) continue;
+    if (!isAlive({ ...own, pid: Number(pid), startTime })) await rm(join(folder, name), { recursive: true, force: true });
+  }
+}

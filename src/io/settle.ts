@@ -1,0 +1,104 @@
+import { lstat, mkdir, realpath, rename, rm } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { LowrankError } from "../errors.js";
+import { canonical, syncFolder } from "./folders.js";
+import { exclusive } from "./lock.js";
+import { MANIFEST, type Manifest, problemsOf, readManifest, verifyFolder } from "./manifest.js";
+import { writing } from "./write-errors.js";
+
+/** Inside a folder: its next state, complete and on the disk, on its way into place. */
+export const COMMIT = ".lowrank-commit";
+
+/**
+ * Finishes a save that was committed but not yet moved into place when its process was killed; cheap when there is none. A new state
+ * that is damaged is dropped where the old one is whole, and the result says what was wrong with it. Throws CHECKPOINT where neither
+ * is, and leaves both; LOCKED while another process is at it.
+ */
+export async function settleFolder(folder: string): Promise<string[]> {
+  if (!(await isPending(folder))) return [];
+  const path = await canonical(folder);
+  return writing(path, () => exclusive(path, () => finishCommit(path)));
+}
+
+/** The same for who has the folder to itself. */
+export async function finishCommit(path: string): Promise<string[]> {
+  if (!(await isPending(path))) return [];
+  const commit = join(path, COMMIT);
+  const next = await readManifest(commit).catch((error: LowrankError) => error);
+  // The manifest moves last: without it only empty folders are left.
+  if (next instanceof LowrankError && next.code === "NOT_FOUND") {
+    await drop(path);
+    return [];
+  }
+  const problems = next instanceof LowrankError ? [next.message] : await problemsAnywhere(next, [commit, path]);
+  if (next instanceof LowrankError || problems.length > 0) {
+    if (!(await verifyFolder(path)).ok) {
+      throw new LowrankError(
+        "CHECKPOINT",
+        `${path} was being replaced when its process ended, and its new files are damaged: ${problems.join("; ")}`,
+        {
+          hint: "Use another checkpoint, or save to the folder again: that replaces both.",
+          details: { path, problems },
+        },
+      );
+    }
+    await drop(path);
+    return problems;
+  }
+  await moveInto(path, next);
+  return [];
+}
+
+/** Moves a complete commit into place; whatever interrupts it, the same call finishes it. */
+export async function moveInto(path: string, next: Manifest): Promise<void> {
+  const commit = join(path, COMMIT);
+  const former = await readManifest(path).catch(() => undefined);
+  const touched = new Set([path]);
+  for (const name of Object.keys(next.files)) {
+    if (!(await exists(join(commit, name)))) continue; // moved before, or untouched by this save
+    for (let folder = dirname(join(path, name)); folder !== path; folder = dirname(folder)) touched.add(folder);
+    await mkdir(dirname(join(path, name)), { recursive: true });
+    if (!(await liesInside(path, name))) throw new LowrankError("CHECKPOINT", `${join(path, name)} would lie behind a link`);
+    await rename(join(commit, name), join(path, name));
+  }
+  for (const name of Object.keys(former?.files ?? {}))
+    if (!Object.hasOwn(next.files, name) && (await liesInside(path, name))) await rm(join(path, name), { force: true });
+  for (const folder of touched) await syncFolder(folder);
+  await rename(join(commit, MANIFEST), join(path, MANIFEST));
+  await drop(path);
+}
+
+/** Removes the commit folder. */
+export async function drop(path: string): Promise<void> {
+  await rm(join(path, COMMIT), { recursive: true, force: true });
+  await syncFolder(path);
+}
+
+/** A file may have been moved already: it counts where it is found first. */
+async function problemsAnywhere({ files }: Manifest, folders: readonly string[]): Promise<string[]> {
+  const problems: string[] = [];
+  for (const [name, expected] of Object.entries(files)) {
+    const found = await Promise.all(folders.map((folder) => exists(join(folder, name))));
+    const at = Math.max(0, found.indexOf(true));
+    problems.push(...(await problemsOf(folders[at]!, name, expected)));
+  }
+  return problems;
+}
+
+/** Whether a file's folder is where its name says, not behind a link. */
+async function liesInside(path: string, name: string): Promise<boolean> {
+  const folder = dirname(join(path, name));
+  return (await realpath(folder).catch(() => undefined)) === folder;
+}
+
+const isPending = (path: string) => exists(join(path, COMMIT));
+
+async function exists(path: string): Promise<boolean> {
+  return lstat(path).then(
+    () => true,
+    (error: NodeJS.ErrnoException) => {
+      if (error.code !== "ENOENT" && error.code !== "ENOTDIR") throw error;
+      return false;
+    },
+  );
+}
