@@ -7,6 +7,7 @@ export interface GenerationFlags {
   model?: string;
   adapter?: string;
   loadIn4bit?: true;
+  ignoreMismatchedBase?: true;
   system?: string;
   maxNewTokens?: number;
   temperature?: number;
@@ -20,6 +21,7 @@ export function addGenerationFlags(command: Command): Command {
   return command
     .option("--model <folder or id>", "folder, Hub id or lowrank/tiny (default: the base the adapter names)")
     .option("--adapter <folder or id>", "adapter to use")
+    .option("--ignore-mismatched-base", "use the adapter though it was trained on another base")
     .option("--load-in-4bit", "quantise to NF4 while loading")
     .option("--system <text>", "system message")
     .option("--max-new-tokens <n>", "most tokens of an answer", integerFrom(1))

@@ -15,6 +15,8 @@ export interface ModelOptions {
   model?: string;
   adapter?: string;
   loadIn4bit?: boolean;
+  /** Use the adapter though it was trained on another base. */
+  ignoreMismatchedBase?: boolean;
   dtype?: MathDType;
   signal?: AbortSignal;
 }
@@ -35,7 +37,7 @@ export async function openModel(options: ModelOptions): Promise<{ peft: PeftMode
   const peft = new PeftModel(model);
   try {
     if (adapter !== undefined) {
-      await peft.loadAdapter(adapter, "default");
+      await peft.loadAdapter(adapter, "default", { ignoreMismatchedBase: options.ignoreMismatchedBase === true });
       peft.setAdapter("default");
     }
     // What an adapter was trained with is what it is used with.

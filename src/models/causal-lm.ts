@@ -48,6 +48,8 @@ export interface ModelParts {
   bf16: boolean;
   /** Folder or id it came from. */
   nameOrPath: string;
+  /** Hash of the checkpoint it was loaded from; absent for a model that was not. */
+  checkpointHash?: (() => Promise<string | null>) | undefined;
   tokenizer(): Promise<Tokenizer | undefined>;
 }
 
@@ -66,8 +68,9 @@ export abstract class CausalLM extends Module implements TextModel {
   /** Adapters of passes and generations that name none. */
   adapters: AdapterSelection = BASE_ONLY;
   private readonly invFreq: Tensor;
+  #checkpointHash: (() => Promise<string | null>) | undefined;
 
-  constructor({ config, weights, device, generationConfig, bf16, nameOrPath, tokenizer }: ModelParts) {
+  constructor({ config, weights, device, generationConfig, bf16, nameOrPath, checkpointHash, tokenizer }: ModelParts) {
     super();
     this.config = config;
     this.device = device;
@@ -75,6 +78,7 @@ export abstract class CausalLM extends Module implements TextModel {
     this.bf16 = bf16;
     this.nameOrPath = nameOrPath;
     this.tokenizer = tokenizer;
+    this.#checkpointHash = checkpointHash;
     this.dtype = weights.dtype;
     this.invFreq = Tensor.from(inverseFrequencies(config.rope), [config.rope.rotaryDims / 2], { device });
     this.model = new DecoderModel(config, weights);
@@ -85,6 +89,20 @@ export abstract class CausalLM extends Module implements TextModel {
 
   get vocabSize(): number {
     return this.config.vocabSize;
+  }
+
+  /**
+   * Names the content of the checkpoint these weights come from ({@link checkpointHash}), the same whether it was quantised on loading
+   * or not. Computed when first asked for. Null where the weights are those of no checkpoint: made from a config, trained or merged
+   * since, or the files have changed since they were loaded.
+   */
+  baseHash(): Promise<string | null> {
+    return this.#checkpointHash?.() ?? Promise.resolve(null);
+  }
+
+  /** From now on the weights are no longer those of the checkpoint. */
+  weightsChanged(): void {
+    this.#checkpointHash = undefined;
   }
 
   /** Hidden states float32 [T, hidden] after the final norm. */

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { LowrankError } from "../errors.js";
 import { readGenerationConfig } from "../generate/options.js";
 import { openCheckpoint } from "../io/checkpoint.js";
+import { lazyCheckpointHash } from "../io/checkpoint-hash.js";
 import { type HubProgress, type ResolveOptions, resolveModel } from "../io/hub.js";
 import { readJsonFile } from "../io/json.js";
 import type { QuantType } from "../quant/codes.js";
@@ -44,6 +45,7 @@ export async function loadPretrained(idOrPath: string, options: FromPretrainedOp
   const bf16 = usesBf16(options.dtype ?? "auto", device);
   const checkpoint = await openCheckpoint(folder);
   try {
+    const checkpointHash = await lazyCheckpointHash(checkpoint);
     const specs = family.weights.tensors(config);
     const weights = await loadWeights(checkpoint, planLoading(checkpoint, specs, family.weights.ignored), {
       device,
@@ -61,6 +63,7 @@ export async function loadPretrained(idOrPath: string, options: FromPretrainedOp
       bf16,
       generationConfig: readGenerationConfig(generation, config.eosTokenIds),
       nameOrPath: idOrPath,
+      checkpointHash,
       tokenizer: lazyTokenizer(folder),
     });
   } finally {

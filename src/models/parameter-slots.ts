@@ -30,6 +30,7 @@ export function parameterSlots(model: CausalLM): ParameterSlot[] {
       replace(next) {
         put(next.retain());
         model.dtype = "float32";
+        model.weightsChanged();
       },
     });
   for (const [path, module] of model.modules()) {

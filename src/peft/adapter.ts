@@ -12,6 +12,7 @@ import { fillRandom } from "../ops/random.js";
 import { ParameterArena } from "../optim/arena.js";
 import type { Device } from "../tensor/device.js";
 import { randomKey } from "../tensor/random.js";
+import { type AdapterBase, adapterBaseJson, assertSameBase, BASE_FILE, baseOf, readAdapterBase } from "./base.js";
 import { LoraConfig } from "./config.js";
 import { type AdapterPlan, type BaseModel, type PlannedTensor, planAdapter } from "./plan.js";
 
@@ -23,6 +24,10 @@ export class Adapter {
   readonly config: LoraConfig;
   readonly plan: AdapterPlan;
   readonly arena: ParameterArena;
+  /** What the side file of a loaded adapter says it was trained on. */
+  #loadedFor: AdapterBase | undefined;
+  /** Made or trained on the model it is on. */
+  #ownBase = true;
 
   private constructor(config: LoraConfig, plan: AdapterPlan, device: Device) {
     this.config = config.with({ targetModules: plan.targetModules });
@@ -43,8 +48,11 @@ export class Adapter {
     return adapter;
   }
 
-  /** Reads adapter_config.json and adapter_model.safetensors of PEFT's format. Throws what is wrong with either, all at once. */
-  static async load(model: BaseModel, folder: string): Promise<Adapter> {
+  /**
+   * Reads adapter_config.json and adapter_model.safetensors of PEFT's format. Throws what is wrong with either, all at once, and
+   * ADAPTER_MISMATCH when a side file names another base, unless `ignoreMismatchedBase`.
+   */
+  static async load(model: BaseModel, folder: string, options: { ignoreMismatchedBase?: boolean } = {}): Promise<Adapter> {
     const source = join(folder, CONFIG_FILE);
     const config = LoraConfig.fromJSON(await readJsonFile(source), source);
     const plan = planAdapter(model, config);
@@ -56,8 +64,12 @@ export class Adapter {
     const file = await openSafetensors(path);
     try {
       checkKeys(file, plan, path);
+      const loadedFor = await readAdapterBase(folder);
+      if (loadedFor && !options.ignoreMismatchedBase) await assertSameBase(model, loadedFor, folder);
       const adapter = new Adapter(config, plan, model.device);
       try {
+        adapter.#loadedFor = loadedFor;
+        adapter.#ownBase = false;
         await fill(adapter.arena, file, path);
       } catch (error) {
         adapter.arena.dispose();
@@ -99,9 +111,18 @@ export class Adapter {
     return this.arena.size * 4 + 65_536;
   }
 
-  /** Writes the two files as PEFT does, float32, plus a card, into a folder of the durable writer. */
-  async write(dir: FolderWriter, prefix: string, baseModel: string): Promise<void> {
-    const config = this.config.with({ inferenceMode: true, baseModelNameOrPath: this.config.baseModelNameOrPath ?? baseModel });
+  /** Makes it train, or freezes it. What has trained is saved as an adapter of this model, whatever it was loaded for. */
+  setTrainable(trainable: boolean): void {
+    this.#ownBase ||= trainable;
+    this.arena.setTrainable(trainable);
+  }
+
+  /** Writes the two files as PEFT does, float32, plus a card and the side file, into a folder of the durable writer. */
+  async write(dir: FolderWriter, prefix: string, model: BaseModel): Promise<void> {
+    const baseModelNameOrPath = this.config.baseModelNameOrPath ?? model.nameOrPath;
+    const config = this.config.with({ inferenceMode: true, baseModelNameOrPath });
+    const unknown = { nameOrPath: baseModelNameOrPath, hash: null, quantization: null };
+    const base = this.#ownBase ? await baseOf(model) : (this.#loadedFor ?? unknown);
     const values = await this.arena.values.readFloat32();
     const entries = this.arena.segments.map(({ name, shape, begin, end }) => ({
       name,
@@ -111,6 +132,7 @@ export class Adapter {
     }));
     await dir.file(`${prefix}${CONFIG_FILE}`, JSON.stringify(config.toJSON(), null, 2));
     await dir.file(`${prefix}${WEIGHTS_FILE}`, (sink) => writeSafetensors(sink, { format: "pt" }, entries));
+    await dir.file(`${prefix}${BASE_FILE}`, adapterBaseJson(base));
     await dir.file(`${prefix}README.md`, card(config));
   }
 

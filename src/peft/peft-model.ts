@@ -24,6 +24,8 @@ export interface LoadAdapterOptions extends ResolveOptions {
   isTrainable?: boolean;
   /** Folder inside the adapter's folder. */
   subfolder?: string;
+  /** Load an adapter whose side file names another base than this one. */
+  ignoreMismatchedBase?: boolean;
 }
 
 /** A base model with adapters in the slots of its linears. Paths and weights of the base stay what they are. */
@@ -67,7 +69,7 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
   addAdapter(name: string, config: LoraConfig, options: { seed?: number } = {}): void {
     this.#assertNew(name);
     const adapter = Adapter.create(this.base, config, options.seed ?? 42);
-    adapter.arena.setTrainable(true);
+    adapter.setTrainable(true);
     this.#register(name, adapter);
     if (this.#adapters.size === 1) this.setAdapter(name);
   }
@@ -82,9 +84,9 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
         hint: "Give the folder that an adapter was saved to.",
       });
     }
-    const adapter = await Adapter.load(this.base, path);
+    const adapter = await Adapter.load(this.base, path, options);
     this.#assertNew(name);
-    if (options.isTrainable) adapter.arena.setTrainable(true);
+    if (options.isTrainable) adapter.setTrainable(true);
     this.#register(name, adapter);
   }
 
@@ -163,7 +165,9 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
   /** Merges for good and removes all adapters; returns the base model. A 4-bit base is quantised again, which rounds, unless `dtype` is given. */
   async mergeAndUnload(options: MergeOptions = {}): Promise<M> {
     this.unmergeAdapter();
-    for (const { linear, old } of await this.#merge(options)) disposeContent(old, contentOf(linear));
+    const merged = await this.#merge(options);
+    for (const { linear, old } of merged) disposeContent(old, contentOf(linear));
+    if (merged.length > 0) this.base.weightsChanged();
     return this.unload();
   }
 
@@ -218,7 +222,7 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
 
   /** The same into a folder that is being written, such as a checkpoint. */
   async write(dir: FolderWriter, names: readonly string[]): Promise<void> {
-    for (const name of names) await this.#get(name).write(dir, name === "default" ? "" : `${name}/`, this.base.nameOrPath);
+    for (const name of names) await this.#get(name).write(dir, name === "default" ? "" : `${name}/`, this.base);
   }
 
   generate(

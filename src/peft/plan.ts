@@ -13,6 +13,10 @@ export interface BaseModel extends Module {
   readonly device: Device;
   /** Folder or id the model came from. */
   readonly nameOrPath: string;
+  /** Names the content of the checkpoint its weights come from; null where there is none. */
+  baseHash(): Promise<string | null>;
+  /** Called when an adapter became part of the weights. */
+  weightsChanged(): void;
   /** The output head, which "all-linear" leaves out. */
   readonly lmHead: Module;
   /** Adapters of forward passes that name none. */

@@ -94,14 +94,15 @@ export async function prepareData(config: TrainConfig, options: PrepareOptions =
  */
 export async function prepareRun(
   config: TrainConfig,
-  options: PrepareOptions & { allowChange?: readonly string[] } = {},
+  options: PrepareOptions & { allowChange?: readonly string[]; ignoreMismatchedBase?: boolean } = {},
 ): Promise<PreparedRun> {
   const args = argumentsOf(config);
   await assertUsable(config.outputDir, config);
   const data = await prepareData(config, options);
   const model = await loadBase(config, data, options);
   try {
-    const trained = config.finetuningType === "full" ? model : await withAdapter(model, config);
+    const trained =
+      config.finetuningType === "full" ? model : await withAdapter(model, config, options.ignoreMismatchedBase === true);
     options.signal?.throwIfAborted();
     const trainer: TrainerOptions = {
       model: trained,
@@ -148,8 +149,9 @@ async function loadBase(config: TrainConfig, data: PreparedData, { signal, onLoa
   });
 }
 
-async function withAdapter(model: CausalLM, config: TrainConfig): Promise<PeftModel<CausalLM>> {
-  if (config.adapterNameOrPath !== null) return PeftModel.fromPretrained(model, config.adapterNameOrPath, { isTrainable: true });
+async function withAdapter(model: CausalLM, config: TrainConfig, ignoreMismatchedBase: boolean): Promise<PeftModel<CausalLM>> {
+  if (config.adapterNameOrPath !== null)
+    return PeftModel.fromPretrained(model, config.adapterNameOrPath, { isTrainable: true, ignoreMismatchedBase });
   return getPeftModel(model, loraConfigOf(config), { seed: config.seed });
 }
 

@@ -190,7 +190,12 @@ export class RunFolder {
   }
 
   #facts(state: RunState): ManifestFacts {
-    return { step: state.step, configHash: createHash("sha256").update(sortedJson(this.#options.config)).digest("hex") };
+    const { config, identity } = this.#options;
+    return {
+      step: state.step,
+      configHash: createHash("sha256").update(sortedJson(config)).digest("hex"),
+      ...(identity.base !== null && { baseHash: identity.base }),
+    };
   }
 
   /** Bytes that #writeResult takes, nearly. */

@@ -31,6 +31,8 @@ export interface RunIdentity {
   dataset: string;
   isa: string;
   bf16: boolean;
+  /** Content of the base's checkpoint; null for a model that comes from none. */
+  base: string | null;
   /** Names and shapes of what trains. */
   parameters: string;
 }

@@ -18,15 +18,16 @@ export interface Trainable {
 
 /** The active adapter of a model with adapters. */
 export function adapterTrainable(peft: PeftModel<CausalLM>): Trainable {
-  const { arena, byteLength } = peft.trainable;
-  arena.setTrainable(true);
+  const adapter = peft.trainable;
+  const { arena, byteLength } = adapter;
+  adapter.setTrainable(true);
   return {
     model: peft.base,
     arena,
     counts: peft.parameterCounts(),
     byteLength,
     // A run trains one adapter, which lies in the folder itself whatever its name.
-    write: (dir) => peft.trainable.write(dir, "", peft.base.nameOrPath),
+    write: (dir) => adapter.write(dir, "", peft.base),
   };
 }
 

@@ -69,8 +69,11 @@ export class Trainer {
     if (this.#started) throw new LowrankError("INVALID_ARGUMENT", "A Trainer runs once", { hint: "Make a new Trainer." });
     this.#started = true;
     const { model } = this.#options;
+    // Before full-parameter training takes the weights over. A run that writes nothing needs no identity.
+    const base = model instanceof PeftModel ? model.base : model;
+    const baseHash = this.args.outputDir === undefined ? null : await base.baseHash();
     const trainable = model instanceof PeftModel ? adapterTrainable(model) : fullTrainable(model);
-    await using run = new Run(this.args, this.#options, trainable);
+    await using run = new Run(this.args, this.#options, trainable, baseHash);
     yield* run.events(options.signal);
   }
 }
@@ -90,7 +93,7 @@ class Run {
   #state: RunState;
   readonly #startedAt = performance.now();
 
-  constructor(args: ResolvedArguments, options: TrainerOptions, trainable: Trainable) {
+  constructor(args: ResolvedArguments, options: TrainerOptions, trainable: Trainable, baseHash: string | null) {
     this.#args = args;
     this.#options = options;
     this.#trainable = trainable;
@@ -125,6 +128,7 @@ class Run {
       dataset: fingerprint(options.dataset),
       isa: info.isa,
       bf16: trainable.model.bf16,
+      base: baseHash,
       parameters: createHash("sha256")
         .update(JSON.stringify(trainable.arena.segments.map(({ name, shape }) => [name, shape])))
         .digest("hex"),

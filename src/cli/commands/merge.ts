@@ -11,6 +11,7 @@ interface MergeFlags {
   adapter?: string;
   out: string;
   dtype: SavedDType;
+  ignoreMismatchedBase?: true;
 }
 
 /** `lowrank merge`: a model with the adapter added to its weights, or the dequantised model, as a Hugging Face folder. */
@@ -19,6 +20,7 @@ export function mergeCommand(): Command {
     .description("write a model with its adapter merged; without --adapter the dequantised model")
     .requiredOption("--model <folder or id>", "folder, Hub id or lowrank/tiny")
     .option("--adapter <folder or id>", "adapter to merge")
+    .option("--ignore-mismatched-base", "merge the adapter though it was trained on another base")
     .requiredOption("--out <folder>", "folder to write; new or empty")
     .addOption(
       new Option("--dtype <dtype>", "dtype of the written weights")

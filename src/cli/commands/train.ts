@@ -14,6 +14,7 @@ interface TrainOptions {
   dryRun?: true;
   allowChange: string[];
   json?: true;
+  ignoreMismatchedBase?: true;
 }
 
 /** `lowrank train CONFIG.yaml`: trains what a configuration in LLaMA-Factory's keys says. */
@@ -30,6 +31,7 @@ export function trainCommand(): Command {
       (key: string, keys: string[]) => [...keys, key],
       [],
     )
+    .option("--ignore-mismatched-base", "continue the adapter of adapter_name_or_path though it was trained on another base")
     .option("--json", "print the events of the run, one JSON line each")
     .action(async (file: string, overrides: string[], options: TrainOptions) => {
       const config = await readConfig(file, overrides);
@@ -39,7 +41,12 @@ export function trainCommand(): Command {
         "Stopping after this step; a checkpoint is saved. Ctrl-C again ends at once, without.",
         async (signal) => {
           const bar = loadingBar(config.modelNameOrPath);
-          const run = await prepareRun(config, { signal, onLoad: bar.onProgress, allowChange: options.allowChange });
+          const run = await prepareRun(config, {
+            signal,
+            onLoad: bar.onProgress,
+            allowChange: options.allowChange,
+            ignoreMismatchedBase: options.ignoreMismatchedBase === true,
+          });
           bar.finish();
           try {
             await follow(run, signal, options.json === true, file);
