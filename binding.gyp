@@ -17,8 +17,7 @@
     {
       "target_name": "lowrank",
       "dependencies": [ "<@(isa_targets)" ],
-      "include_dirs": [ "<!(node -p \"require('node-addon-api').include_dir\")" ],
-      "defines": [ "NAPI_VERSION=9", "NAPI_CPP_EXCEPTIONS" ],
+      "defines": [ "NAPI_VERSION=9" ],
       "sources": [ "<!@(node -p \"const s = require('./native/sources.json'); [...s.addon, ...s.core, ...s.cpu].join(' ')\")" ],
       "cflags_cc!": [ "-fno-exceptions" ],
       "ldflags": [ "-Wl,-z,nodelete" ]

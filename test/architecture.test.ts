@@ -39,11 +39,14 @@ const NATIVE: Readonly<Record<string, readonly string[]>> = {
   "cpu/ops": ["abi", "cpu/simd", "core"],
   "cpu/isa": ["cpu", "cpu/simd"],
   "cpu/simd": [],
+  test: ["abi", "core", "cpu", "addon"],
 };
 /** Files of a folder that only these may be included from, where the folder is more than its users need. */
 const DOORS: Readonly<Record<string, readonly string[]>> = {
   "core→cpu": ["cpu/backend.h"],
   "addon→cpu": ["cpu/backend.h"],
+  "test→cpu": ["cpu/backend.h"],
+  "test→addon": ["addon/handles.h"],
   "cpu→core": [],
   "cpu/ops→core": ["core/codes.h"],
 };

@@ -7,6 +7,8 @@
  *    accumulated where an `accumulate` argument says so.
  *  - An entry returns an error, it never throws, exits or allocates. Entries marked [scratch] are called twice: first with
  *    queue->sizing = 1, when they only set queue->scratch_size and return; then for real with that much scratch.
+ *  - Indices in device memory (ids, labels, cu_q, cu_k, kv_len, block_table, segments) are checked when the entry runs, before
+ *    anything is written; outputs must not overlap them. Nothing else that overlaps is an error: what it gives is garbage.
  *  - Results do not depend on queue->threads.
  *  - Accumulation, softmax, norms and losses are float32 or wider whatever the tensors hold.
  * Plain C: this is the only header that all parts share.

@@ -58,7 +58,7 @@ napi_value reset_peak(napi_env env, napi_callback_info info) {
 napi_value trim(napi_env env, napi_callback_info info) {
   return guarded(env, info, "trim", [](Call& call) {
     call.arity(1);
-    call.device(0).memory.trim();
+    call.device(0).trim();
     return call.undefined();
   });
 }
@@ -109,14 +109,17 @@ void close_environment(void* data) {
   environment->tensors.clear();
 }
 
-Napi::Object init(Napi::Env env, Napi::Object exports) {
-  try {
-    auto environment = std::make_unique<Environment>();
-    environment->waiter = Waiter::create(env);
-    Environment* data = environment.release();
-    napi_set_instance_data(env, data, [](napi_env, void* data, void*) { delete static_cast<Environment*>(data); }, nullptr);
-    napi_add_env_cleanup_hook(env, close_environment, data);
-    exports.Set("abi", Napi::Number::New(env, LR_ABI_VERSION));
+// Nothing here may assume that it succeeds: a worker can be terminated while it loads the addon.
+napi_value init(napi_env env, napi_value exports) {
+  return guarded(env, "load", [&] {
+    auto environment = std::make_unique<Environment>(env);
+    napi_value abi = nullptr;
+    if (napi_create_uint32(env, LR_ABI_VERSION, &abi) != napi_ok || napi_set_named_property(env, exports, "abi", abi) != napi_ok ||
+        napi_set_instance_data(env, environment.get(), [](napi_env, void* data, void*) { delete static_cast<Environment*>(data); }, nullptr) != napi_ok) {
+      environment->waiter->close();
+      LR_THROW(LR_DEVICE, "load", "this environment is shutting down");
+    }
+    napi_add_env_cleanup_hook(env, close_environment, environment.release());
     define(env, exports, "openDevice", open_device_js);
     define(env, exports, "deviceInfo", device_info);
     define(env, exports, "memory", memory);
@@ -129,15 +132,11 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     define_weights(env, exports);
     define_transfers(env, exports);
     define_kernels(env, exports);
-  } catch (const Fault& fault) {
-    napi_throw(env, to_js(env, fault));
-  }
-  return exports;
+    return exports;
+  });
 }
 
 }  // namespace
 }  // namespace lr
 
-static Napi::Object init_addon(Napi::Env env, Napi::Object exports) { return lr::init(env, exports); }
-
-NODE_API_MODULE(lowrank, init_addon)
+NAPI_MODULE_INIT() { return lr::init(env, exports); }

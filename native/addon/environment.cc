@@ -11,7 +11,16 @@ Environment& environment_of(napi_env env, const char* op) {
   return *static_cast<Environment*>(data);
 }
 
+// Spread over half of the generations, the first environment's being 1.
+uint32_t first_generation() {
+  static std::atomic<uint32_t> environments{0};
+  return 1 + (environments.fetch_add(1) * 0x9e3779b1u >> 3);
+}
+
 }  // namespace
+
+Environment::Environment(napi_env env) : Environment(env, first_generation()) {}
+Environment::Environment(napi_env env, uint32_t generation) : waiter(Waiter::create(env)), tensors(generation), weights(generation) {}
 
 std::shared_ptr<ErrorSlot>& Environment::errors_of(const Device& device) {
   auto& slot = errors[&device];
@@ -73,6 +82,8 @@ std::string Call::string(size_t i) const {
   if (napi_get_value_string_utf8(env, arguments_[i], nullptr, 0, &length) != napi_ok) LR_THROW(LR_INVALID, op, "argument %zu must be a string", i + 1);
   std::string text(length, '\0');
   check(napi_get_value_string_utf8(env, arguments_[i], &text[0], length + 1, &length));
+  // The system's functions would take what stands before it for the whole.
+  if (text.find('\0') != std::string::npos) LR_THROW(LR_INVALID, op, "argument %zu holds a NUL character", i + 1);
   return text;
 }
 
@@ -98,7 +109,7 @@ const void* Call::bytes(size_t i, size_t* size) const {
   bool is = false;
   void* data = nullptr;
   if (napi_is_typedarray(env, arguments_[i], &is) == napi_ok && is) {
-    napi_typedarray_type type;
+    napi_typedarray_type type = static_cast<napi_typedarray_type>(-1);  // stays where Node-API has no name for it
     size_t length = 0;
     check(napi_get_typedarray_info(env, arguments_[i], &type, &length, &data, nullptr, nullptr));
     static constexpr size_t kWidths[] = {1, 1, 1, 2, 2, 4, 4, 4, 8, 8, 8};  // in the order of napi_typedarray_type
@@ -126,7 +137,7 @@ lr_tensor Call::tensor(double handle) {
   if (handle == 0) return lr_tensor{};
   TensorEntry& entry = environment.tensors.get(handle, op);
   if (entry.device != device_) LR_THROW(LR_INVALID, op, "a tensor is on device %s but the op runs on another", entry.device->name.c_str());
-  environment.used.push_back(entry.storage);
+  use(entry.storage);
   return entry.view;
 }
 
@@ -134,14 +145,19 @@ lr_weight Call::weight(double handle) {
   WeightEntry& entry = environment.weights.get(handle, op);
   if (entry.device != device_) LR_THROW(LR_INVALID, op, "a weight is on device %s but the op runs on another", entry.device->name.c_str());
   for (Storage* storage : entry.storages)
-    if (storage) environment.used.push_back(storage);
+    if (storage) use(storage);
   return entry.weight;
+}
+
+void Call::use(Storage* storage) {
+  if (storage->filling()) LR_THROW(LR_INVALID, op, "a file is being read into this tensor: wait for readFile first");
+  environment.used.push_back(storage);
 }
 
 TensorEntry& Call::tensor_entry(size_t i) { return environment.tensors.get(number(i), op); }
 
 Ticket Call::enqueue(Device& device, std::unique_ptr<Record> record, size_t scratch) {
-  const Ticket ticket = device.enqueue(record.release(), scratch);
+  const Ticket ticket = device.enqueue(std::move(record), scratch);
   for (Storage* storage : environment.used) storage->used(ticket);
   return ticket;
 }
@@ -165,8 +181,9 @@ napi_value Call::from(const std::string& text) const {
 }
 
 void define(napi_env env, napi_value object, const char* name, napi_callback callback) {
-  napi_value function;
-  if (napi_create_function(env, name, NAPI_AUTO_LENGTH, callback, nullptr, &function) == napi_ok) napi_set_named_property(env, object, name, function);
+  napi_value function = nullptr;
+  if (napi_create_function(env, name, NAPI_AUTO_LENGTH, callback, nullptr, &function) != napi_ok || napi_set_named_property(env, object, name, function) != napi_ok)
+    LR_THROW(LR_DEVICE, "load", "this environment is shutting down");
 }
 
 }  // namespace lr

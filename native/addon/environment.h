@@ -1,7 +1,7 @@
 // State of one Node environment (the main thread or a worker), and one call into it.
 #ifndef LOWRANK_ADDON_ENVIRONMENT_H
 #define LOWRANK_ADDON_ENVIRONMENT_H
-#include <napi.h>
+#include <node_api.h>
 
 #include <map>
 #include <memory>
@@ -16,6 +16,7 @@
 namespace lr {
 
 struct Environment {
+  explicit Environment(napi_env env);
   std::shared_ptr<Waiter> waiter;
   HandleTable<TensorEntry> tensors;
   HandleTable<WeightEntry> weights;
@@ -23,6 +24,9 @@ struct Environment {
   std::vector<Storage*> used;  // by the call in progress; kept to save the allocation
 
   std::shared_ptr<ErrorSlot>& errors_of(const Device& device);
+
+ private:
+  Environment(napi_env env, uint32_t generation);
 };
 
 // A JavaScript exception is pending already.
@@ -54,9 +58,12 @@ class Call {
   // By handle, 0 is absent; the storages are noted as used.
   lr_tensor tensor(double handle);
   lr_weight weight(double handle);
+  // A tensor that the call itself touches.
   TensorEntry& tensor_entry(size_t i);
+  // Notes a storage as used by the call; refuses one that a file is being read into.
+  void use(Storage* storage);
 
-  // Hands a record to the device's stream and marks what it uses.
+  // Hands a record to the device's stream and marks what it uses. Fails only for want of scratch.
   Ticket enqueue(Device& device, std::unique_ptr<Record> record, size_t scratch = 0);
 
   napi_value undefined() const;
@@ -69,12 +76,11 @@ class Call {
   napi_value arguments_[kMaxArguments];
 };
 
-// Runs `body(call)`; whatever it throws becomes a JavaScript exception.
+// Runs `body()`; whatever it throws becomes a JavaScript exception.
 template <class Body>
-napi_value guarded(napi_env env, napi_callback_info info, const char* op, Body body) noexcept {
+napi_value guarded(napi_env env, const char* op, Body body) noexcept {
   try {
-    Call call(env, info, op);
-    return body(call);
+    return body();
   } catch (const Fault& fault) {
     napi_throw(env, to_js(env, fault));
   } catch (const Pending&) {
@@ -84,6 +90,13 @@ napi_value guarded(napi_env env, napi_callback_info info, const char* op, Body b
     napi_throw(env, to_js(env, Fault{make_error(LR_DEVICE, op, "%s", error.what())}));
   }
   return nullptr;
+}
+template <class Body>
+napi_value guarded(napi_env env, napi_callback_info info, const char* op, Body body) noexcept {
+  return guarded(env, op, [&] {
+    Call call(env, info, op);
+    return body(call);
+  });
 }
 
 void define(napi_env env, napi_value object, const char* name, napi_callback callback);

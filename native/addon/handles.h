@@ -35,6 +35,9 @@ struct WeightEntry {
 template <class Entry>
 class HandleTable {
  public:
+  // Handles begin at this generation, from 1 to kGenerations / 2: those of another environment are then stale here, not someone else's.
+  explicit HandleTable(uint32_t generation) : first_(generation) {}
+
   double add(const Entry& entry, const char* op) {
     uint32_t slot;
     if (!free_.empty()) {
@@ -43,7 +46,8 @@ class HandleTable {
     } else {
       if (slots_.size() > kMaxSlot) LR_THROW(LR_INVALID, op, "more than %u handles of this kind", kMaxSlot);
       slot = static_cast<uint32_t>(slots_.size());
-      slots_.push_back({1, false, entry});
+      slots_.push_back({first_, false, entry});
+      free_.reserve(slots_.capacity());  // so that remove cannot fail
     }
     slots_[slot].entry = entry;
     slots_[slot].used = true;
@@ -75,12 +79,14 @@ class HandleTable {
   }
 
  private:
+  static constexpr uint32_t kGenerations = 1u << 30;
+
   struct Slot {
     uint32_t generation;
     bool used;
     Entry entry;
   };
-  static constexpr uint32_t kMaxSlot = (1u << 22) - 1, kGenerations = 1u << 30;
+  static constexpr uint32_t kMaxSlot = (1u << 22) - 1;
 
   Slot& find(double handle, const char* op) {
     if (!(handle > 0 && handle < 9007199254740992.0)) LR_THROW(LR_INVALID, op, "%g is not the handle of a %s", handle, Entry::kName);
@@ -92,6 +98,7 @@ class HandleTable {
     return slots_[slot];
   }
 
+  const uint32_t first_;
   std::vector<Slot> slots_;
   std::vector<uint32_t> free_;
 };

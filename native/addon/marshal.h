@@ -99,6 +99,7 @@ struct Op<Entry> : Record {
   }
 
   static napi_value call(napi_env env, napi_callback_info callback_info) {
+    static_assert(1 + sizeof...(A) <= Call::kMaxArguments, "Call would not see the last arguments");
     return guarded(env, callback_info, info.name, [](Call& call) {
       call.arity(1 + sizeof...(A));
       Device& device = call.device(0);

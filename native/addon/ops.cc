@@ -26,8 +26,9 @@ void define_kernels(napi_env env, napi_value exports) {
   // Two workers may load the addon at the same time.
   static std::mutex mutex;
   std::lock_guard<std::mutex> lock(mutex);
-  napi_value kernels;
-  napi_create_object(env, &kernels);
+  napi_value kernels = nullptr;
+  if (napi_create_object(env, &kernels) != napi_ok || napi_set_named_property(env, exports, "kernels", kernels) != napi_ok)
+    LR_THROW(LR_DEVICE, "load", "this environment is shutting down");
   int index = 0;
 #define OP(js, entry, ...) add<&lr_backend::entry>(env, kernels, index, #js, #entry, ##__VA_ARGS__)
   OP(prefetch, prefetch);
@@ -66,7 +67,6 @@ void define_kernels(napi_env env, napi_value exports) {
   OP(adamw, adamw);
   OP(sgd, sgd);
 #undef OP
-  napi_set_named_property(env, exports, "kernels", kernels);
 }
 
 }  // namespace lr

@@ -8,11 +8,12 @@
 namespace lr {
 namespace {
 
+// What the kernel would grant and could not give, as in Memory, is refused.
 std::unique_ptr<uint8_t[]> host_bytes(size_t size, const char* op) {
-  std::unique_ptr<uint8_t[]> bytes(new (std::nothrow) uint8_t[size ? size : 1]);
+  const uint64_t free = size > Memory::kPlenty ? available_memory() : UINT64_MAX;
+  std::unique_ptr<uint8_t[]> bytes(Memory::refused() || size > free ? nullptr : new (std::nothrow) uint8_t[size ? size : 1]);
   if (bytes) return bytes;
-  Fault fault{make_error(LR_OUT_OF_MEMORY, op, "out of host memory: %zu bytes are needed", size), size, available_memory()};
-  throw fault;
+  throw Fault{make_error(LR_OUT_OF_MEMORY, op, "out of host memory: %zu bytes are needed", size), size, available_memory()};
 }
 
 struct Upload : Record {
@@ -40,6 +41,36 @@ struct Wait : Record {
   }
 };
 
+// Runs when the stream is done with the memory, and once more on an I/O thread.
+struct FileRead : Task {
+  explicit FileRead(IoPool& pool) : pool(pool) {}
+  IoPool& pool;
+  bool ready = false;
+  std::string path;
+  void* to = nullptr;
+  uint64_t position = 0, length = 0;
+  Storage* storage = nullptr;
+  std::shared_ptr<Waiter> waiter;
+  std::unique_ptr<Completion> completion;
+
+  void run(std::unique_ptr<Task> self) noexcept override {
+    if (!ready) {
+      ready = true;
+      return pool.add(std::move(self));
+    }
+    lr_error& error = completion->fault.error;
+    try {
+      completion->text = read_file(path.c_str(), to, position, length);
+      if (!completion->text.empty()) error = make_error(LR_INVALID, "readFile", "%s", completion->text.c_str());
+    } catch (const std::bad_alloc&) {
+      error = make_error(LR_OUT_OF_MEMORY, "readFile", "out of host memory");
+    }
+    storage->end_filling();
+    storage->release();
+    waiter->post(std::move(completion));
+  }
+};
+
 napi_value upload(napi_env env, napi_callback_info info) {
   return guarded(env, info, "upload", [](Call& call) {
     call.arity(2);
@@ -54,7 +85,7 @@ napi_value upload(napi_env env, napi_callback_info info) {
     record->size = size;
     if (size) std::memcpy(record->bytes.get(), data, size);
     record->errors = call.environment.errors_of(*entry.device);
-    call.environment.used.push_back(entry.storage);
+    call.use(entry.storage);
     call.enqueue(*entry.device, std::move(record));
     return call.undefined();
   });
@@ -76,10 +107,10 @@ napi_value read(napi_env env, napi_callback_info info) {
   return guarded(env, info, "read", [](Call& call) {
     call.arity(1);
     TensorEntry& entry = call.tensor_entry(0);
+    call.use(entry.storage);
     auto completion = std::make_unique<Completion>();
     completion->bytes = host_bytes(entry.bytes, call.op);
     completion->size = entry.bytes;
-    call.environment.used.push_back(entry.storage);
     return wait_for(call, *entry.device, std::move(completion), entry.view.data);
   });
 }
@@ -101,22 +132,19 @@ napi_value read_file_into(napi_env env, napi_callback_info info) {
     const uint64_t length = static_cast<uint64_t>(call.integer(4, 0, most));
     if (offset > entry.bytes || length > entry.bytes - offset)
       LR_THROW(LR_INVALID, call.op, "%llu bytes at offset %llu do not fit the tensor's %zu bytes", static_cast<unsigned long long>(length), static_cast<unsigned long long>(offset), entry.bytes);
-    const std::string path = call.string(2);
-    auto* completion = new Completion;
-    std::shared_ptr<Waiter> waiter = call.environment.waiter;
-    const napi_value promise = waiter->promise(call.env, *completion);
-    Storage* storage = entry.storage;
-    void* to = static_cast<uint8_t*>(entry.view.data) + offset;
-    storage->retain();
+    auto task = std::make_unique<FileRead>(io_pool());
+    task->path = call.string(2);
+    task->to = static_cast<uint8_t*>(entry.view.data) + offset;
+    task->position = position;
+    task->length = length;
+    task->storage = entry.storage;
+    task->waiter = call.environment.waiter;
+    task->completion = std::make_unique<Completion>();
+    const napi_value promise = task->waiter->promise(call.env, *task->completion);
+    entry.storage->retain();
+    entry.storage->begin_filling();
     // Earlier users of the same memory may still be queued: the bytes must not arrive before they are done.
-    entry.device->stream.when_passed(storage->last_use(), [=] {
-      run_io([=] {
-        completion->text = read_file(path.c_str(), to, position, length);
-        if (!completion->text.empty()) completion->fault.error = make_error(LR_INVALID, "readFile", "%s", completion->text.c_str());
-        storage->release();
-        waiter->post(std::unique_ptr<Completion>(completion));
-      });
-    });
+    entry.device->stream.when_passed(entry.storage->last_use(), std::move(task));
     return promise;
   });
 }

@@ -1,6 +1,8 @@
 #include "wait.h"
 
+#include <cstdio>
 #include <cstring>
+#include <new>
 
 namespace lr {
 namespace {
@@ -15,20 +17,30 @@ const char* code_name(int32_t code) {
   }
 }
 
-napi_value string(napi_env env, const std::string& text) {
+napi_value string(napi_env env, const char* text, size_t length = NAPI_AUTO_LENGTH) {
   napi_value value = nullptr;
-  napi_create_string_utf8(env, text.data(), text.size(), &value);
+  napi_create_string_utf8(env, text, length, &value);
   return value;
+}
+
+napi_value message(napi_env env, const char* op, const Fault& fault, const std::string& text) noexcept {
+  if (!text.empty()) try {
+      const std::string whole = std::string("[") + op + "] " + text;
+      return string(env, whole.data(), whole.size());
+    } catch (const std::bad_alloc&) {
+      // The short one says the same, cut off.
+    }
+  char line[sizeof fault.error.text + 64];
+  std::snprintf(line, sizeof line, "[%s] %s", op, fault.error.text);
+  return string(env, line);
 }
 
 }  // namespace
 
-napi_value to_js(napi_env env, const Fault& fault) { return to_js(env, fault, fault.error.text); }
-
-napi_value to_js(napi_env env, const Fault& fault, const std::string& text) {
-  const std::string op = fault.error.op ? fault.error.op : "device";
+napi_value to_js(napi_env env, const Fault& fault, const std::string& text) noexcept {
+  const char* op = fault.error.op ? fault.error.op : "device";
   napi_value error = nullptr, number = nullptr;
-  napi_create_error(env, string(env, code_name(fault.error.code)), string(env, "[" + op + "] " + text), &error);
+  napi_create_error(env, string(env, code_name(fault.error.code)), message(env, op, fault, text), &error);
   napi_set_named_property(env, error, "op", string(env, op));
   if (fault.error.code == LR_OUT_OF_MEMORY) {
     napi_create_double(env, static_cast<double>(fault.needed), &number);
@@ -42,12 +54,14 @@ napi_value to_js(napi_env env, const Fault& fault, const std::string& text) {
 std::shared_ptr<Waiter> Waiter::create(napi_env env) {
   auto waiter = std::make_shared<Waiter>();
   // The function holds the waiter until Node has closed it.
-  auto* held = new std::shared_ptr<Waiter>(waiter);
+  auto held = std::make_unique<std::shared_ptr<Waiter>>(waiter);
   const auto finalize = [](napi_env, void* data, void*) { delete static_cast<std::shared_ptr<Waiter>*>(data); };
-  const napi_status status =
-      napi_create_threadsafe_function(env, nullptr, nullptr, string(env, "lowrank"), 0, 1, held, finalize, waiter.get(), settle, &waiter->function_);
-  if (status != napi_ok) delete held;
-  if (status != napi_ok) LR_THROW(LR_DEVICE, "load", "this environment cannot make a threadsafe function");
+  napi_value global = nullptr, constructor = nullptr;
+  if (napi_get_global(env, &global) != napi_ok || napi_get_named_property(env, global, "ArrayBuffer", &constructor) != napi_ok ||
+      napi_create_reference(env, constructor, 1, &waiter->array_buffer_) != napi_ok ||
+      napi_create_threadsafe_function(env, nullptr, nullptr, string(env, "lowrank"), 0, 1, held.get(), finalize, waiter.get(), settle, &waiter->function_) != napi_ok)
+    LR_THROW(LR_DEVICE, "load", "this environment is shutting down");
+  held.release();
   napi_unref_threadsafe_function(env, waiter->function_);
   return waiter;
 }
@@ -63,22 +77,36 @@ void Waiter::settled(napi_env env) {
   if (--pending_ == 0) napi_unref_threadsafe_function(env, function_);
 }
 
+// By its constructor, which throws where the memory is not to be had: Node-API's own function ends the process then.
+napi_value Waiter::array_buffer(napi_env env, const Completion& completion) const {
+  napi_value constructor = nullptr, size = nullptr, value = nullptr, ignored = nullptr;
+  void* to = nullptr;
+  size_t room = 0;
+  if (napi_get_reference_value(env, array_buffer_, &constructor) == napi_ok && napi_create_double(env, static_cast<double>(completion.size), &size) == napi_ok &&
+      napi_new_instance(env, constructor, 1, &size, &value) == napi_ok && napi_get_arraybuffer_info(env, value, &to, &room) == napi_ok && room == completion.size) {
+    if (room) std::memcpy(to, completion.bytes.get(), room);
+    return value;
+  }
+  napi_get_and_clear_last_exception(env, &ignored);
+  return nullptr;
+}
+
 void Waiter::settle(napi_env env, napi_value, void* context, void* data) {
   const std::unique_ptr<Completion> completion(static_cast<Completion*>(data));
   // The environment is gone: nobody waits any more.
   if (!env) return;
+  const Waiter& waiter = *static_cast<Waiter*>(context);
   napi_handle_scope scope = nullptr;
   napi_open_handle_scope(env, &scope);
   napi_value value = nullptr;
-  void* to = nullptr;
-  if (completion->fault.error.code == LR_OK && completion->bytes && napi_create_arraybuffer(env, completion->size, &to, &value) != napi_ok) {
-    napi_get_and_clear_last_exception(env, &value);
-    completion->fault = Fault{make_error(LR_OUT_OF_MEMORY, "read", "no memory for an ArrayBuffer of %zu bytes", completion->size), completion->size};
+  Fault& fault = completion->fault;
+  if (fault.error.code == LR_OK && completion->bytes) {
+    value = waiter.array_buffer(env, *completion);
+    if (!value) fault = Fault{make_error(LR_OUT_OF_MEMORY, "read", "no memory for an ArrayBuffer of %zu bytes", completion->size), completion->size};
   }
-  if (completion->fault.error.code != LR_OK) {
-    napi_reject_deferred(env, completion->deferred, completion->text.empty() ? to_js(env, completion->fault) : to_js(env, completion->fault, completion->text));
+  if (fault.error.code != LR_OK) {
+    napi_reject_deferred(env, completion->deferred, to_js(env, fault, completion->text));
   } else {
-    if (to) std::memcpy(to, completion->bytes.get(), completion->size);
     if (!value) napi_get_undefined(env, &value);
     napi_resolve_deferred(env, completion->deferred, value);
   }
@@ -86,13 +114,13 @@ void Waiter::settle(napi_env env, napi_value, void* context, void* data) {
   static_cast<Waiter*>(context)->settled(env);
 }
 
-void Waiter::post(std::unique_ptr<Completion> completion) {
+void Waiter::post(std::unique_ptr<Completion> completion) noexcept {
   std::lock_guard<std::mutex> lock(mutex_);
   if (closed_) return;
   if (napi_call_threadsafe_function(function_, completion.get(), napi_tsfn_nonblocking) == napi_ok) completion.release();
 }
 
-void Waiter::close() {
+void Waiter::close() noexcept {
   std::lock_guard<std::mutex> lock(mutex_);
   closed_ = true;
   napi_release_threadsafe_function(function_, napi_tsfn_abort);

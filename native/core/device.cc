@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 #include <memory>
+#include <system_error>
 
 #include "../cpu/backend.h"
 #include "fault.h"
@@ -41,14 +42,18 @@ size_t memory_limit() {
 Device::Device(int number, std::string name, const lr_backend& backend, int threads, size_t limit)
     : number(number), name(std::move(name)), backend(backend), stream(threads), memory(backend, stream, limit) {}
 
-Ticket Device::enqueue(Record* record, size_t scratch) {
-  std::unique_ptr<Record> owned(record);
-  if (scratch == 0) return stream.enqueue(owned.release());
-  // Another environment must not replace the scratch between asking for it and enqueuing its use.
+Ticket Device::enqueue(std::unique_ptr<Record> record, size_t scratch) {
+  if (scratch == 0) return stream.enqueue(std::move(record));
+  // Another environment must not replace or trim the scratch between asking for it and enqueuing its use.
   std::lock_guard<std::mutex> lock(scratch_mutex_);
   record->scratch = memory.scratch(scratch);
   record->scratch_size = scratch;
-  return stream.enqueue(owned.release());
+  return stream.enqueue(std::move(record));
+}
+
+void Device::trim() {
+  std::lock_guard<std::mutex> lock(scratch_mutex_);
+  memory.trim();
 }
 
 Device& open_device(const std::string& name) {
@@ -70,9 +75,13 @@ Device& open_device(const std::string& name) {
     throw Fault{error};
   }
   if (backend->abi != LR_ABI_VERSION || backend->size != sizeof(lr_backend)) LR_THROW(LR_DEVICE, "openDevice", "the backend of \"%.100s\" was built for another ABI", name.c_str());
-  Device* device = new Device(number, name, *backend, count, memory_limit());
-  devices[number].store(device, std::memory_order_release);
-  return *device;
+  try {
+    Device* device = new Device(number, name, *backend, count, memory_limit());
+    devices[number].store(device, std::memory_order_release);
+    return *device;
+  } catch (const std::system_error& failure) {
+    LR_THROW(LR_DEVICE, "openDevice", "the system grants no %d threads: %s", count + 1, failure.what());
+  }
 }
 
 Device* find_device(int number) { return number < 0 || number >= kMaxDevices ? nullptr : devices[number].load(std::memory_order_acquire); }

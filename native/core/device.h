@@ -17,7 +17,9 @@ struct Device {
   Memory memory;
 
   // Enqueues a record that needs `scratch` bytes of the stream's scratch; throws LR_OUT_OF_MEMORY.
-  Ticket enqueue(Record* record, size_t scratch = 0);
+  Ticket enqueue(std::unique_ptr<Record> record, size_t scratch = 0);
+  // Gives cached memory back to the system.
+  void trim();
 
   Device(int number, std::string name, const lr_backend& backend, int threads, size_t limit);
 
@@ -26,7 +28,7 @@ struct Device {
 };
 
 // "cpu", "cpu:<isa>" or "cpu:<isa>:<threads>"; what the name leaves open comes from LOWRANK_ISA and LOWRANK_THREADS, else the best
-// variant and all cores. LOWRANK_MEMORY_LIMIT bounds the memory of each device.
+// variant and all cores. LOWRANK_MEMORY_LIMIT bounds the memory of each device. Throws a Fault; LR_DEVICE: the system grants no threads.
 Device& open_device(const std::string& name);
 // NULL when there is no device of that number.
 Device* find_device(int number);

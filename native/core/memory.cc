@@ -1,6 +1,7 @@
 #include "memory.h"
 
 #include <algorithm>
+#include <new>
 
 #include "fault.h"
 #include "platform.h"
@@ -9,11 +10,20 @@ namespace lr {
 namespace {
 
 constexpr size_t kLarge = size_t{1} << 20;
+constexpr size_t kMost = SIZE_MAX / 2;  // above it sizes are not rounded, and never granted
 // What the pool may hold beyond a quarter more than was ever live.
 constexpr size_t kSlack = size_t{32} << 20;
 
+// AddressSanitizer sees an overrun of one byte only where blocks are exact.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool kExact = true;
+#else
+constexpr bool kExact = false;
+#endif
+
 // Eight classes per power of two below 1 MiB, multiples of 64 KiB above: at most an eighth is lost.
 size_t size_class(size_t bytes) {
+  if (kExact || bytes > kMost) return std::max<size_t>(bytes, 1);
   if (bytes <= 64) return 64;
   if (bytes >= kLarge) return (bytes + 65535) / 65536 * 65536;
   const int top = 63 - __builtin_clzll(bytes - 1);
@@ -21,33 +31,47 @@ size_t size_class(size_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
+struct ReleaseBlock : Task {
+  const lr_backend& backend;
+  const Block block;
+  ReleaseBlock(const lr_backend& backend, const Block& block) : backend(backend), block(block) {}
+  void run(std::unique_ptr<Task>) noexcept override { backend.release(block.data, block.bytes); }
+};
+
 }  // namespace
 
 std::atomic<int64_t> Memory::fail_in_{0};
 
-void Storage::release() {
+bool Memory::refused() { return fail_in_.load(std::memory_order_relaxed) > 0 && fail_in_.fetch_sub(1) == 1; }
+
+void Storage::release() noexcept {
   if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1) memory_.recycle(this);
 }
 
 Memory::Memory(const lr_backend& backend, Stream& stream, size_t limit) : backend_(backend), stream_(stream), limit_(limit) {}
 
-Block Memory::take(size_t bytes) {
-  const size_t size = size_class(bytes);
-  // A large block may serve a slightly smaller wish; small classes are exact.
-  const auto found = pool_.lower_bound(size);
-  if (found != pool_.end() && found->first <= (size >= kLarge ? size + size / 8 : size)) {
-    const Block block = found->second;
-    pool_.erase(found);
-    pooled_ -= block.bytes;
-    return block;
-  }
-  shed(size);
+Block Memory::from_system(size_t size) {
   if (held_ > limit_ || size > limit_ - held_) return {};
   // An overcommitting kernel grants what it cannot give and kills the process later: refuse what is plainly too much.
-  if (size > (size_t{64} << 20) && size > available_memory()) return {};
+  if (size > kPlenty && size > available_memory()) return {};
   Block block{backend_.alloc(size), size, 0};
   if (block.data) held_ += size;
   return block;
+}
+
+Pool::node_type Memory::take(size_t size) {
+  // A large block may serve a slightly smaller wish; small classes are exact.
+  const auto found = pool_.lower_bound(size);
+  if (found != pool_.end() && found->first <= (size >= kLarge && !kExact ? size + size / 8 : size)) {
+    pooled_ -= found->first;
+    return pool_.extract(found);
+  }
+  shed(size);
+  Pool fresh;
+  fresh.emplace(size, Block{});
+  Pool::node_type node = fresh.extract(fresh.begin());
+  node.mapped() = from_system(size);
+  return node.mapped().data ? std::move(node) : Pool::node_type();
 }
 
 // Sizes that change from step to step would fill the pool with blocks nobody asks for again: before more is taken from the
@@ -62,70 +86,74 @@ void Memory::shed(size_t bytes) {
   }
 }
 
+void Memory::out_of_memory(const char* what, size_t bytes) const {
+  const size_t room = limit_ > held_ ? limit_ - held_ : 0;
+  const uint64_t free = std::min<uint64_t>(room, available_memory());
+  Fault fault{make_error(LR_OUT_OF_MEMORY, "alloc", "out of memory: %zu bytes%s are needed, %llu bytes are free, %zu are in use by tensors", bytes, what,
+                         static_cast<unsigned long long>(free), live_)};
+  fault.needed = bytes;
+  fault.free = free;
+  throw fault;
+}
+
+// Rare enough to block: cached blocks still in use by queued records are given back once the stream has passed.
+template <class Get>
+auto Memory::with_pool_given_up(std::unique_lock<std::mutex>& lock, Get get) {
+  lock.unlock();
+  stream_.drain();
+  lock.lock();
+  trim_locked();
+  return get();
+}
+
 Storage* Memory::allocate(size_t bytes) {
+  std::unique_ptr<Storage> storage(new Storage(*this, bytes));
   std::unique_lock<std::mutex> lock(mutex_);
-  bool refused = false;
-  if (fail_in_.load(std::memory_order_relaxed) > 0) refused = fail_in_.fetch_sub(1) == 1;
-  Block block;
-  if (!refused) {
-    block = take(bytes);
-    if (!block.data) {
-      // Rare enough to block: cached blocks still in use by queued records are given back once the stream has passed.
-      lock.unlock();
-      stream_.drain();
-      lock.lock();
-      trim_locked();
-      block = take(bytes);
-    }
+  if (!refused()) {
+    const auto get = [&] { return take(size_class(bytes)); };
+    storage->block_ = get();
+    if (!storage->block_) storage->block_ = with_pool_given_up(lock, get);
   }
-  if (!block.data) {
-    const size_t room = limit_ > held_ ? limit_ - held_ : 0;
-    const uint64_t free = std::min<uint64_t>(room, available_memory());
-    Fault fault{make_error(LR_OUT_OF_MEMORY, "alloc", "out of memory: %zu bytes are needed, %llu bytes are free, %zu are in use by tensors", bytes,
-                           static_cast<unsigned long long>(free), live_)};
-    fault.needed = bytes;
-    fault.free = free;
-    throw fault;
-  }
+  if (!storage->block_) out_of_memory("", bytes);
   live_ += bytes;
   peak_ = std::max(peak_, live_);
   most_live_ = std::max(most_live_, live_);
-  return new Storage(*this, block, bytes);
+  return storage.release();
 }
 
-void Memory::recycle(Storage* storage) {
+void Memory::recycle(Storage* storage) noexcept {
+  const std::unique_ptr<Storage> owned(storage);
   std::lock_guard<std::mutex> lock(mutex_);
-  live_ -= storage->bytes_;
-  pooled_ += storage->block_.bytes;
-  pool_.emplace(storage->block_.bytes, storage->block_);
-  delete storage;
+  live_ -= owned->bytes_;
+  pooled_ += owned->block_.mapped().bytes;
+  pool_.insert(std::move(owned->block_));
 }
 
 void* Memory::scratch(size_t bytes) {
   std::unique_lock<std::mutex> lock(mutex_);
-  if (bytes <= scratch_.bytes) return scratch_.data;
-  if (scratch_.data) {
-    scratch_.last_use = stream_.last();
-    release_later(scratch_);
-    scratch_ = {};
-  }
-  const size_t size = size_class(bytes + bytes / 4);
-  scratch_ = {backend_.alloc(size), size, 0};
-  if (!scratch_.data) {
-    scratch_ = {};
-    Fault fault{make_error(LR_OUT_OF_MEMORY, "alloc", "out of memory: %zu bytes of scratch are needed", bytes)};
-    fault.needed = bytes;
-    fault.free = available_memory();
-    throw fault;
-  }
-  held_ += size;
+  if (kExact ? bytes == scratch_.bytes : bytes <= scratch_.bytes) return scratch_.data;
+  if (refused()) out_of_memory(" of scratch", bytes);
+  give_up_scratch();
+  // Room to grow, if there is any.
+  scratch_ = from_system(size_class(kExact || bytes > kMost ? bytes : bytes + bytes / 4));
+  if (!scratch_.data) scratch_ = with_pool_given_up(lock, [&] { return from_system(size_class(bytes)); });
+  if (!scratch_.data) out_of_memory(" of scratch", bytes);
   return scratch_.data;
 }
 
-void Memory::release_later(Block block) {
+void Memory::give_up_scratch() {
+  if (!scratch_.data) return;
+  scratch_.last_use = stream_.last();
+  release_later(scratch_);
+  scratch_ = {};
+}
+
+void Memory::release_later(const Block& block) {
   held_ -= block.bytes;
-  const lr_backend& backend = backend_;
-  stream_.when_passed(block.last_use, [&backend, block] { backend.release(block.data, block.bytes); });
+  std::unique_ptr<Task> release(new (std::nothrow) ReleaseBlock(backend_, block));
+  if (release) return stream_.when_passed(block.last_use, std::move(release));
+  stream_.drain();
+  backend_.release(block.data, block.bytes);
 }
 
 void Memory::trim_locked() {
@@ -137,10 +165,7 @@ void Memory::trim_locked() {
 void Memory::trim() {
   std::lock_guard<std::mutex> lock(mutex_);
   trim_locked();
-  if (!scratch_.data) return;
-  scratch_.last_use = stream_.last();
-  release_later(scratch_);
-  scratch_ = {};
+  give_up_scratch();
 }
 
 MemoryStats Memory::stats() const {

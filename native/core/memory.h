@@ -21,26 +21,31 @@ struct Block {
   size_t bytes = 0;
   Ticket last_use = 0;
 };
+using Pool = std::multimap<size_t, Block>;  // by size
 
 class Memory;
 
 class Storage {
  public:
-  void* data() const { return block_.data; }
-  size_t bytes() const { return bytes_; }
-  Ticket last_use() const { return block_.last_use; }
+  void* data() const { return block_.mapped().data; }
+  Ticket last_use() const { return block_.mapped().last_use; }
   // Called by the enqueuing thread, of which a storage has one.
-  void used(Ticket ticket) { block_.last_use = ticket; }
+  void used(Ticket ticket) { block_.mapped().last_use = ticket; }
   void retain() { references_.fetch_add(1, std::memory_order_relaxed); }
-  void release();
+  void release() noexcept;
+  // While something outside the stream writes to it, nothing may be enqueued that uses it.
+  void begin_filling() { filling_.fetch_add(1, std::memory_order_relaxed); }
+  void end_filling() { filling_.fetch_sub(1, std::memory_order_release); }
+  bool filling() const { return filling_.load(std::memory_order_acquire) > 0; }
 
  private:
   friend class Memory;
-  Storage(Memory& memory, Block block, size_t bytes) : memory_(memory), block_(block), bytes_(bytes) {}
+  Storage(Memory& memory, size_t bytes) : memory_(memory), bytes_(bytes) {}
   Memory& memory_;
-  Block block_;
+  Pool::node_type block_;  // the pool's own node, so that giving the block back allocates nothing
   const size_t bytes_;
   std::atomic<int> references_{1};
+  std::atomic<int> filling_{0};
 };
 
 struct MemoryStats {
@@ -53,28 +58,37 @@ class Memory {
 
   // With one reference. Throws LR_OUT_OF_MEMORY after the pool was given up in vain.
   Storage* allocate(size_t bytes);
-  // Scratch of the stream, which one record after the other uses; grows, never shrinks but by trim.
+  // Scratch of the stream, which one record after the other uses; grows, never shrinks but by trim. Throws as allocate.
   void* scratch(size_t bytes);
   void trim();
   MemoryStats stats() const;
   void reset_peak();
 
-  // The n-th allocation from now on any device fails; 0: none.
+  // The n-th allocation from now on, of any device or of the host's copies, fails; 0: none.
   static void fail_allocation(int64_t n) { fail_in_.store(n); }
+  // Above this many bytes the system is asked first whether it has them.
+  static constexpr size_t kPlenty = size_t{64} << 20;
+  // Counts an allocation; whether it is the one that fails.
+  static bool refused();
 
  private:
   friend class Storage;
-  void recycle(Storage* storage);
-  Block take(size_t bytes);        // from the pool or the system; data NULL: there is none
+  void recycle(Storage* storage) noexcept;
+  Pool::node_type take(size_t size);  // from the pool or the system; empty: there is none
+  Block from_system(size_t size);     // data NULL: there is none
+  template <class Get>
+  auto with_pool_given_up(std::unique_lock<std::mutex>& lock, Get get);
+  [[noreturn]] void out_of_memory(const char* what, size_t bytes) const;
   void shed(size_t bytes);
   void trim_locked();
-  void release_later(Block block);
+  void give_up_scratch();
+  void release_later(const Block& block);
 
   const lr_backend& backend_;
   Stream& stream_;
   const size_t limit_;             // of all bytes held; SIZE_MAX: none
   mutable std::mutex mutex_;
-  std::multimap<size_t, Block> pool_;
+  Pool pool_;
   Block scratch_;
   size_t held_ = 0, live_ = 0, peak_ = 0, most_live_ = 0, pooled_ = 0;
   static std::atomic<int64_t> fail_in_;

@@ -68,9 +68,15 @@ uint64_t available_memory() {
 }
 
 std::string read_file(const char* path, void* to, uint64_t position, uint64_t length) {
-  const int fd = open(path, O_RDONLY | O_CLOEXEC);
+  // Not to wait for the writer of a FIFO.
+  const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) return std::string("cannot open ") + path + ": " + std::strerror(errno);
+  struct stat status;
   std::string failure;
+  if (fstat(fd, &status) != 0 || !S_ISREG(status.st_mode)) {
+    failure = std::string(path) + " is not a regular file";
+    length = 0;
+  }
   uint64_t done = 0;
   while (done < length) {
     const size_t want = static_cast<size_t>(std::min<uint64_t>(length - done, 64u << 20));

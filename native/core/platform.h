@@ -13,7 +13,7 @@ int available_cores();
 // Bytes that could still be allocated without swapping: MemAvailable, bounded by the cgroup's limit. UINT64_MAX: unknown.
 uint64_t available_memory();
 
-// Reads exactly `length` bytes at `position`. Empty on success, else a sentence.
+// Reads exactly `length` bytes at `position` of a regular file. Empty on success, else a sentence.
 std::string read_file(const char* path, void* to, uint64_t position, uint64_t length);
 
 // Takes `bytes` of the disk for a file that exists. 0, or the errno: EOPNOTSUPP where the file system or system cannot.

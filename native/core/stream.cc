@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <chrono>
 #include <iterator>
-#include <thread>
-#include <vector>
 
 #include "platform.h"
 
@@ -30,16 +28,25 @@ Stream::Stream(int threads) : pool_(threads) {
   queue_.parallel = [](lr_queue* queue, int64_t tasks, void (*body)(void*, int64_t, int32_t), void* ctx) {
     static_cast<Stream*>(queue->impl)->pool_.run(tasks, body, ctx);
   };
-  std::thread([this] { main(); }).detach();
+  thread_ = std::thread([this] { main(); });
 }
 
-Ticket Stream::enqueue(Record* record) {
+Stream::~Stream() {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    stopping_ = true;
+  }
+  wake_.notify_one();
+  thread_.join();
+}
+
+Ticket Stream::enqueue(std::unique_ptr<Record> record) noexcept {
   bool wake;
   Ticket ticket;
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    *tail_ = record;
-    tail_ = &record->next;
+    *tail_ = record.release();
+    tail_ = &(*tail_)->next;
     ticket = ++last_;
     last_hint_.store(ticket, std::memory_order_release);
     wake = asleep_;
@@ -53,20 +60,29 @@ Ticket Stream::last() const {
   return last_;
 }
 
-void Stream::when_passed(Ticket ticket, std::function<void()> then) {
+void Stream::when_passed(Ticket ticket, std::unique_ptr<Task> task) noexcept {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     if (!passed(ticket)) {
-      waiting_.emplace(ticket, std::move(then));
+      task->ticket = ticket;
+      Task** at = &waiting_;
+      while (*at && (*at)->ticket <= ticket) at = &(*at)->next;
+      task->next = *at;
+      *at = task.release();
       return;
     }
   }
-  then();
+  Task& running = *task;
+  running.run(std::move(task));
 }
 
 void Stream::drain() {
   std::unique_lock<std::mutex> lock(mutex_);
-  idle_.wait(lock, [this] { return passed(last_); });
+  // Others may go on enqueuing: the end of the queue is that of now.
+  const Ticket ticket = last_;
+  draining_++;
+  idle_.wait(lock, [&] { return passed(ticket); });
+  draining_--;
 }
 
 void Stream::take_profile(OpTime (&times)[kMaxOps]) {
@@ -99,8 +115,9 @@ void Stream::main() {
     {
       std::unique_lock<std::mutex> lock(mutex_);
       asleep_ = true;
-      wake_.wait(lock, [this] { return head_ != nullptr; });
+      wake_.wait(lock, [this] { return head_ != nullptr || stopping_; });
       asleep_ = false;
+      if (!head_) return;
       batch = head_;
       head_ = nullptr;
       tail_ = &head_;
@@ -109,18 +126,19 @@ void Stream::main() {
       Record* next = batch->next;
       run(batch);
       batch = next;
-      std::vector<std::function<void()>> ready;
-      {
-        std::lock_guard<std::mutex> lock(mutex_);
-        const Ticket done = done_.load(std::memory_order_relaxed) + 1;
-        done_.store(done, std::memory_order_release);
-        while (!waiting_.empty() && waiting_.begin()->first <= done) {
-          ready.push_back(std::move(waiting_.begin()->second));
-          waiting_.erase(waiting_.begin());
-        }
-        if (done == last_) idle_.notify_all();
+      std::unique_lock<std::mutex> lock(mutex_);
+      const Ticket done = done_.load(std::memory_order_relaxed) + 1;
+      done_.store(done, std::memory_order_release);
+      if (draining_ > 0) idle_.notify_all();
+      while (waiting_ && waiting_->ticket <= done) {
+        std::unique_ptr<Task> task(waiting_);
+        waiting_ = task->next;
+        task->next = nullptr;
+        lock.unlock();
+        Task& running = *task;
+        running.run(std::move(task));
+        lock.lock();
       }
-      for (auto& then : ready) then();
     }
   }
 }

@@ -3,12 +3,12 @@
 #define LOWRANK_CORE_STREAM_H
 #include <condition_variable>
 #include <cstdint>
-#include <functional>
-#include <map>
 #include <memory>
 #include <mutex>
+#include <thread>
 
 #include "../abi/backend.h"
+#include "task.h"
 #include "thread_pool.h"
 
 namespace lr {
@@ -46,16 +46,19 @@ struct OpTime {
 
 class Stream {
  public:
+  // Throws std::system_error when the system grants fewer threads.
   explicit Stream(int threads);
+  // Runs what is queued first.
+  ~Stream();
   int threads() const { return pool_.threads(); }
 
   // Never blocks, takes ownership.
-  Ticket enqueue(Record* record);
+  Ticket enqueue(std::unique_ptr<Record> record) noexcept;
   Ticket last() const;
   bool passed(Ticket ticket) const { return done_.load(std::memory_order_acquire) >= ticket; }
-  // Runs `then` when the stream has passed the ticket: at once on this thread, or later on the stream's.
-  void when_passed(Ticket ticket, std::function<void()> then);
-  // Blocks the caller until everything enqueued is done.
+  // Runs the task when the stream has passed the ticket: at once on this thread, or later on the stream's.
+  void when_passed(Ticket ticket, std::unique_ptr<Task> task) noexcept;
+  // Blocks the caller until everything enqueued before the call is done.
   void drain();
 
   void profile(bool enable) { profiling_.store(enable, std::memory_order_relaxed); }
@@ -76,10 +79,13 @@ class Stream {
   Ticket last_ = 0;
   std::atomic<Ticket> last_hint_{0};
   std::atomic<Ticket> done_{0};
-  std::multimap<Ticket, std::function<void()>> waiting_;
+  Task* waiting_ = nullptr;  // ascending tickets
+  int draining_ = 0;
+  bool stopping_ = false;
   std::atomic<bool> profiling_{false};
   std::mutex profile_mutex_;
   OpTime times_[kMaxOps];
+  std::thread thread_;
 };
 
 }  // namespace lr

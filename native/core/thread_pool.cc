@@ -1,7 +1,5 @@
 #include "thread_pool.h"
 
-#include <thread>
-
 #include "platform.h"
 
 namespace lr {
@@ -10,7 +8,22 @@ namespace lr {
 constexpr int kSpins = 2000;
 
 ThreadPool::ThreadPool(int threads) : threads_(threads) {
-  for (int32_t i = 1; i < threads; i++) std::thread([this, i] { worker(i); }).detach();
+  workers_.reserve(static_cast<size_t>(threads));
+  try {
+    for (int32_t i = 1; i < threads; i++) workers_.emplace_back([this, i] { worker(i); });
+  } catch (...) {
+    stop();
+    throw;
+  }
+}
+
+void ThreadPool::stop() {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    stopping_.store(true, std::memory_order_relaxed);
+  }
+  wake_.notify_all();
+  for (std::thread& thread : workers_) thread.join();
 }
 
 void ThreadPool::take(uint32_t generation, int32_t thread) {
@@ -58,9 +71,10 @@ void ThreadPool::worker(int32_t thread) {
     if (generation() == seen) {
       std::unique_lock<std::mutex> lock(mutex_);
       sleepers_.fetch_add(1, std::memory_order_seq_cst);
-      wake_.wait(lock, [&] { return generation() != seen; });
+      wake_.wait(lock, [&] { return generation() != seen || stopping_.load(std::memory_order_relaxed); });
       sleepers_.fetch_sub(1, std::memory_order_relaxed);
     }
+    if (stopping_.load(std::memory_order_relaxed)) return;
     seen = generation();
     take(seen, thread);
   }

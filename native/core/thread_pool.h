@@ -5,6 +5,8 @@
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
+#include <thread>
+#include <vector>
 
 namespace lr {
 
@@ -12,8 +14,9 @@ class ThreadPool {
  public:
   using Body = void (*)(void* ctx, int64_t task, int32_t thread);
 
-  // Starts threads - 1 threads, which live as long as the process.
+  // Starts threads - 1 threads; throws std::system_error, with none left behind, when the system grants fewer.
   explicit ThreadPool(int threads);
+  ~ThreadPool() { stop(); }
   int threads() const { return threads_; }
 
   // Runs body(ctx, task, thread) for every task; returns when all are done. Called by one thread only.
@@ -21,6 +24,7 @@ class ThreadPool {
 
  private:
   void worker(int32_t thread);
+  void stop();
   void take(uint32_t generation, int32_t thread);
 
   static constexpr uint64_t kClosed = 0xffffffffu;
@@ -35,6 +39,8 @@ class ThreadPool {
   alignas(64) std::atomic<int> sleepers_{0};
   std::mutex mutex_;
   std::condition_variable wake_;
+  std::atomic<bool> stopping_{false};
+  std::vector<std::thread> workers_;
 };
 
 }  // namespace lr

@@ -78,13 +78,19 @@ lr_error copy_bytes(const char* op, lr_tensor dst, lr_tensor src) {
     return n;
   };
   lr_error e = success();
+  if (!dst.data || !src.data) {
+    e.code = LR_INVALID;
+    e.op = op;
+    snprintf(e.text, sizeof(e.text), "dst and src must be given");
+    return e;
+  }
   if (bytes(dst) != bytes(src)) {
     e.code = LR_INVALID;
     e.op = op;
     snprintf(e.text, sizeof(e.text), "dst has %zu bytes but src has %zu", bytes(dst), bytes(src));
     return e;
   }
-  memcpy(dst.data, src.data, bytes(src));
+  memmove(dst.data, src.data, bytes(src));
   return e;
 }
 

@@ -41,7 +41,7 @@ function opened(name: string, addon: Addon): number {
   try {
     return native(() => addon.openDevice(name));
   } catch (cause) {
-    if (!(cause instanceof LowrankError) || cause.code === "OUT_OF_MEMORY") throw cause;
+    if (!(cause instanceof LowrankError) || cause.code === "OUT_OF_MEMORY" || cause.code === "NATIVE") throw cause;
     throw new LowrankError("DEVICE_NOT_FOUND", cause.message, { hint: "Choose another device, or unset LOWRANK_ISA.", cause });
   }
 }

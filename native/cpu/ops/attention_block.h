@@ -85,6 +85,12 @@ struct Attention {
     check.tensor("out", a.out, LR_F32, elements(a.q));
     check.optional("lse", a.lse, LR_F32, tokens * heads);
     check.require(a.max_q >= 0, "max_q must not be negative but is %d", (int)a.max_q);
+    output(check, "out", a.out);
+    output(check, "lse", a.lse);
+  }
+  void output(Check& check, const char* name, const lr_tensor& t) const {
+    check_apart(check, name, t, args.cu_q, args.kv_len, args.block_table);
+    check.apart("cu_k", args.cu_k, name, t);
   }
   void check_indices(Check& check) const {
     check_cu(check, "cu_q", args.cu_q, tokens);

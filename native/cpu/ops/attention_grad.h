@@ -115,6 +115,9 @@ lr_error attention_grad(lr_queue* queue, const lr_attention_args* args) {
   check.tensor("dq", args->dq, LR_F32, elements(args->q));
   check.tensor("dk", args->dk, LR_F32, elements(args->k));
   check.tensor("dv", args->dv, LR_F32, elements(args->v));
+  at.output(check, "dq", args->dq);
+  at.output(check, "dk", args->dk);
+  at.output(check, "dv", args->dv);
   if (check.failed) return check.error;
   Scratch scratch(queue);
   const int64_t max_tiles = ceil_div(args->k.shape[0], kTileKeys) + at.sequences;

@@ -54,6 +54,14 @@ struct Check {
     require(count == kAnyCount || elements(t) == count, "%s must have %lld elements but has %lld", name, (long long)count,
             (long long)elements(t));
   }
+  /* Indices are checked before they are used: an output on top of them would replace them in between. */
+  void apart(const char* name, const lr_tensor& indices, const char* other_name, const lr_tensor& other) {
+    if (failed || !present(indices) || !present(other)) return;
+    const char *a = (const char*)indices.data, *b = (const char*)other.data;
+    require(a + bytes_of(indices) <= b || b + bytes_of(other) <= a, "%s must not overlap %s", other_name, name);
+  }
+  /* A tensor of bytes that is read as structures. */
+  void aligned(const char* name, const lr_tensor& t) { require((uintptr_t)t.data % 8 == 0, "%s must begin at a multiple of 8 bytes", name); }
   void rank(const char* name, const lr_tensor& t, int32_t rank) {
     require(t.rank == rank, "%s must have %d dimensions but has %d", name, (int)rank, (int)t.rank);
   }

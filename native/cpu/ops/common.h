@@ -40,6 +40,13 @@ LR_INLINE int64_t elements(const lr_tensor& t) {
 }
 LR_INLINE size_t dtype_size(int32_t dtype) { return dtype == LR_F32 || dtype == LR_I32 ? 4 : dtype == LR_U8 ? 1 : 2; }
 
+LR_INLINE size_t bytes_of(const lr_tensor& t) { return (size_t)elements(t) * dtype_size(t.dtype); }
+/* Of sizes of different tensors, whose product no memory bounds. */
+LR_INLINE int64_t times(int64_t a, int64_t b) {
+  int64_t r;
+  return __builtin_mul_overflow(a, b, &r) ? INT64_MAX : r;
+}
+
 /* body(task, thread) for every task in [0, tasks). */
 template <typename Body> LR_INLINE void parallel_for(lr_queue* queue, int64_t tasks, const Body& body) {
   if (tasks <= 0) return;

@@ -9,6 +9,9 @@ namespace LR_ISA { namespace {
 lr_error fill(lr_queue* queue, lr_tensor y, double value) {
   Check check("fill");
   check.require(present(y), "y must be given");
+  const bool integer = y.dtype == LR_I32 || y.dtype == LR_U8;
+  const double low = y.dtype == LR_I32 ? INT32_MIN : 0, high = y.dtype == LR_I32 ? INT32_MAX : UINT8_MAX;
+  check.require(!integer || (value >= low && value <= high && value == __builtin_floor(value)), "%g is no value of %s", value, dtype_name(y.dtype));
   if (check.failed) return check.error;
   const float f = (float)value;
   const uint16_t half = y.dtype == LR_BF16 ? f32_to_bf16(f) : f32_to_f16(f);

@@ -20,7 +20,8 @@ lr_error embedding(lr_queue* queue, lr_tensor y, lr_tensor table, lr_tensor ids,
   check.require(table.rank >= 1 && table.shape[0] > 0, "table must have rows");
   if (check.failed) return check.error;
   const int64_t rows = table.shape[0], d = elements(table) / rows, tokens = elements(ids);
-  check.tensor("y", y, LR_F32, tokens * d);
+  check.tensor("y", y, LR_F32, times(tokens, d));
+  check.apart("ids", ids, "y", y);
   check_ids(check, ids, rows);
   if (check.failed || d == 0) return check.error;
   const VF factor = VF::set(scale);
@@ -44,7 +45,8 @@ lr_error embedding_grad(lr_queue* queue, lr_tensor dtable, lr_tensor dy, lr_tens
   check.require(dtable.rank >= 1 && dtable.shape[0] > 0, "dtable must have rows");
   if (check.failed) return check.error;
   const int64_t rows = dtable.shape[0], d = elements(dtable) / rows, tokens = elements(ids);
-  check.tensor("dy", dy, LR_F32, tokens * d);
+  check.tensor("dy", dy, LR_F32, times(tokens, d));
+  check.apart("ids", ids, "dtable", dtable);
   check_ids(check, ids, rows);
   if (check.failed) return check.error;
   const VF factor = VF::set(scale);

@@ -9,6 +9,7 @@
 #ifndef LOWRANK_CPU_OPS_HEAD_H
 #define LOWRANK_CPU_OPS_HEAD_H
 #include "../simd/math.h"
+#include "check.h"
 #include "lora.h"
 
 namespace LR_ISA { namespace {
@@ -100,7 +101,15 @@ lr_error check_head(const char* op, const lr_head_args& a) {
   int64_t t = a.x.shape[0];
   if (!a.labels.data || a.labels.dtype != LR_I32 || elements(a.labels) != t) return invalid(op, "labels must be int32 [%lld]", (long long)t);
   if (!(a.softcap >= 0) || !(a.smoothing >= 0 && a.smoothing <= 1)) return invalid(op, "softcap must be 0 or above and smoothing in [0, 1]; they are %g and %g", (double)a.softcap, (double)a.smoothing);
-  return success();
+  /* An output on top of the labels would replace them between check and use. */
+  Check check(op);
+  check.apart("labels", a.labels, "value", a.value);
+  check.apart("labels", a.labels, "entropy", a.entropy);
+  check.apart("labels", a.labels, "argmax", a.argmax);
+  check.apart("labels", a.labels, "dx_unit", a.dx_unit);
+  check.apart("labels", a.labels, "dx", a.dx);
+  check.apart("labels", a.labels, "dweight", a.dweight);
+  return check.error;
 }
 LR_INLINE bool is_vector(const lr_tensor& t, int32_t dtype, int64_t n) { return t.data && t.dtype == dtype && elements(t) == n; }
 

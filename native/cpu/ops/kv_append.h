@@ -22,6 +22,8 @@ lr_error kv_append(lr_queue* queue, lr_tensor k_pool, lr_tensor v_pool, lr_tenso
   check.require(k_pool.shape[2] * k_pool.shape[3] == width, "k has %lld values a token but k_pool has %lld", (long long)width,
                 (long long)(k_pool.shape[2] * k_pool.shape[3]));
   check_cu(check, "cu_q", cu_q, k.shape[0]);
+  check_apart(check, "k_pool", k_pool, cu_q, kv_len, block_table);
+  check_apart(check, "v_pool", v_pool, cu_q, kv_len, block_table);
   check_pages(check, cu_q, kv_len, block_table, k_pool.shape[0]);
   if (check.failed) return check.error;
   const int32_t* cu = (const int32_t*)cu_q.data;
@@ -32,8 +34,8 @@ lr_error kv_append(lr_queue* queue, lr_tensor k_pool, lr_tensor v_pool, lr_tenso
       for (int64_t i = begin; i < end; i++) {
         const int64_t from = (cu[s] + i) * width, position = first + i;
         const int64_t to = (pages[position / kPageSize] * kPageSize + position % kPageSize) * width;
-        memcpy((float*)k_pool.data + to, (const float*)k.data + from, (size_t)width * sizeof(float));
-        memcpy((float*)v_pool.data + to, (const float*)v.data + from, (size_t)width * sizeof(float));
+        memmove((float*)k_pool.data + to, (const float*)k.data + from, (size_t)width * sizeof(float));
+        memmove((float*)v_pool.data + to, (const float*)v.data + from, (size_t)width * sizeof(float));
       }
     }, max64(1, kRange / max64(1, width)));
   }

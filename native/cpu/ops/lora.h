@@ -126,7 +126,7 @@ lr_error check_group(const char* op, const lr_linear_group& g) {
     int64_t n = layer.weight.n;
     if (layer.weight.k != k) return invalid(op, "layer %d: the weight takes %lld features but x has %lld", l, (long long)layer.weight.k, (long long)k);
     if (!is_matrix(layer.y, rows, n)) return invalid(op, "layer %d: y must be float32 [%lld, %lld]", l, (long long)rows, (long long)n);
-    if (layer.bias.data && elements(layer.bias) != n) return invalid(op, "layer %d: bias must have %lld elements", l, (long long)n);
+    if (layer.bias.data && (layer.bias.dtype > LR_F16 || elements(layer.bias) != n)) return invalid(op, "layer %d: bias must be float32, bfloat16 or float16 [%lld]", l, (long long)n);
     int64_t last = 0;
     for (int i = 0; i < layer.segment_count; i++) {
       const lr_segment& s = layer.segments[i];

@@ -15,6 +15,7 @@ lr_error grad_stats(lr_queue* queue, lr_tensor header, lr_tensor grad, lr_tensor
   check.tensor("header", header, LR_U8, sizeof(lr_optim_header));
   check.tensor("grad", grad, LR_F32);
   check.optional("loss", loss, LR_F32);
+  check.aligned("header", header);
   if (check.failed) return check.error;
   Scratch scratch(queue);
   if (scratch.sizing()) return success();
@@ -43,9 +44,17 @@ LR_INLINE lr_error check_arena(const char* op, const lr_tensor& param, const lr_
   check.tensor("grad", grad, LR_F32, elements(param));
   check.tensor("header", header, LR_U8, sizeof(lr_optim_header));
   check.tensor("segments", segments, LR_U8);
+  check.aligned("header", header);
+  check.aligned("segments", segments);
+  check.apart("segments", segments, "header", header);
+  check.apart("segments", segments, "param", param);
   check.require(elements(segments) % (int64_t)sizeof(lr_optim_segment) == 0, "segments has %lld bytes, not a multiple of %d",
                 (long long)elements(segments), (int)sizeof(lr_optim_segment));
   if (check.failed) return check.error;
+  const lr_optim_header* state = (const lr_optim_header*)header.data;
+  constexpr int64_t most = (int64_t)1 << 53;
+  check.require(state->step >= 0 && state->step < most && state->skipped >= 0 && state->skipped < most && state->consecutive >= 0 && state->consecutive < INT32_MAX,
+                "the header's counts of steps are no counts");
   const lr_optim_segment* s = (const lr_optim_segment*)segments.data;
   const int64_t n = elements(param), count = elements(segments) / (int64_t)sizeof(lr_optim_segment);
   for (int64_t i = 0; i < count; i++) {
@@ -101,6 +110,8 @@ lr_error adamw(lr_queue* queue, lr_tensor param, lr_tensor grad, lr_tensor exp_a
   Check check("adamw");
   check.tensor("exp_avg", exp_avg, LR_F32, n);
   check.tensor("exp_avg_sq", exp_avg_sq, LR_F32, n);
+  check.apart("segments", segments, "exp_avg", exp_avg);
+  check.apart("segments", segments, "exp_avg_sq", exp_avg_sq);
   check.require(beta1 >= 0 && beta1 < 1 && beta2 >= 0 && beta2 < 1, "betas must be in [0, 1) but are %g and %g", beta1, beta2);
   if (check.failed) return check.error;
 
@@ -136,6 +147,7 @@ lr_error sgd(lr_queue* queue, lr_tensor param, lr_tensor grad, lr_tensor momentu
   const int64_t n = elements(param);
   Check check("sgd");
   if (momentum != 0) check.tensor("momentum_buffer", momentum_buffer, LR_F32, n);
+  check.apart("segments", segments, "momentum_buffer", momentum_buffer);
   check.require(momentum >= 0, "momentum must not be negative but is %g", momentum);
   check.require(!nesterov || (momentum > 0 && dampening == 0), "nesterov needs a momentum and no dampening but they are %g and %g", momentum, dampening);
   if (check.failed) return check.error;

@@ -22,6 +22,13 @@ LR_INLINE void check_cu(Check& check, const char* name, const lr_tensor& cu, int
     check.require(p[i] <= p[i + 1], "%s must not fall but goes from %d to %d", name, (int)p[i], (int)p[i + 1]);
 }
 
+/* An output apart from the index tensors. */
+LR_INLINE void check_apart(Check& check, const char* name, const lr_tensor& output, const lr_tensor& cu, const lr_tensor& kv_len, const lr_tensor& block_table) {
+  check.apart("cu_q", cu, name, output);
+  check.apart("kv_len", kv_len, name, output);
+  check.apart("block_table", block_table, name, output);
+}
+
 /* Every sequence's keys include its queries and lie in blocks of the pool. */
 LR_INLINE void check_pages(Check& check, const lr_tensor& cu_q, const lr_tensor& kv_len, const lr_tensor& block_table, int64_t blocks) {
   if (check.failed) return;

@@ -13,7 +13,7 @@ lr_error rope_table(lr_queue* queue, lr_tensor table, lr_tensor positions, lr_te
   check.tensor("positions", positions, LR_I32);
   check.tensor("inv_freq", inv_freq, LR_F32);
   const int64_t tokens = elements(positions), h = elements(inv_freq);
-  check.tensor("table", table, LR_F32, tokens * 2 * h);
+  check.tensor("table", table, LR_F32, times(tokens, 2 * h));
   if (check.failed || h == 0) return check.error;
   parallel_ranges(queue, tokens, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; t++) {
@@ -56,7 +56,7 @@ lr_error rope(lr_queue* queue, lr_tensor y, lr_tensor x, lr_tensor table, int32_
           store_lanes(a * c - b * s, out + i, lanes);
           store_lanes(b * c + a * s, out + h + i, lanes);
         });
-        if (out != in) memcpy(out + 2 * h, in + 2 * h, (size_t)(d - 2 * h) * sizeof(float));
+        if (out != in) memmove(out + 2 * h, in + 2 * h, (size_t)(d - 2 * h) * sizeof(float));
       }
     }
   }, max64(1, kRange / (heads * d)));

@@ -74,8 +74,10 @@ LR_INLINE VF sigmoid(VF x) { return VF::set(1.0f) / (VF::set(1.0f) + exp(-x)); }
 LR_INLINE float log_scalar(float x) { return log(VF::set(x))[0]; }
 LR_INLINE float exp_scalar(float x) { return exp(VF::set(x))[0]; }
 
-/* Sine and cosine of x (radians, |x| < 2^30): Cody-Waite in three parts of pi/2, whose products with the quotient are exact. */
-LR_INLINE void sin_cos(double x, double* sine, double* cosine) {
+/* Sine and cosine of x (radians, |x| < 2^30, otherwise NaN): Cody-Waite in three parts of pi/2, whose products with the quotient are exact. */
+LR_INLINE void sin_cos(double angle, double* sine, double* cosine) {
+  const bool reducible = angle > -0x1p30 && angle < 0x1p30;
+  const double x = reducible ? angle : 0.0, nan = __builtin_nan("");
   double q = x * 0.63661977236758134308;
   int64_t n = (int64_t)(q < 0 ? q - 0.5 : q + 0.5);
   double d = (double)n;
@@ -88,8 +90,8 @@ LR_INLINE void sin_cos(double x, double* sine, double* cosine) {
   double c = 1.0 - 0.5 * z + z * z * (4.16666666666666019037e-02 + z * (-1.38888888888741095749e-03 + z * (2.48015872894767294178e-05 +
              z * (-2.75573143513906633035e-07 + z * (2.08757232129817482790e-09 + z * -1.13596475577881948265e-11)))));
   double a = n & 1 ? c : s, b = n & 1 ? s : c;
-  *sine = n & 2 ? -a : a;
-  *cosine = (n + 1) & 2 ? -b : b;
+  *sine = !reducible ? nan : n & 2 ? -a : a;
+  *cosine = !reducible ? nan : (n + 1) & 2 ? -b : b;
 }
 
 }}  // namespace LR_ISA
