@@ -6,6 +6,7 @@ import { FourBitBuilder, type QuantizeOptions, Weight } from "../quant/weight.js
 import type { Device } from "../tensor/device.js";
 import { DTYPE_BYTES, type DType } from "../tensor/dtype.js";
 import { nativeAsync } from "../tensor/native-errors.js";
+import { scope } from "../tensor/scope.js";
 import { Tensor } from "../tensor/tensor.js";
 import { readFourBit } from "./bitsandbytes.js";
 import type { PlannedTensor } from "./plan.js";
@@ -132,7 +133,7 @@ async function readFloats(checkpoint: Checkpoint, name: string, dtype: DType): P
 
 /** Quantises matrices chunk by chunk: while one buffer is quantised the other is filled from the file. */
 class StreamQuantizer {
-  private readonly buffers: Tensor[] = [];
+  private readonly buffers: readonly Tensor[];
   private readonly names: string[] = [];
   private readonly nonFinite: Tensor[] = [];
 
@@ -140,14 +141,15 @@ class StreamQuantizer {
     private readonly device: Device,
     private readonly options: QuantizeOptions,
   ) {
-    for (let i = 0; i < 2; i++) this.buffers.push(Tensor.empty([BUFFER_BYTES], { dtype: "uint8", device }));
+    const made = scope(() => [0, 1].map(() => Tensor.empty([BUFFER_BYTES], { dtype: "uint8", device })));
+    this.buffers = made.map((buffer) => buffer.keep());
   }
 
   async quantize(checkpoint: Checkpoint, name: string, shape: readonly [number, number], dtype: DType): Promise<Weight> {
-    const builder = new FourBitBuilder(shape, this.device, this.options);
     const count = Tensor.zeros([1], { dtype: "int32", device: this.device });
     this.names.push(name);
     this.nonFinite.push(count);
+    const builder = new FourBitBuilder(shape, this.device, this.options);
     const size = shape[0] * shape[1];
     const bytes = DTYPE_BYTES[dtype];
     const chunk = BUFFER_BYTES / bytes; // a multiple of every block size

@@ -3,7 +3,7 @@ import type { WeightHandle } from "../native/surface.js";
 import type { Device } from "../tensor/device.js";
 import type { DType } from "../tensor/dtype.js";
 import { native } from "../tensor/native-errors.js";
-import { detached, scope } from "../tensor/scope.js";
+import { scope } from "../tensor/scope.js";
 import { Tensor } from "../tensor/tensor.js";
 import { CODE_BOOKS, CODE4_NUMBER, DYNAMIC_SIGNED, type QuantType } from "./codes.js";
 
@@ -108,8 +108,13 @@ export class Weight {
   static quantize4bit(tensor: Tensor, options: QuantizeOptions = {}, nonFinite?: Tensor): Weight {
     const [n = 0, k = 0] = tensor.shape;
     const builder = new FourBitBuilder([n, k], tensor.device, options);
-    builder.add(tensor, 0, nonFinite);
-    return builder.finish();
+    try {
+      builder.add(tensor, 0, nonFinite);
+      return builder.finish();
+    } catch (error) {
+      builder.dispose();
+      throw error;
+    }
   }
 
   get kind(): "dense" | "4bit" {
@@ -181,8 +186,11 @@ export class FourBitBuilder {
     }
     this.#shape = shape;
     const size = shape[0] * shape[1];
-    this.#codes = Tensor.empty([Math.ceil(size / 2)], { dtype: "uint8", device }).keep();
-    this.#absmax = Tensor.empty([Math.ceil(size / blocksize)], { device }).keep();
+    [this.#codes, this.#absmax] = scope(() => {
+      const codes = Tensor.empty([Math.ceil(size / 2)], { dtype: "uint8", device });
+      const absmax = Tensor.empty([Math.ceil(size / blocksize)], { device });
+      return [codes.keep(), absmax.keep()] as const;
+    });
   }
 
   /** Quantises `part`, the elements of the flat matrix from `offset` on. */
@@ -210,7 +218,7 @@ export class FourBitBuilder {
   finish(): Weight {
     const { blocksize, quantType, doubleQuant, round } = this.#options;
     const { device } = this.#codes;
-    return detached(() => {
+    return scope(() => {
       const parts: FourBitParts = {
         codes: this.#codes,
         absmax: this.#absmax,
@@ -238,11 +246,12 @@ export class FourBitBuilder {
             NESTED_BLOCKSIZE,
           ),
         );
-        this.#absmax.dispose();
         parts.absmax = codes;
         parts.nested = nested;
       }
-      return Weight.fourBit(parts, this.#shape, round);
+      const weight = Weight.fourBit(parts, this.#shape, round);
+      if (doubleQuant) this.#absmax.dispose();
+      return weight;
     });
   }
 

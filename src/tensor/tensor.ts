@@ -45,9 +45,9 @@ export class Tensor {
   }
 
   static zeros(shape: readonly number[], options: TensorOptions = {}): Tensor {
-    const tensor = Tensor.empty(shape, options);
-    native(() => tensor.device.kernels.fill(tensor.device.number, tensor.handle, 0));
-    return tensor;
+    return filled(Tensor.empty(shape, options), ({ device, handle }) =>
+      native(() => device.kernels.fill(device.number, handle, 0)),
+    );
   }
 
   /**
@@ -56,14 +56,9 @@ export class Tensor {
    */
   static from(data: TypedArray | readonly number[], shape: readonly number[], options: TensorOptions = {}): Tensor {
     const dtype = options.dtype ?? (data instanceof Int32Array ? "int32" : data instanceof Uint8Array ? "uint8" : "float32");
-    const tensor = Tensor.empty(shape, { ...options, dtype });
-    try {
-      tensor.upload(ArrayBuffer.isView(data) ? data : dtype === "int32" ? Int32Array.from(data) : Float32Array.from(data));
-    } catch (error) {
-      tensor.dispose();
-      throw error;
-    }
-    return tensor;
+    return filled(Tensor.empty(shape, { ...options, dtype }), (tensor) =>
+      tensor.upload(ArrayBuffer.isView(data) ? data : dtype === "int32" ? Int32Array.from(data) : Float32Array.from(data)),
+    );
   }
 
   /** Number of elements. */
@@ -170,6 +165,16 @@ export class Tensor {
     if (this.size !== 1) throw new LowrankError("SHAPE_MISMATCH", `[item] needs one element, [${this.shape}] has ${this.size}`);
     return (await this.readFloat32())[0]!;
   }
+}
+
+function filled(tensor: Tensor, fill: (tensor: Tensor) => void): Tensor {
+  try {
+    fill(tensor);
+  } catch (error) {
+    tensor.dispose();
+    throw error;
+  }
+  return tensor;
 }
 
 function disposed(tensor: Tensor): LowrankError {

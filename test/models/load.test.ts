@@ -149,11 +149,12 @@ describe("loading", () => {
       );
     });
     it("no memory left, wherever it runs out", async () => {
-      for (const n of [1, 3, 10, 25]) {
-        device.addon.failAllocation(n);
-        await refuse(llama, { loadIn4bit: n % 2 === 1 }, /memory/i);
-        device.addon.failAllocation(0);
-      }
+      for (const loadIn4bit of [false, true])
+        for (const n of [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 25]) {
+          device.addon.failAllocation(n);
+          await refuse(llama, { loadIn4bit }, /memory/i);
+          device.addon.failAllocation(0);
+        }
     });
     it("an unknown dtype", () => refuse(llama, { dtype: "int8" as "auto" }, /dtype must be/));
   });
