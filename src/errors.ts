@@ -20,6 +20,9 @@ export type ErrorCode =
   | "NON_FINITE" // training stopped because losses or gradients were not finite
   | "ABORTED"; // stopped by an AbortSignal that gave no reason of its own
 
+/** Longer messages are cut: a damaged file must not fill the log it is reported in. */
+const MAX_MESSAGE = 8000;
+
 /** The one error type of the package: a code for programs, a sentence for people, a hint that says what to do next. */
 export class LowrankError extends Error {
   override readonly name = "LowrankError";
@@ -32,7 +35,10 @@ export class LowrankError extends Error {
     message: string,
     options: { hint?: string; details?: Record<string, unknown>; cause?: unknown } = {},
   ) {
-    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+    super(
+      message.length > MAX_MESSAGE ? `${message.slice(0, MAX_MESSAGE)} …` : message,
+      options.cause === undefined ? undefined : { cause: options.cause },
+    );
     this.code = code;
     this.hint = options.hint;
     this.details = options.details ?? {};

@@ -1,5 +1,9 @@
+/** Longer words are no misspelling of anything, and comparing them takes the square of their length. */
+const LONGEST = 64;
+
 /** The candidates closest to a misspelt word, for "did you mean" in errors: all that are equally close. Empty when none is close. */
 export function nearest(word: string, candidates: Iterable<string>, count = 3): string[] {
+  if (word.length > LONGEST) return [];
   const limit = Math.max(1, Math.floor(word.length / 3));
   const measured = [...new Set(candidates)].map((candidate) => ({
     candidate,

@@ -68,7 +68,7 @@ function columnsOf(rows: readonly Row[], attr: DatasetAttr, name: string): Colum
         hint: `Its columns are: ${[...present].join(", ")}.`,
       });
     }
-    return row[column] ?? null;
+    return (Object.hasOwn(row, column) ? row[column] : null) ?? null;
   };
 }
 
@@ -112,7 +112,8 @@ function messageKeys(rows: readonly Row[], attr: DatasetAttr): Set<string> {
   const keys = new Set<string>();
   for (const row of rows) {
     const messages = attr.messages === null ? undefined : row[attr.messages];
-    for (const message of Array.isArray(messages) ? messages : []) for (const key of Object.keys(message ?? {})) keys.add(key);
+    for (const message of Array.isArray(messages) ? messages : [])
+      if (isObject(message)) for (const key of Object.keys(message)) keys.add(key);
   }
   return keys;
 }
@@ -129,9 +130,9 @@ function conversation(attr: DatasetAttr, column: Column, fail: Fail, known: Set<
   const field = (message: unknown, tag: "role_tag" | "content_tag"): unknown => {
     const key = attr[tag];
     if (!isObject(message)) return fail("a message must be an object");
-    if (key === null || (!known.has(key) && !(key in message)))
+    if (key === null || (!known.has(key) && !Object.hasOwn(message, key)))
       return fail(`its messages have no "${key}" (${tag}); they have: ${[...known].join(", ")}`);
-    return message[key] ?? null;
+    return (Object.hasOwn(message, key) ? message[key] : null) ?? null;
   };
   const align = attr.formatting === "openai" ? alignOpenai : alignSharegpt;
   return (row) => {

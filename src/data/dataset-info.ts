@@ -1,6 +1,7 @@
-import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { LowrankError } from "../errors.js";
+import { LIMITS, pathInside } from "../io/input.js";
+import { readJsonFile } from "../io/json.js";
 
 /** An entry of dataset_info.json after its defaults: names of columns and of role tags; null means absent. */
 export interface DatasetAttr {
@@ -88,38 +89,29 @@ export interface RegisteredDataset {
 
 /** Reads `dataset_info.json` of a folder. */
 export async function readRegistry(folder: string): Promise<Record<string, unknown>> {
-  const path = join(folder, "dataset_info.json");
-  let text: string;
   try {
-    text = await readFile(path, "utf8");
-  } catch (cause) {
-    throw new LowrankError("NOT_FOUND", `There is no ${path}`, {
+    return await readJsonFile(await pathInside(folder, "dataset_info.json"));
+  } catch (error) {
+    if (!(error instanceof LowrankError) || error.code !== "NOT_FOUND") throw error;
+    throw new LowrankError("NOT_FOUND", `There is no ${join(folder, "dataset_info.json")}`, {
       hint: "Set dataset_dir to the folder that holds dataset_info.json, or give the path of a data file as the dataset.",
-      cause,
+      cause: error,
     });
   }
-  let registry: unknown;
-  try {
-    registry = JSON.parse(text);
-  } catch (cause) {
-    throw new LowrankError("DATASET", `${path} is not valid JSON: ${(cause as Error).message}`, { cause });
-  }
-  const entries = object(registry);
-  if (!entries) throw new LowrankError("DATASET", `${path} must hold a JSON object of data sets`);
-  return entries;
 }
 
 /**
  * Finds a data set in a registry and checks that it fits the stage.
  *
- * @throws LowrankError DATASET (unknown name, wrong stage, unknown formatting) or UNSUPPORTED (data sets on the network)
+ * @throws LowrankError DATASET (unknown name, wrong stage, unknown formatting), INVALID_FILE (a file outside the folder) or UNSUPPORTED
+ *   (data sets on the network)
  */
-export function findDataset(
+export async function findDataset(
   registry: Readonly<Record<string, unknown>>,
   name: string,
   folder: string,
   stage: Stage,
-): RegisteredDataset {
+): Promise<RegisteredDataset> {
   const entry = Object.hasOwn(registry, name) ? object(registry[name]) : undefined;
   if (!entry) {
     throw new LowrankError("DATASET", `dataset_info.json defines no data set "${name}"`, {
@@ -137,7 +129,7 @@ export function findDataset(
   if (typeof entry.file_name !== "string") throw new LowrankError("DATASET", `The data set "${name}" has no file_name`);
   const attr = datasetAttr(entry);
   checkAttr(name, attr, stage);
-  return { name, path: join(folder, entry.file_name), attr };
+  return { name, path: await pathInside(folder, entry.file_name, join(folder, "dataset_info.json")), attr };
 }
 
 /** Refuses formats that do not exist and data sets of the other sort than the stage needs. */
@@ -146,6 +138,22 @@ export function checkAttr(name: string, attr: DatasetAttr, stage: Stage): void {
     throw new LowrankError("DATASET", `The data set "${name}" has the unknown formatting ${JSON.stringify(attr.formatting)}`, {
       hint: "Formats are alpaca, sharegpt and openai.",
     });
+  }
+  const { formatting: _formatting, ranking: _ranking, num_samples: samples, ...texts } = attr;
+  const wrong = Object.entries(texts).find(([, value]) => value !== null && typeof value !== "string");
+  if (wrong) {
+    const found = JSON.stringify(wrong[1]).slice(0, 100);
+    throw new LowrankError(
+      "DATASET",
+      `The data set "${name}" has ${wrong[0]}: ${found}; it should be the name of a column or a text`,
+    );
+  }
+  if (samples !== null && !(Number.isInteger(samples) && samples > 0 && samples <= LIMITS.samples)) {
+    const found = JSON.stringify(samples).slice(0, 100);
+    throw new LowrankError(
+      "DATASET",
+      `The data set "${name}" has num_samples: ${found}; it should be an integer from 1 to ${LIMITS.samples}`,
+    );
   }
   const pairs = stage === "dpo" || stage === "rm";
   if (pairs !== Boolean(attr.ranking)) {

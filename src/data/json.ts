@@ -1,11 +1,17 @@
+import { LIMITS, type Limits } from "../io/input.js";
+import { scanJson } from "../io/json.js";
+
 /**
  * JSON with Python's numbers: a number written with a point or an exponent is a float even when it is whole (a `Number`
  * object, which chat templates print as `1.0`), and an integer beyond 2^53 is a bigint. Everything else is as JSON.parse gives it.
  *
- * @throws SyntaxError as JSON.parse does
+ * @throws SyntaxError as JSON.parse does, also for a key that stands twice in one object and for more than the limits allow
  */
-export function parseJson(text: string): unknown {
+export function parseJson(text: string, { values }: Limits = LIMITS.row): unknown {
+  const { duplicate } = scanJson(text, values);
   const plain = JSON.parse(text);
+  if (duplicate)
+    throw new SyntaxError(`the key ${JSON.stringify(duplicate.key)} stands twice in one object, at position ${duplicate.at}`);
   // Only numbers of these forms lose something; most texts have none.
   if (!/\d\.0+(?!\d)|\d[eE][+-]?\d|\d{16}/.test(text)) return plain;
   return new Reader(text).value();

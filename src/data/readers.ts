@@ -1,105 +1,98 @@
-import { createReadStream } from "node:fs";
-import { readdir, readFile, stat } from "node:fs/promises";
-import { extname, join } from "node:path";
-import { CsvError, parse as parseCsv } from "csv-parse/sync";
+import { readdir, stat } from "node:fs/promises";
+import { extname } from "node:path";
+import { pipeline } from "node:stream/promises";
+import { CsvError, parse as parseCsv } from "csv-parse";
 import { LowrankError } from "../errors.js";
+import { LIMITS, pathInside } from "../io/input.js";
 import { parseJson } from "./json.js";
+import { badData, chunks, jsonValues, lines, type Piece } from "./pieces.js";
 
 /** A row of a data set as it stands in the file. */
 export type Row = Record<string, unknown>;
 
 /** File types LLaMA-Factory reads; arrow and parquet are known but not read here. */
 const TYPES = [".json", ".jsonl", ".csv", ".txt"] as const;
-const MAX_WHOLE_FILE = 400 * 1024 * 1024;
-const MAX_LINE = 64 * 1024 * 1024;
-
-const bad = (path: string, what: string, hint?: string) =>
-  new LowrankError("DATASET", `${path}: ${what}`, { ...(hint ? { hint } : {}), details: { path } });
 
 function isRow(value: unknown): value is Row {
   return typeof value === "object" && value !== null && !Array.isArray(value) && !(value instanceof Number);
 }
 
-/** Lines of a file without their ends (\n, \r\n or \r); a last line end opens no further line. */
-async function* lines(path: string): AsyncGenerator<string> {
-  let rest = "";
-  for await (const chunk of createReadStream(path, { encoding: "utf8", highWaterMark: 1 << 20 })) {
-    const parts = (rest + chunk).split(/\r\n|\n|\r(?!$)/);
-    rest = parts.pop()!;
-    yield* parts;
-    if (rest.length > MAX_LINE) throw bad(path, `a line is longer than ${MAX_LINE >> 20} MiB`);
-  }
-  if (rest.endsWith("\r")) rest = rest.slice(0, -1);
-  else if (rest === "") return;
-  yield rest;
-}
-
 async function readText(path: string): Promise<Row[]> {
   const rows: Row[] = [];
-  for await (const text of lines(path)) rows.push({ text });
+  for await (const group of lines(path)) for (const { text } of group) rows.push({ text });
   return rows;
 }
 
-async function readJsonLines(path: string): Promise<Row[]> {
+/** JSON rows, each parsed as soon as its text is complete. */
+async function readJson(path: string, groups: AsyncGenerator<Piece[]>): Promise<Row[]> {
   const rows: Row[] = [];
-  let number = 0;
-  for await (const line of lines(path)) {
-    number++;
-    const text = number === 1 ? line.replace(/^\uFEFF/, "") : line;
-    if (text.trim() === "") continue;
-    let value: unknown;
-    try {
-      value = parseJson(text);
-    } catch (cause) {
-      throw bad(path, `line ${number} is not valid JSON: ${(cause as Error).message}`);
+  for await (const group of groups) {
+    for (const { text, at } of group) {
+      const body = at === "line 1" ? text.replace(/^\uFEFF/, "") : text;
+      if (at.startsWith("line") && body.trim() === "") continue;
+      let value: unknown;
+      try {
+        value = parseJson(body);
+      } catch (cause) {
+        // `[]` and `[ ]` are lists without rows.
+        if (at === "row 1" && body.trim() === "" && cause instanceof SyntaxError) continue;
+        throw badData(path, `${at} is not valid JSON: ${(cause as Error).message}`);
+      }
+      if (!isRow(value)) throw badData(path, `${at} must be a JSON object`);
+      rows.push(value);
     }
-    if (!isRow(value)) throw bad(path, `line ${number} must be a JSON object`);
-    rows.push(value);
   }
   return rows;
-}
-
-async function readJson(path: string): Promise<Row[]> {
-  const { size } = await stat(path);
-  if (size > MAX_WHOLE_FILE) throw bad(path, `is larger than ${MAX_WHOLE_FILE >> 20} MiB`, "Write it as .jsonl, one row a line.");
-  const text = (await readFile(path, "utf8")).replace(/^\uFEFF/, "");
-  let value: unknown;
-  try {
-    value = parseJson(text);
-  } catch (cause) {
-    // Many .json files hold one object a line.
-    if (text.trimStart().startsWith("{") && text.trimEnd().includes("\n")) return readJsonLines(path);
-    throw bad(path, `is not valid JSON: ${(cause as Error).message}`);
-  }
-  if (isRow(value)) return [value];
-  if (!Array.isArray(value)) throw bad(path, "must hold a list of rows");
-  const wrong = value.findIndex((row) => !isRow(row));
-  if (wrong >= 0) throw bad(path, `row ${wrong + 1} must be a JSON object`);
-  return value as Row[];
 }
 
 async function readCsv(path: string): Promise<Row[]> {
-  const { size } = await stat(path);
-  if (size > MAX_WHOLE_FILE) throw bad(path, `is larger than ${MAX_WHOLE_FILE >> 20} MiB`, "Write it as .jsonl, one row a line.");
+  const parser = parseCsv({
+    bom: true,
+    columns: (names: string[]) => checkedColumns(path, names),
+    skip_empty_lines: true,
+    max_record_size: LIMITS.row.bytes,
+    cast: (cell, at) => (at.header || cell !== "" ? cell : null),
+  });
+  const rows: Row[] = [];
+  parser.on("data", (row: Row) => rows.push(row));
   try {
-    return parseCsv(await readFile(path), {
-      bom: true,
-      columns: true,
-      skip_empty_lines: true,
-      cast: (cell, at) => (at.header || cell !== "" ? cell : null),
-    }) as Row[];
+    await pipeline(utf8(path), parser);
   } catch (cause) {
     if (!(cause instanceof CsvError)) throw cause;
-    throw bad(path, cause.message);
+    throw badData(path, cause.message);
   }
+  return rows;
+}
+
+/** The parser decodes without complaint; here bytes that are no UTF-8 are refused. */
+async function* utf8(path: string): AsyncGenerator<Buffer> {
+  const decoder = new TextDecoder("utf-8", { fatal: true });
+  try {
+    for await (const chunk of chunks(path)) {
+      decoder.decode(chunk, { stream: true });
+      yield Buffer.from(chunk);
+    }
+    decoder.decode();
+  } catch (error) {
+    if (!(error instanceof TypeError)) throw error;
+    throw badData(path, "is not UTF-8 text");
+  }
+}
+
+function checkedColumns(path: string, names: string[]): string[] {
+  if (names.length > LIMITS.columns) throw badData(path, `has ${names.length} columns, more than ${LIMITS.columns}`);
+  const twice = names.find((name, i) => names.indexOf(name) !== i);
+  if (twice !== undefined) throw badData(path, `has the column ${JSON.stringify(twice)} twice`, "Rename one of the two.");
+  if (names.includes("__proto__")) throw badData(path, "has a column __proto__, which cannot be read");
+  return names;
 }
 
 async function readFileRows(path: string): Promise<Row[]> {
   switch (extname(path).toLowerCase()) {
     case ".json":
-      return readJson(path);
+      return readJson(path, jsonValues(path));
     case ".jsonl":
-      return readJsonLines(path);
+      return readJson(path, lines(path));
     case ".csv":
       return readCsv(path);
     case ".txt":
@@ -110,14 +103,14 @@ async function readFileRows(path: string): Promise<Row[]> {
         hint: `Convert it once with Python: datasets.load_dataset("${extname(path).slice(1)}", data_files=…)["train"].to_json("data.jsonl").`,
       });
     default:
-      throw bad(path, `is of no known type`, `Allowed file types: ${TYPES.map((t) => t.slice(1)).join(", ")}.`);
+      throw badData(path, `is of no known type`, `Allowed file types: ${TYPES.map((t) => t.slice(1)).join(", ")}.`);
   }
 }
 
 /**
  * Reads a file of rows, or all files of a folder in the order of their names.
  *
- * @throws LowrankError NOT_FOUND, UNSUPPORTED (parquet, arrow) or DATASET naming file and row
+ * @throws LowrankError NOT_FOUND, UNSUPPORTED (parquet, arrow), INVALID_FILE (no regular file) or DATASET naming file and row
  */
 export async function readRows(path: string): Promise<Row[]> {
   const info = await stat(path).catch(() => undefined);
@@ -126,11 +119,11 @@ export async function readRows(path: string): Promise<Row[]> {
   const names = (await readdir(path)).filter((name) => !name.startsWith(".")).sort();
   const types = new Set(names.map((name) => extname(name)));
   if (types.size !== 1)
-    throw bad(
+    throw badData(
       path,
       `the files of a folder must all be of one type, found ${names.length === 0 ? "none" : [...types].join(", ")}`,
     );
   const rows: Row[] = [];
-  for (const name of names) for (const row of await readFileRows(join(path, name))) rows.push(row);
+  for (const name of names) for (const row of await readFileRows(await pathInside(path, name))) rows.push(row);
   return rows;
 }

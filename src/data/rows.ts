@@ -55,7 +55,7 @@ async function loadOne(name: string, options: LoadOptions): Promise<DataRow[]> {
   if (bare) {
     rows = detectRows(await readRows(bare), basename(bare), options.stage);
   } else {
-    const found = findDataset(await readRegistry(folder), name, folder, options.stage);
+    const found = await findDataset(await readRegistry(folder), name, folder, options.stage);
     const converted = convertRows(await readRows(found.path), found.attr, name);
     rows = converted.map((row) => fromConverted(row, options.stage));
     rows = sample(rows, found, options.seed ?? 42);
@@ -143,7 +143,8 @@ const isMessages = (value: unknown): value is ChatMessage[] =>
 /** Rows of a file without an entry in dataset_info.json: the shapes TRL knows, alpaca and ShareGPT, told apart by their columns. */
 export function detectRows(rows: readonly Row[], name: string, stage: Stage): DataRow[] {
   if (rows.length === 0) throw new LowrankError("DATASET", `${name} has no rows`);
-  const columns = new Set(rows.flatMap((row) => Object.keys(row)));
+  const columns = new Set<string>();
+  for (const row of rows) for (const column of Object.keys(row)) columns.add(column);
   const has = (...names: string[]) => names.every((n) => columns.has(n));
   if (stage === "dpo" || stage === "rm" || stage === "kto")
     throw new LowrankError("UNSUPPORTED", `Stage ${stage} is not trained by this version`);

@@ -1,7 +1,7 @@
-import { existsSync } from "node:fs";
-import { readdir, realpath, stat } from "node:fs/promises";
-import { basename, dirname, isAbsolute, join, normalize, sep } from "node:path";
+import { readdir } from "node:fs/promises";
+import { join } from "node:path";
 import { LowrankError } from "../errors.js";
+import { LIMITS, pathInside } from "./input.js";
 import { readJsonFile } from "./json.js";
 import { openSafetensors, refusePickle, type SafetensorsFile, type TensorInfo, type TensorSource } from "./safetensors.js";
 
@@ -60,7 +60,7 @@ export async function openCheckpoint(folder: string): Promise<Checkpoint> {
     });
   });
   if (names.includes(SINGLE)) {
-    const file = await openSafetensors(join(folder, SINGLE));
+    const file = await openSafetensors(await pathInside(folder, SINGLE));
     return new Checkpoint(folder, new Map([[SINGLE, file]]), new Map([...file.tensors.keys()].map((name) => [name, file])));
   }
   if (names.includes(INDEX)) return openShards(folder);
@@ -72,8 +72,8 @@ export async function openCheckpoint(folder: string): Promise<Checkpoint> {
 }
 
 async function openShards(folder: string): Promise<Checkpoint> {
-  const indexPath = join(folder, INDEX);
-  const { weight_map: weightMap } = await readJsonFile(indexPath);
+  const indexPath = await pathInside(folder, INDEX);
+  const { weight_map: weightMap } = await readJsonFile(indexPath, LIMITS.index);
   if (weightMap === null || typeof weightMap !== "object" || Array.isArray(weightMap) || Object.keys(weightMap).length === 0) {
     throw badIndex(indexPath, "has no weight_map with tensors");
   }
@@ -84,7 +84,7 @@ async function openShards(folder: string): Promise<Checkpoint> {
       if (typeof shard !== "string") throw badIndex(indexPath, `names no file for tensor '${name}'`);
       let file = files.get(shard);
       if (!file) {
-        file = await openSafetensors(await shardPath(folder, indexPath, shard));
+        file = await await openShard(folder, indexPath, shard);
         files.set(shard, file);
       }
       if (!file.tensors.has(name)) throw badIndex(indexPath, `says that ${shard} holds '${name}', which it does not`);
@@ -97,32 +97,17 @@ async function openShards(folder: string): Promise<Checkpoint> {
   return new Checkpoint(folder, files, tensors);
 }
 
-/** The path of a shard, which must stay in the folder, or in the blobs of the Hub cache that the folder is a snapshot of. */
-async function shardPath(folder: string, indexPath: string, shard: string): Promise<string> {
-  const path = normalize(shard);
-  if (isAbsolute(shard) || path === ".." || path.startsWith(`..${sep}`) || shard.includes("\\") || shard.includes("\0")) {
-    throw badIndex(indexPath, `names the file '${shard}', which leaves the folder`);
-  }
-  refusePickle(path);
-  const full = join(folder, path);
-  if (!existsSync(full)) {
-    throw new LowrankError("NOT_FOUND", `${full} does not exist, but ${INDEX} names it`, {
+async function openShard(folder: string, indexPath: string, shard: string): Promise<SafetensorsFile> {
+  refusePickle(shard);
+  const path = await pathInside(folder, shard, indexPath);
+  return openSafetensors(path).catch((error) => {
+    if (!(error instanceof LowrankError) || error.code !== "NOT_FOUND") throw error;
+    throw new LowrankError("NOT_FOUND", `${path} does not exist, but ${INDEX} names it`, {
       hint: "The model is incomplete: download the missing shard.",
-      details: { file: full },
+      details: { file: path },
+      cause: error,
     });
-  }
-  const [real, root] = await Promise.all([realpath(full), cacheRoot(folder)]);
-  if (!real.startsWith(root + sep)) throw badIndex(indexPath, `names '${shard}', a link to ${real} outside the folder`);
-  if (!(await stat(real)).isFile()) throw badIndex(indexPath, `names '${shard}', which is not a file`);
-  return full;
-}
-
-/** `…/models--org--name` for `…/models--org--name/snapshots/<revision>`, else the folder itself. */
-async function cacheRoot(folder: string): Promise<string> {
-  const real = await realpath(folder);
-  const snapshots = dirname(real);
-  const repository = dirname(snapshots);
-  return basename(snapshots) === "snapshots" && basename(repository).startsWith("models--") ? repository : real;
+  });
 }
 
 function badIndex(path: string, what: string): LowrankError {

@@ -3,6 +3,7 @@ import { mkdir, readFile, realpath, stat, symlink, unlink } from "node:fs/promis
 import { homedir } from "node:os";
 import { dirname, join, relative } from "node:path";
 import { writeFileDurable } from "./durable.js";
+import { LIMITS } from "./input.js";
 import { readJsonFile } from "./json.js";
 
 /** The Hub cache that Python's huggingface_hub uses too: HF_HUB_CACHE, else HF_HOME/hub, else ~/.cache/huggingface/hub. */
@@ -68,6 +69,6 @@ async function isComplete(snapshot: string): Promise<boolean> {
   if (!has("config.json")) return false;
   if (has("model.safetensors")) return true;
   if (!has("model.safetensors.index.json")) return false;
-  const { weight_map: weightMap } = await readJsonFile(join(snapshot, "model.safetensors.index.json"));
+  const { weight_map: weightMap } = await readJsonFile(join(snapshot, "model.safetensors.index.json"), LIMITS.index);
   return Object.values(weightMap ?? {}).every((shard) => typeof shard === "string" && has(shard));
 }

@@ -1,5 +1,5 @@
-import { open } from "node:fs/promises";
 import { LowrankError } from "../errors.js";
+import { LIMITS, type Limits, readTextFile } from "./input.js";
 
 /** JSON values as parsed from a file. */
 export type Json = null | boolean | number | string | Json[] | JsonObject;
@@ -7,17 +7,17 @@ export interface JsonObject {
   [key: string]: Json;
 }
 
-const DEFAULT_LIMIT = 256 * 1024 * 1024;
-
 /**
  * Parses JSON strictly: a leading byte order mark is dropped, a key that occurs twice in one object is refused (JSON.parse keeps
- * the last one in silence). `source` names the file in errors. Keys such as `__proto__` become plain own properties.
- * Throws INVALID_FILE with the position.
+ * the last one in silence), and so is more than the limits allow. `source` names the file in errors. Keys such as `__proto__`
+ * become plain own properties. Throws INVALID_FILE with the position.
  */
-export function parseJson(text: string, source: string): Json {
+export function parseJson(text: string, source: string, limits: Limits = LIMITS.config): Json {
   const body = text.charCodeAt(0) === 0xfeff ? text.slice(1) : text;
   let value: Json;
+  let scan: JsonScan;
   try {
+    scan = scanJson(body, limits.values);
     value = JSON.parse(body);
   } catch (error) {
     throw new LowrankError("INVALID_FILE", `${source} is not valid JSON: ${(error as Error).message}`, {
@@ -26,7 +26,7 @@ export function parseJson(text: string, source: string): Json {
       cause: error,
     });
   }
-  const duplicate = findDuplicateKey(body);
+  const { duplicate } = scan;
   if (duplicate) {
     throw new LowrankError(
       "INVALID_FILE",
@@ -41,8 +41,8 @@ export function parseJson(text: string, source: string): Json {
 }
 
 /** As parseJson, and the top level must be an object. */
-export function parseJsonObject(text: string, source: string): JsonObject {
-  const value = parseJson(text, source);
+export function parseJsonObject(text: string, source: string, limits: Limits = LIMITS.config): JsonObject {
+  const value = parseJson(text, source, limits);
   if (value === null || typeof value !== "object" || Array.isArray(value)) {
     const found = value === null ? "null" : Array.isArray(value) ? "a list" : `a ${typeof value}`;
     throw new LowrankError("INVALID_FILE", `${source} should hold a JSON object, found ${found}`, { details: { file: source } });
@@ -50,49 +50,33 @@ export function parseJsonObject(text: string, source: string): JsonObject {
   return value;
 }
 
-/** Reads a JSON file whose top level is an object. Throws NOT_FOUND, or INVALID_FILE (also above `limit` bytes). */
-export async function readJsonFile(path: string, limit = DEFAULT_LIMIT): Promise<JsonObject> {
-  return parseJsonObject(await readTextFile(path, limit), path);
+/** Reads a JSON file whose top level is an object. Throws NOT_FOUND, or INVALID_FILE (also above the limits). */
+export async function readJsonFile(path: string, limits: Limits = LIMITS.config): Promise<JsonObject> {
+  return parseJsonObject(await readTextFile(path, limits), path, limits);
 }
 
-/** Reads a UTF-8 text file of at most `limit` bytes; invalid UTF-8 is refused. */
-export async function readTextFile(path: string, limit = DEFAULT_LIMIT): Promise<string> {
-  const handle = await open(path, "r").catch((error: NodeJS.ErrnoException) => {
-    if (error.code === "ENOENT" || error.code === "ENOTDIR")
-      throw new LowrankError("NOT_FOUND", `${path} does not exist`, { details: { file: path } });
-    throw new LowrankError("INVALID_FILE", `${path} cannot be read: ${error.message}`, { details: { file: path }, cause: error });
-  });
-  try {
-    const { size } = await handle.stat();
-    if (size > limit) {
-      throw new LowrankError("INVALID_FILE", `${path} has ${size} bytes, more than the ${limit} a file of this kind may have`, {
-        details: { file: path, expected: limit, found: size },
-      });
-    }
-    const bytes = await handle.readFile();
-    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: false }).decode(bytes);
-  } catch (error) {
-    if (error instanceof LowrankError) throw error;
-    const reason = error instanceof TypeError ? "it is not UTF-8 text" : (error as Error).message;
-    throw new LowrankError("INVALID_FILE", `${path} cannot be read: ${reason}`, { details: { file: path }, cause: error });
-  } finally {
-    await handle.close();
-  }
+export interface JsonScan {
+  /** The first key that stands twice in one object, and where. */
+  duplicate: { key: string; at: number } | undefined;
 }
 
-/** Walks text that JSON.parse has accepted, so the grammar need not be checked again. */
-function findDuplicateKey(text: string): { key: string; at: number } | undefined {
+/**
+ * Walks a text before JSON.parse takes memory for it; whether it is JSON at all is for JSON.parse to say.
+ * @throws SyntaxError for nesting deeper than LIMITS.depth, or more values than `maxValues`
+ */
+export function scanJson(text: string, maxValues: number): JsonScan {
   const open: (Set<string> | null)[] = []; // a set of keys for an object, null for a list
+  let duplicate: JsonScan["duplicate"];
   let keyNext = false;
+  let values = 1;
   for (let i = 0; i < text.length; i++) {
     switch (text.charCodeAt(i)) {
       case 0x7b: // {
-        open.push(new Set());
-        keyNext = true;
-        break;
       case 0x5b: // [
-        open.push(null);
-        keyNext = false;
+        keyNext = text.charCodeAt(i) === 0x7b;
+        open.push(keyNext ? new Set() : null);
+        if (++values > maxValues) throw new SyntaxError(`more than ${maxValues} values`);
+        if (open.length > LIMITS.depth) throw new SyntaxError(`nested more than ${LIMITS.depth} deep at position ${i}`);
         break;
       case 0x7d: // }
       case 0x5d: // ]
@@ -101,19 +85,34 @@ function findDuplicateKey(text: string): { key: string; at: number } | undefined
         break;
       case 0x2c: // ,
         keyNext = open[open.length - 1] !== null;
+        if (++values > maxValues) throw new SyntaxError(`more than ${maxValues} values`);
         break;
       case 0x22: {
         const begin = i++;
-        while (text.charCodeAt(i) !== 0x22) i += text.charCodeAt(i) === 0x5c ? 2 : 1;
+        let escaped = false;
+        for (; i < text.length && text.charCodeAt(i) !== 0x22; i++) {
+          if (text.charCodeAt(i) !== 0x5c) continue;
+          escaped = true;
+          i++;
+        }
         const keys = open[open.length - 1];
-        if (!keyNext || !keys) break;
-        const key: string = JSON.parse(text.slice(begin, i + 1));
-        if (keys.has(key)) return { key, at: begin };
-        keys.add(key);
+        if (!keyNext || !keys || duplicate) break;
         keyNext = false;
+        const key = escaped ? unescaped(text.slice(begin, i + 1)) : text.slice(begin + 1, i);
+        if (keys.has(key)) duplicate = { key, at: begin };
+        keys.add(key);
         break;
       }
     }
   }
-  return undefined;
+  return { duplicate };
+}
+
+/** A key with escapes as it reads; as it is written where it is no JSON, which JSON.parse will say. */
+function unescaped(quoted: string): string {
+  try {
+    return JSON.parse(quoted);
+  } catch {
+    return quoted;
+  }
 }

@@ -58,7 +58,7 @@ export async function readManifest(folder: string): Promise<Manifest> {
   // Before it is opened: a pipe would never answer.
   const found = await lstat(path).catch(() => undefined);
   if (found !== undefined && !found.isFile()) throw bad("is not a regular file");
-  const manifest = (await readJsonFile(path, 16 * 1024 * 1024)) as unknown as Manifest;
+  const manifest = (await readJsonFile(path)) as unknown as Manifest;
   const { checksum, ...body } = manifest;
   if (checksum !== sha256(JSON.stringify(body))) throw bad("does not match its own checksum");
   if (body.formatVersion !== 1 || !isObject(body.files)) throw bad("has a form this version does not know");

@@ -1,6 +1,8 @@
-import { type FileHandle, open } from "node:fs/promises";
+import type { FileHandle } from "node:fs/promises";
+import { freemem } from "node:os";
 import { basename } from "node:path";
 import { LowrankError } from "../errors.js";
+import { LIMITS, openFile } from "./input.js";
 import { type Json, type JsonObject, parseJsonObject } from "./json.js";
 
 /** Bytes an element of each safetensors dtype takes, in the order of the format's own enumeration. */
@@ -43,7 +45,6 @@ export interface TensorSource {
   close(): Promise<void>;
 }
 
-const MAX_HEADER = 100_000_000;
 const PICKLE = /\.(bin|pt|pth|ckpt|pkl)$/i;
 
 export class SafetensorsFile implements TensorSource {
@@ -56,14 +57,7 @@ export class SafetensorsFile implements TensorSource {
 
   static async open(path: string): Promise<SafetensorsFile> {
     refusePickle(path);
-    const handle = await open(path, "r").catch((error: NodeJS.ErrnoException) => {
-      if (error.code === "ENOENT" || error.code === "ENOTDIR")
-        throw new LowrankError("NOT_FOUND", `${path} does not exist`, { details: { file: path } });
-      throw new LowrankError("INVALID_FILE", `${path} cannot be opened: ${error.message}`, {
-        details: { file: path },
-        cause: error,
-      });
-    });
+    const handle = await openFile(path);
     try {
       const { metadata, tensors } = await readHeader(path, handle);
       return new SafetensorsFile(path, handle, metadata, tensors);
@@ -83,7 +77,19 @@ export class SafetensorsFile implements TensorSource {
 
   async read(name: string): Promise<Uint8Array<ArrayBuffer>> {
     const { begin, end } = this.info(name);
-    const bytes = new Uint8Array(end - begin);
+    let bytes: Uint8Array<ArrayBuffer>;
+    try {
+      bytes = new Uint8Array(end - begin);
+    } catch (cause) {
+      throw new LowrankError(
+        "OUT_OF_MEMORY",
+        `tensor '${name}' of ${this.path} has ${end - begin} bytes, more than can be held`,
+        {
+          details: { needed: end - begin, free: freemem(), file: this.path, tensor: name },
+          cause,
+        },
+      );
+    }
     await readFully(this.path, this.handle, bytes, begin);
     return bytes;
   }
@@ -128,15 +134,12 @@ async function readHeader(path: string, handle: FileHandle) {
   const prefix = new Uint8Array(8);
   await readFully(path, handle, prefix, 0);
   const length = new DataView(prefix.buffer).getBigUint64(0, true);
-  if (length > MAX_HEADER || Number(length) > size - 8) {
-    throw invalid(
-      path,
-      `says its header has ${length} bytes; at most ${Math.min(MAX_HEADER, size - 8)} are possible in a file of ${size} bytes`,
-      {
-        expected: Math.min(MAX_HEADER, size - 8),
-        found: String(length),
-      },
-    );
+  const possible = Math.min(LIMITS.header.bytes, size - 8);
+  if (length > possible) {
+    throw invalid(path, `says its header has ${length} bytes; at most ${possible} are possible in a file of ${size} bytes`, {
+      expected: possible,
+      found: String(length),
+    });
   }
   const header = new Uint8Array(Number(length));
   await readFully(path, handle, header, 8);
@@ -147,12 +150,18 @@ async function readHeader(path: string, handle: FileHandle) {
     throw invalid(path, "has a header that is not UTF-8 text", {}, cause);
   }
   if (text[0] !== "{") throw invalid(path, "has a header that does not begin with '{'", {});
-  return parseHeader(path, parseJsonObject(text, `the header of ${path}`), 8 + header.length, size);
+  return parseHeader(path, parseJsonObject(text, `the header of ${path}`, LIMITS.header), 8 + header.length, size);
 }
 
 function parseHeader(path: string, header: JsonObject, dataBegin: number, size: number) {
   const metadata: Record<string, string> = Object.create(null);
   const tensors = new Map<string, TensorInfo>();
+  const count = Object.keys(header).length;
+  if (count > LIMITS.tensors + 1)
+    throw invalid(path, `lists ${count} tensors; at most ${LIMITS.tensors} can be read`, {
+      expected: LIMITS.tensors,
+      found: count,
+    });
   for (const [name, entry] of Object.entries(header)) {
     if (name === "__metadata__") readMetadata(path, entry, metadata);
     else tensors.set(name, parseEntry(path, name, entry, dataBegin, size));

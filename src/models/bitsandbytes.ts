@@ -1,10 +1,13 @@
 /** 4-bit weights of a checkpoint in bitsandbytes' form (formats.md D.3): read as they are, and written again. */
 import { LowrankError } from "../errors.js";
 import type { Checkpoint } from "../io/checkpoint.js";
+import { LIMITS } from "../io/input.js";
+import { parseJsonObject } from "../io/json.js";
 import type { TensorEntry } from "../io/safetensors-write.js";
 import { CODE_BOOKS, type QuantType } from "../quant/codes.js";
 import { type FourBitParts, Weight } from "../quant/weight.js";
 import type { Device } from "../tensor/device.js";
+import { DTYPE_BYTES } from "../tensor/dtype.js";
 import { Tensor } from "../tensor/tensor.js";
 import { ConfigReader } from "./config-reader.js";
 import { readFileInto } from "./loader.js";
@@ -25,6 +28,9 @@ export async function readFourBit(
   device: Device,
   round: boolean,
 ): Promise<Weight> {
+  const stateInfo = checkpoint.tensors.get(quantState)!;
+  const stateBytes = stateInfo.end - stateInfo.begin;
+  if (stateBytes > LIMITS.quantState.bytes) throw wrong(name, `has a quant_state of ${stateBytes} bytes`);
   const state = parseQuantState(await checkpoint.read(quantState), name);
   const size = shape[0] * shape[1];
   const blocks = Math.ceil(size / state.blocksize);
@@ -33,11 +39,11 @@ export async function readFourBit(
   const made: Tensor[] = [];
   const load = async (part: string, dtype: "uint8" | "float32", count: number) => {
     const info = checkpoint.tensors.get(part);
+    if (!info) throw wrong(name, `lacks ${part}`);
+    const bytes = count * DTYPE_BYTES[dtype];
+    if (info.end - info.begin !== bytes) throw wrong(name, `needs ${bytes} bytes in ${part}, it has ${info.end - info.begin}`);
     const tensor = Tensor.empty([count], { dtype, device });
     made.push(tensor);
-    if (!info) throw wrong(name, `lacks ${part}`);
-    if (info.end - info.begin !== tensor.byteLength)
-      throw wrong(name, `needs ${tensor.byteLength} bytes in ${part}, it has ${info.end - info.begin}`);
     await readFileInto(tensor, checkpoint, part, 0, tensor.byteLength);
     return tensor;
   };
@@ -68,12 +74,8 @@ export async function readFourBit(
 }
 
 function parseQuantState(bytes: Uint8Array, name: string): QuantState {
-  let json: Record<string, unknown>;
-  try {
-    json = JSON.parse(new TextDecoder().decode(bytes));
-  } catch (cause) {
-    throw wrong(name, `has a quant_state that is not JSON: ${(cause as Error).message}`);
-  }
+  const what = `The quant_state of ${name}`;
+  const json = parseJsonObject(new TextDecoder().decode(bytes), what, LIMITS.quantState);
   const reader = new ConfigReader(json);
   reader.accept("quant_type", Object.keys(CODE_BOOKS));
   reader.accept("nested_dtype", ["float32"]);
@@ -85,7 +87,13 @@ function parseQuantState(bytes: Uint8Array, name: string): QuantState {
       ? { blocksize: reader.size("nested_blocksize", 256), offset: reader.number("nested_offset") }
       : undefined,
   };
-  reader.finish(`The quant_state of ${name}`);
+  for (const [key, size] of [
+    ["blocksize", state.blocksize],
+    ["nested_blocksize", state.nested?.blocksize ?? 256],
+  ] as const)
+    if (size < 32 || size > 4096 || (size & (size - 1)) !== 0)
+      reader.invalid(key, `must be a power of two from 32 to 4096, not ${size}`);
+  reader.finish(what);
   return state;
 }
 

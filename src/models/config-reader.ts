@@ -1,6 +1,13 @@
 import { LowrankError } from "../errors.js";
+import { pathInside } from "../io/input.js";
+import { type JsonObject, readJsonFile } from "../io/json.js";
 
 type Json = Record<string, unknown>;
+
+/** config.json of a model's folder. */
+export async function readConfigFile(folder: string): Promise<JsonObject> {
+  return readJsonFile(await pathInside(folder, "config.json"));
+}
 
 /**
  * Reads a config.json key by key and collects every problem, so that one error can list them all ({@link ConfigReader.finish}).
@@ -29,9 +36,16 @@ export class ConfigReader {
     return this.read(key, "a number", otherwise, 0, (value) => typeof value === "number" && Number.isFinite(value));
   }
 
-  /** A positive integer. */
-  size(key: string, otherwise?: number): number {
-    return this.read(key, "a positive integer", otherwise, 1, (value) => Number.isSafeInteger(value) && (value as number) > 0);
+  /** A finite number above 0. */
+  positive(key: string, otherwise?: number): number {
+    const isPositive = (value: unknown) => typeof value === "number" && Number.isFinite(value) && value > 0;
+    return this.read(key, "a number above 0", otherwise, 1, isPositive);
+  }
+
+  /** An integer from 1 to `most`, far above what models have: products of a few sizes stay exact, and lists of layers short. */
+  size(key: string, otherwise?: number, most = 2 ** 24): number {
+    const isSize = (value: unknown) => Number.isInteger(value) && (value as number) > 0 && (value as number) <= most;
+    return this.read(key, `an integer from 1 to ${most}`, otherwise, 1, isSize);
   }
 
   boolean(key: string, otherwise?: boolean): boolean {
@@ -70,10 +84,7 @@ export class ConfigReader {
   /** Refuses any value of `key` that is not one of `accepted`; absent is accepted. */
   accept(key: string, accepted: readonly unknown[]): void {
     if (this.has(key) && !accepted.includes(this.json[key])) {
-      this.unsupported(
-        key,
-        `${JSON.stringify(this.json[key])} (supported: ${accepted.map((value) => JSON.stringify(value)).join(", ")})`,
-      );
+      this.unsupported(key, `${shown(this.json[key])} (supported: ${accepted.map((value) => JSON.stringify(value)).join(", ")})`);
     }
   }
 
@@ -101,7 +112,13 @@ export class ConfigReader {
       return otherwise ?? fallback;
     }
     if (check(value)) return value as T;
-    this.invalid(key, `must be ${expected}, not ${JSON.stringify(value)}`);
+    this.invalid(key, `must be ${expected}, not ${shown(value)}`);
     return fallback;
   }
+}
+
+/** A value for an error: short, however long it is in the file. */
+function shown(value: unknown): string {
+  const text = JSON.stringify(value);
+  return text.length > 100 ? `${text.slice(0, 100)}…` : text;
 }

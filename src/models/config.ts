@@ -39,11 +39,11 @@ export interface DecoderConfig {
  * Keys that change the arithmetic in ways this version does not know are refused by name.
  */
 export function readDecoderConfig(config: ConfigReader, architecture: string, bias: DecoderConfig["bias"]): DecoderConfig {
-  const hiddenSize = config.size("hidden_size");
-  const numHeads = config.size("num_attention_heads");
+  const hiddenSize = config.size("hidden_size", undefined, 2 ** 20);
+  const numHeads = config.size("num_attention_heads", undefined, 2 ** 16);
   const numKvHeads = config.size("num_key_value_heads", numHeads);
-  const headDim = config.size("head_dim", Math.max(1, Math.trunc(hiddenSize / numHeads)));
-  const maxPositions = config.size("max_position_embeddings", 2048);
+  const headDim = config.size("head_dim", Math.max(1, Math.trunc(hiddenSize / numHeads)), 2 ** 16);
+  const maxPositions = config.size("max_position_embeddings", 2048, 2 ** 31 - 1);
   if (numHeads % numKvHeads !== 0)
     config.invalid("num_attention_heads", `(${numHeads}) must be a multiple of num_key_value_heads (${numKvHeads})`);
   config.accept("hidden_act", ["silu", "swish"]);
@@ -62,12 +62,12 @@ export function readDecoderConfig(config: ConfigReader, architecture: string, bi
     vocabSize: config.size("vocab_size"),
     hiddenSize,
     intermediateSize: config.size("intermediate_size"),
-    numLayers: config.size("num_hidden_layers"),
+    numLayers: config.size("num_hidden_layers", undefined, 4096),
     numHeads,
     numKvHeads,
     headDim,
     maxPositions,
-    rmsNormEps: config.number("rms_norm_eps", 1e-6),
+    rmsNormEps: config.positive("rms_norm_eps", 1e-6),
     rope: readRopeParameters(config, headDim, maxPositions),
     tieWordEmbeddings: config.boolean("tie_word_embeddings", false),
     bias,

@@ -6,11 +6,13 @@ import { readGenerationConfig } from "../generate/options.js";
 import { openCheckpoint } from "../io/checkpoint.js";
 import { lazyCheckpointHash } from "../io/checkpoint-hash.js";
 import { type HubProgress, type ResolveOptions, resolveModel } from "../io/hub.js";
+import { pathInside } from "../io/input.js";
 import { readJsonFile } from "../io/json.js";
 import type { QuantType } from "../quant/codes.js";
 import { type Device, getDevice } from "../tensor/device.js";
 import { AutoTokenizer, type Tokenizer } from "../text/tokenizer.js";
 import type { CausalLM, ModelParts } from "./causal-lm.js";
+import { readConfigFile } from "./config-reader.js";
 import { EMBEDDED_MODEL, embeddedModelFolder } from "./embedded.js";
 import { loadWeights } from "./loader.js";
 import { planLoading } from "./plan.js";
@@ -41,7 +43,7 @@ export async function loadPretrained(idOrPath: string, options: FromPretrainedOp
   const device = typeof options.device === "object" ? options.device : getDevice(options.device ?? "cpu");
   const { onProgress, signal } = options;
   const folder = await resolveFolder(idOrPath, options);
-  const { family, config } = resolveConfig(await readJsonFile(join(folder, "config.json")));
+  const { family, config } = resolveConfig(await readConfigFile(folder));
   const bf16 = usesBf16(options.dtype ?? "auto", device);
   const checkpoint = await openCheckpoint(folder);
   try {
@@ -54,7 +56,7 @@ export async function loadPretrained(idOrPath: string, options: FromPretrainedOp
       signal,
       onProgress: onProgress && ((progress) => onProgress({ phase: "load", ...progress })),
     });
-    const generationPath = join(folder, "generation_config.json");
+    const generationPath = await pathInside(folder, "generation_config.json");
     const generation = existsSync(generationPath) ? await readJsonFile(generationPath) : {};
     return construct(family.model, {
       config,

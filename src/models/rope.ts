@@ -37,7 +37,7 @@ export function readRopeParameters(config: ConfigReader, headDim: number, maxPos
     : config.number("partial_rotary_factor", 1);
   const parameters: RopeParameters = {
     type: "default",
-    theta: rope.has("rope_theta") ? rope.number("rope_theta", 10000) : config.number("rope_theta", 10000),
+    theta: rope.has("rope_theta") ? rope.positive("rope_theta", 10000) : config.positive("rope_theta", 10000),
     rotaryDims: Math.trunc(headDim * partial),
     factor: 1,
     originalMaxPositions: maxPositions,
@@ -60,12 +60,12 @@ export function readRopeParameters(config: ConfigReader, headDim: number, maxPos
   if (type === "default") return parameters;
 
   const original = rope.has("original_max_position_embeddings") ? rope : config;
-  parameters.originalMaxPositions = original.number("original_max_position_embeddings", maxPositions);
+  parameters.originalMaxPositions = original.positive("original_max_position_embeddings", maxPositions);
   parameters.factor =
-    type === "yarn" ? rope.number("factor", maxPositions / parameters.originalMaxPositions) : rope.number("factor");
+    type === "yarn" ? rope.positive("factor", maxPositions / parameters.originalMaxPositions) : rope.positive("factor");
   if (type === "llama3") {
-    parameters.lowFreqFactor = rope.number("low_freq_factor");
-    parameters.highFreqFactor = rope.number("high_freq_factor");
+    parameters.lowFreqFactor = rope.positive("low_freq_factor");
+    parameters.highFreqFactor = rope.positive("high_freq_factor");
   }
   if (type === "yarn") {
     parameters.betaFast = rope.number("beta_fast", 32) || 32;

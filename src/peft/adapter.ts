@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { LowrankError } from "../errors.js";
 import type { FolderWriter } from "../io/durable.js";
 import { readFloat32 } from "../io/float32.js";
+import { pathInside } from "../io/input.js";
 import { readJsonFile } from "../io/json.js";
 import { openSafetensors, refusePickle, type TensorSource } from "../io/safetensors.js";
 import { writeSafetensors } from "../io/safetensors-write.js";
@@ -53,13 +54,13 @@ export class Adapter {
    * ADAPTER_MISMATCH when a side file names another base, unless `ignoreMismatchedBase`.
    */
   static async load(model: BaseModel, folder: string, options: { ignoreMismatchedBase?: boolean } = {}): Promise<Adapter> {
-    const source = join(folder, CONFIG_FILE);
+    const source = await pathInside(folder, CONFIG_FILE);
     const config = LoraConfig.fromJSON(await readJsonFile(source), source);
     const plan = planAdapter(model, config);
     // Before the keys: an adapter of another kind holds other tensors, and its kind is what is to be said.
     config.assertRunnable(false, source);
     assertComputed(model, plan, source);
-    const path = join(folder, WEIGHTS_FILE);
+    const path = await pathInside(folder, WEIGHTS_FILE);
     if (!existsSync(path) && existsSync(join(folder, "adapter_model.bin"))) refusePickle(join(folder, "adapter_model.bin"));
     const file = await openSafetensors(path);
     try {

@@ -75,13 +75,14 @@ export class LoraConfig extends Fields {
       const what = type === undefined ? "has no peft_type" : `has the unknown peft_type ${JSON.stringify(type)}`;
       throw new LowrankError("INVALID_CONFIG", `${source} ${what}; expected "LORA"`, { details: { source } });
     }
+    const entries = Object.entries(rest);
     const options: Record<string, Json> = {};
-    const unknown: JsonObject = {};
-    for (const [key, value] of Object.entries(rest)) {
+    for (const [key, value] of entries) {
       const name = BY_FILE_NAME.get(key);
       if (name !== undefined) options[name] = value;
-      else unknown[key] = value;
     }
+    // fromEntries keeps a key __proto__ as a plain one.
+    const unknown: JsonObject = Object.fromEntries(entries.filter(([key]) => !BY_FILE_NAME.has(key)));
     // PEFT 0.6 and older wrote null where a later one writes the empty default.
     for (const name of ["rankPattern", "alphaPattern", "loftqConfig"]) if (options[name] === null) delete options[name];
     try {
@@ -141,6 +142,7 @@ export class LoraConfig extends Fields {
       problems.push(
         `the unknown key ${key} = ${JSON.stringify(value)} may change the result${didYouMean(key, BY_FILE_NAME.keys())}`,
       );
+      if (problems.length > 100) break;
     }
     if (problems.length === 0) return;
     throw new LowrankError("UNSUPPORTED", `${source} asks for what this version does not compute:\n- ${problems.join("\n- ")}`, {

@@ -1,4 +1,5 @@
 import { LowrankError } from "../errors.js";
+import { withinTime } from "../io/time-limit.js";
 import type { AdapterSelection } from "../nn/adapter-slot.js";
 import { Embedding } from "../nn/embedding.js";
 import { Linear } from "../nn/linear.js";
@@ -67,6 +68,21 @@ export function modelModules(model: BaseModel): ModelModules {
 
 /** Throws INVALID_CONFIG or ADAPTER_MISMATCH, with every mistake listed, when the configuration does not fit the model. */
 export function planAdapter(model: BaseModel, config: LoraConfig): AdapterPlan {
+  // Patterns may backtrack without end.
+  return withinTime(
+    PATTERN_MS,
+    () => plan(model, config),
+    () => {
+      return new LowrankError("INVALID_CONFIG", `the LoRA configuration's patterns were not matched within ${PATTERN_MS} ms`, {
+        hint: "Name the modules as a list, or simplify the regular expressions of target_modules, exclude_modules, rank_pattern and alpha_pattern.",
+      });
+    },
+  );
+}
+
+const PATTERN_MS = 800;
+
+function plan(model: BaseModel, config: LoraConfig): AdapterPlan {
   const selection = resolveTargets(modelModules(model), config);
   const modules = new Map(model.modules());
   const tensors: PlannedTensor[] = [];

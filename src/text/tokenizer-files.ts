@@ -1,6 +1,8 @@
-import { readFile, stat } from "node:fs/promises";
+import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { LowrankError } from "../errors.js";
+import { LIMITS, type Limits, pathInside, readTextFile } from "../io/input.js";
+import { type JsonObject, parseJsonObject } from "../io/json.js";
 import type { AddedToken } from "./added-tokens.js";
 
 /** Files that make up a tokenizer, in the order they are copied. */
@@ -16,36 +18,29 @@ export const TOKENIZER_FILES = [
   "chat_template.json",
 ] as const;
 
-/** Reads a file, or undefined when it does not exist. */
-export async function readOptional(path: string): Promise<string | undefined> {
+/** Reads a text file of a tokenizer's folder, or undefined when there is none. */
+export async function readOptional(folder: string, name: string, limits: Limits): Promise<string | undefined> {
   try {
-    return await readFile(path, "utf8");
-  } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code === "ENOENT") return undefined;
-    throw new LowrankError("INVALID_FILE", `${path} cannot be read: ${(cause as Error).message}`, { cause });
+    return await readTextFile(await pathInside(folder, name), limits);
+  } catch (error) {
+    if (error instanceof LowrankError && error.code === "NOT_FOUND") return undefined;
+    throw error;
   }
 }
 
-/** Parses a JSON object of a tokenizer's folder. */
-export function parseObject(text: string, path: string): Record<string, unknown> {
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch (cause) {
-    throw new LowrankError("INVALID_FILE", `${path} is not valid JSON: ${(cause as Error).message}`, {
-      hint: "Download the file again; it may have been cut off.",
-      cause,
-    });
-  }
-  if (typeof value !== "object" || value === null || Array.isArray(value)) {
-    throw new LowrankError("INVALID_FILE", `${path} must hold a JSON object`);
-  }
-  return value as Record<string, unknown>;
+/** Reads a JSON object of a tokenizer's folder, or undefined when there is none. */
+export async function readOptionalJson(
+  folder: string,
+  name: string,
+  limits: Limits = LIMITS.config,
+): Promise<JsonObject | undefined> {
+  const text = await readOptional(folder, name, limits);
+  return text === undefined ? undefined : parseJsonObject(text, join(folder, name), limits);
 }
 
 /** The chat templates of a model: the default one and named others, as transformers finds them. */
 export async function readChatTemplates(folder: string, config: Record<string, unknown>): Promise<Record<string, string>> {
-  const templates: Record<string, string> = {};
+  const templates: Record<string, string> = Object.create(null);
   const inConfig = config.chat_template;
   if (typeof inConfig === "string") templates.default = inConfig;
   if (Array.isArray(inConfig)) {
@@ -53,14 +48,10 @@ export async function readChatTemplates(folder: string, config: Record<string, u
       if (typeof entry?.name === "string" && typeof entry.template === "string") templates[entry.name] = entry.template;
     }
   }
-  const legacyPath = join(folder, "chat_template.json");
-  const legacy = await readOptional(legacyPath);
-  if (legacy !== undefined) {
-    const template = parseObject(legacy, legacyPath).chat_template;
-    if (typeof template === "string") templates.default = template;
-  }
+  const legacy = (await readOptionalJson(folder, "chat_template.json"))?.chat_template;
+  if (typeof legacy === "string") templates.default = legacy;
   // A file of its own wins over the configuration.
-  const file = await readOptional(join(folder, "chat_template.jinja"));
+  const file = await readOptional(folder, "chat_template.jinja", LIMITS.template);
   if (file !== undefined) templates.default = file;
   return templates;
 }
@@ -72,11 +63,15 @@ export function tokenText(value: unknown): string | undefined {
   return typeof content === "string" ? content : undefined;
 }
 
+/** Ids index tables: far ones would make them huge. */
+const MAX_ID = 2 ** 24;
+const isId = (value: unknown): value is number => Number.isInteger(value) && (value as number) >= 0 && (value as number) < MAX_ID;
+
 /** An entry of `added_tokens`. */
 export function addedToken(entry: Record<string, unknown>): AddedToken {
-  if (typeof entry.content !== "string" || !Number.isInteger(entry.id)) throw new Error("an added token lacks its content or id");
+  if (typeof entry.content !== "string" || !isId(entry.id)) throw new Error("an added token lacks its content or id");
   return {
-    id: entry.id as number,
+    id: entry.id,
     content: entry.content,
     singleWord: entry.single_word === true,
     lstrip: entry.lstrip === true,
@@ -84,6 +79,14 @@ export function addedToken(entry: Record<string, unknown>): AddedToken {
     normalized: (entry.normalized ?? entry.special !== true) === true,
     special: entry.special === true,
   };
+}
+
+/** Refuses a vocabulary (BPE, WordPiece: a map from text to id) with values that are no ids. */
+export function checkIds(json: Readonly<Record<string, unknown>>): void {
+  const vocab = (json.model as { vocab?: unknown } | null | undefined)?.vocab;
+  if (typeof vocab !== "object" || vocab === null || Array.isArray(vocab)) return;
+  for (const [token, id] of Object.entries(vocab))
+    if (!isId(id)) throw new Error(`the vocabulary gives ${JSON.stringify(token)} the id ${JSON.stringify(id)}`);
 }
 
 /** Says what a folder without tokenizer.json lacks. */

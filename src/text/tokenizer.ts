@@ -3,15 +3,20 @@ import { basename, join, resolve } from "node:path";
 import { Tokenizer as Backend } from "@huggingface/tokenizers";
 import { LowrankError } from "../errors.js";
 import { writeFolder } from "../io/durable.js";
+import { LIMITS, pathInside } from "../io/input.js";
+import { parseJsonObject } from "../io/json.js";
+import { withinTime } from "../io/time-limit.js";
 import { type AddedToken, AddedTokenSplitter } from "./added-tokens.js";
 import { cleanUpSpaces, mendDecoder, StreamDecoder } from "./decode.js";
+import { patternsAreKnown } from "./known-patterns.js";
 import { type Offset, tokenOffsets } from "./offsets.js";
 import {
   addedToken,
+  checkIds,
   missingTokenizer,
-  parseObject,
   readChatTemplates,
   readOptional,
+  readOptionalJson,
   TOKENIZER_FILES,
   tokenText,
 } from "./tokenizer-files.js";
@@ -56,6 +61,7 @@ export class Tokenizer {
    * @param config tokenizer_config.json
    * @param chatTemplates named templates; `default` is the one to use
    * @param folder where the files lie, for `save`
+   * @param timed the file brings regular expressions or lengths of its own, which may take time without end: texts get a limit
    */
   private constructor(
     private readonly backend: Backend,
@@ -65,6 +71,7 @@ export class Tokenizer {
     private readonly folder: string,
     specialTokens: Partial<Record<SpecialName, string>>,
     byteLevel: boolean,
+    private readonly timed: boolean,
   ) {
     const normalizer = backend.normalizer;
     this.raw = new AddedTokenSplitter(addedTokens.filter((t) => !t.normalized).map((t) => [t.content, t]));
@@ -91,37 +98,39 @@ export class Tokenizer {
    */
   static async fromFolder(folder: string): Promise<Tokenizer> {
     const path = join(folder, "tokenizer.json");
-    const text = await readOptional(path);
+    const text = await readOptional(folder, "tokenizer.json", LIMITS.tokenizer);
     if (text === undefined) throw await missingTokenizer(folder);
-    const json = parseObject(text, path);
-    const configPath = join(folder, "tokenizer_config.json");
-    const config = parseObject((await readOptional(configPath)) ?? "{}", configPath);
-    const mapPath = join(folder, "special_tokens_map.json");
-    const map = parseObject((await readOptional(mapPath)) ?? "{}", mapPath);
+    const json: Record<string, unknown> = parseJsonObject(text, path, LIMITS.tokenizer);
+    const config = (await readOptionalJson(folder, "tokenizer_config.json")) ?? {};
+    const map = (await readOptionalJson(folder, "special_tokens_map.json")) ?? {};
+    const chatTemplates = await readChatTemplates(folder, config);
     const special: Partial<Record<SpecialName, string>> = {};
     for (const name of ["bos", "eos", "pad", "unk"] as const) {
       const content = tokenText(config[`${name}_token`]) ?? tokenText(map[`${name}_token`]);
       if (content !== undefined) special[name] = content;
     }
-    try {
+    const make = () => {
       for (const key of ["normalizer", "pre_tokenizer", "post_processor", "decoder"]) json[key] ??= null;
       json.added_tokens ??= [];
       const added = (json.added_tokens as Record<string, unknown>[]).map(addedToken);
-      const backend = new Backend(json, config);
-      const byteLevel = JSON.stringify(json.pre_tokenizer)?.includes('"ByteLevel"') ?? false;
+      checkIds(json);
       const tokenizer = new Tokenizer(
-        backend,
+        new Backend(json, config),
         added,
         config,
-        await readChatTemplates(folder, config),
+        chatTemplates,
         resolve(folder),
         special,
-        byteLevel,
+        JSON.stringify(json.pre_tokenizer).includes('"ByteLevel"'),
+        !(patternsAreKnown(json) && /^(BPE|Unigram)$/.test(String((json.model as { type?: unknown } | null)?.type))),
       );
       tokenizer.tryOut();
       return tokenizer;
+    };
+    try {
+      // Two million characters a second: an eighth of what a slow machine does.
+      return withinTime(1000 + text.length / 2000, make, () => new LowrankError("INVALID_FILE", "it does not come to an end"));
     } catch (cause) {
-      if (cause instanceof LowrankError) throw cause;
       throw new LowrankError("INVALID_FILE", `${path} is not a tokenizer this version can read: ${(cause as Error).message}`, {
         cause,
       });
@@ -135,6 +144,10 @@ export class Tokenizer {
 
   /** Ids of a text. Special tokens inside the text are recognised. */
   encode(text: string, options: EncodeOptions = {}): number[] {
+    return this.limited(text.length, () => this.encodeNow(text, options));
+  }
+
+  private encodeNow(text: string, options: EncodeOptions): number[] {
     const tokens: string[] = [];
     for (const section of this.sections(text)) {
       if ("added" in section) tokens.push(section.added.content);
@@ -150,6 +163,10 @@ export class Tokenizer {
    * @throws LowrankError UNSUPPORTED for tokenizers that change the text in ways that cannot be followed
    */
   encodeWithOffsets(text: string): { ids: number[]; offsets: Offset[] } {
+    return this.limited(text.length, () => this.encodeWithOffsetsNow(text));
+  }
+
+  private encodeWithOffsetsNow(text: string): { ids: number[]; offsets: Offset[] } {
     const ids: number[] = [];
     const offsets: Offset[] = [];
     for (const section of this.sections(text)) {
@@ -172,6 +189,10 @@ export class Tokenizer {
 
   /** Text of ids; ids outside the vocabulary are left out, as in Python. */
   decode(ids: ArrayLike<number>, options: DecodeOptions = {}): string {
+    return this.limited(ids.length, () => this.decodeNow(ids, options));
+  }
+
+  private decodeNow(ids: ArrayLike<number>, options: DecodeOptions): string {
     const tokens: string[] = [];
     for (let i = 0; i < ids.length; i++) {
       const id = ids[i] as number;
@@ -217,7 +238,7 @@ export class Tokenizer {
   async files(): Promise<string[]> {
     const found: string[] = [];
     for (const name of TOKENIZER_FILES) {
-      const path = join(this.folder, name);
+      const path = await pathInside(this.folder, name);
       if (
         await stat(path).then(
           (s) => s.isFile(),
@@ -234,6 +255,21 @@ export class Tokenizer {
     for (const text of ["", "a 1\n é"])
       for (const section of this.sections(text)) if ("tokens" in section) this.finish(section.tokens);
     this.decode([0, this.vocabSize - 1]);
+  }
+
+  /** Runs a step whose time depends on the file's own regular expressions; 50 characters a millisecond is a tenth of what they take. */
+  private limited<T>(length: number, body: () => T): T {
+    if (!this.timed) return body();
+    return withinTime(1000 + length / 50, body, () => {
+      return new LowrankError(
+        "INVALID_FILE",
+        `The tokenizer in ${this.folder} takes too long for a text of ${length} characters`,
+        {
+          hint: "A regular expression of its tokenizer.json backtracks: take the file from the model's own page.",
+          details: { folder: this.folder },
+        },
+      );
+    });
   }
 
   private finish(tokens: string[]): string[] {

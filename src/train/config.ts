@@ -1,6 +1,6 @@
-import { readFile } from "node:fs/promises";
 import { parseDocument } from "yaml";
 import { LowrankError } from "../errors.js";
+import { LIMITS, readTextFile } from "../io/input.js";
 import type { Json, JsonObject } from "../io/json.js";
 import { scheduleProblems } from "../optim/schedules.js";
 import { didYouMean } from "../suggest.js";
@@ -26,11 +26,11 @@ const ALIASES: Readonly<Record<string, string>> = { evaluation_strategy: "eval_s
 /** Keys of the file that decide other keys' values. */
 const SPECIAL = ["do_train", "warmup_ratio", "disable_gradient_checkpointing", ...Object.keys(ALIASES)];
 
-/** Reads and checks a training YAML. Throws NOT_FOUND or INVALID_CONFIG with all mistakes. */
+const KNOWN = [...BY_FILE_NAME.keys(), ...WITHOUT_EFFECT, ...Object.keys(UNSUPPORTED), ...SPECIAL];
+
+/** Reads and checks a training YAML. Throws NOT_FOUND, INVALID_FILE (no text file) or INVALID_CONFIG with all mistakes. */
 export async function loadTrainConfig(path: string, overrides: readonly string[] = []): Promise<ParsedTrainConfig> {
-  const text = await readFile(path, "utf8").catch((cause) => {
-    throw new LowrankError("NOT_FOUND", `${path} cannot be read: ${cause.code}`, { details: { file: path }, cause });
-  });
+  const text = await readTextFile(path, LIMITS.yaml);
   return parseTrainConfig(text, { overrides, source: path });
 }
 
@@ -45,6 +45,7 @@ export function parseTrainConfig(input: string | JsonObject, options: ParseOptio
   for (const override of options.overrides ?? []) {
     const [, key, value] = /^(?:--)?([\w.]+)=(.*)$/s.exec(override) ?? [];
     if (key === undefined) throw invalid(source, [`'${override}' on the command line should be key=value`]);
+    if (key === "__proto__") throw invalid(source, [`unknown key '${key}'`]); // an assignment would set the prototype
     given[key] = parseYaml(`v: ${value}`, `'${override}'`).v ?? null;
   }
   for (const [alias, key] of Object.entries(ALIASES)) {
@@ -69,13 +70,27 @@ function parseYaml(text: string, source: string): JsonObject {
   // YAML 1.1 as PyYAML reads it (yes, no, 0x10, 1_000), but a date stays the text it is.
   const customTags = (tags: unknown[]) =>
     tags.filter((tag) => !String((tag as { tag?: string }).tag ?? tag).endsWith("timestamp"));
-  const document = parseDocument(text, { version: "1.1", uniqueKeys: true, customTags: customTags as never });
-  const [error] = document.errors;
-  if (error) throw invalid(source, [`not valid YAML: ${error.message.split("\n")[0]}`]);
-  const value: unknown = document.toJS({ maxAliasCount: 100 });
+  if (text.length > LIMITS.yaml.bytes) throw invalid(source, [`longer than ${LIMITS.yaml.bytes} characters`]);
+  let value: unknown;
+  try {
+    const document = parseDocument(text, { version: "1.1", uniqueKeys: true, customTags: customTags as never });
+    const [error] = document.errors;
+    if (error) throw error;
+    value = document.toJS({ maxAliasCount: 100 });
+    checkDepth(value, 0);
+  } catch (error) {
+    // Also aliases without end (ReferenceError) and nesting that exhausts the stack (RangeError).
+    throw invalid(source, [`not valid YAML: ${(error as Error).message.split("\n")[0]}`]);
+  }
   if (value === null || typeof value !== "object" || Array.isArray(value))
     throw invalid(source, ["expected keys with values (key: value)"]);
   return value as JsonObject;
+}
+
+/** What is deep here would exhaust the stack elsewhere. */
+function checkDepth(value: unknown, depth: number): void {
+  if (depth > LIMITS.depth) throw new RangeError(`nested more than ${LIMITS.depth} deep`);
+  if (typeof value === "object" && value !== null) for (const part of Object.values(value)) checkDepth(part, depth + 1);
 }
 
 function readKeys(given: JsonObject, problems: string[]): TrainConfig {
@@ -96,8 +111,8 @@ function readKeys(given: JsonObject, problems: string[]): TrainConfig {
       if (value !== null && !UNSUPPORTED[key]!.includes(value))
         problems.push(`${key}: ${JSON.stringify(value)} is known but not supported yet`);
     } else if (!WITHOUT_EFFECT.has(key) && !SPECIAL.includes(key)) {
-      const known = [...BY_FILE_NAME.keys(), ...WITHOUT_EFFECT, ...Object.keys(UNSUPPORTED), ...SPECIAL];
-      problems.push(`unknown key '${key}'${didYouMean(key, known)}`);
+      // Comparing takes time: a file with hundreds of unknown keys is another kind of file.
+      problems.push(`unknown key '${key}'${problems.length < 50 ? didYouMean(key, KNOWN) : ""}`);
     }
   }
   return config as unknown as TrainConfig;

@@ -1,6 +1,5 @@
-import { join } from "node:path";
-import { readJsonFile } from "../io/json.js";
 import type { DecoderConfig } from "../models/config.js";
+import { readConfigFile } from "../models/config-reader.js";
 import type { TensorSpec } from "../models/layout.js";
 import { resolveConfig } from "../models/registry.js";
 import { resolveTargets } from "../peft/targets.js";
@@ -35,7 +34,7 @@ const elements = (spec: TensorSpec) => spec.shape.reduce((product, size) => prod
  * @param longest tokens of the longest example; every one of a micro-batch is taken to be as long
  */
 export async function estimateRun(config: TrainConfig, folder: string, longest: number): Promise<Estimate> {
-  const json = await readJsonFile(join(folder, "config.json"));
+  const json = await readConfigFile(folder);
   const { family, config: model } = resolveConfig(json);
   const specs = family.weights.tensors(model);
   const base = specs.reduce((sum, spec) => sum + elements(spec), 0);

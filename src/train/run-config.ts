@@ -1,10 +1,9 @@
-import { join } from "node:path";
 import { buildExamples, type ExampleStats, type TokenExample } from "../data/examples.js";
 import { type DataRow, loadRows } from "../data/rows.js";
 import { splitRows } from "../data/shuffle.js";
 import { LowrankError } from "../errors.js";
-import { readJsonFile } from "../io/json.js";
 import type { CausalLM } from "../models/causal-lm.js";
+import { readConfigFile } from "../models/config-reader.js";
 import { type LoadProgress, resolveFolder } from "../models/from-pretrained.js";
 import { AutoModelForCausalLM } from "../models/registry.js";
 import { LoraConfig } from "../peft/config.js";
@@ -135,7 +134,7 @@ export function loraConfigOf(config: TrainConfig): LoraConfig {
 
 async function loadBase(config: TrainConfig, data: PreparedData, { signal, onLoad }: PrepareOptions): Promise<CausalLM> {
   if (config.trainFromScratch) {
-    const json = await readJsonFile(join(data.folder, "config.json"));
+    const json = await readConfigFile(data.folder);
     return AutoModelForCausalLM.fromConfig(json, { seed: config.seed, tokenizer: data.tokenizer });
   }
   return AutoModelForCausalLM.fromPretrained(config.modelNameOrPath, {

@@ -1,6 +1,7 @@
 import { join } from "node:path";
 import { LowrankError } from "../errors.js";
 import type { FolderWriter } from "../io/durable.js";
+import { LIMITS } from "../io/input.js";
 import { readJsonFile } from "../io/json.js";
 import { openSafetensors } from "../io/safetensors.js";
 import { type TensorEntry, writeSafetensors } from "../io/safetensors-write.js";
@@ -63,7 +64,7 @@ export async function writeRunState(dir: FolderWriter, state: RunState, optimize
 /** The state of a verified checkpoint, without its tensors. Throws CHECKPOINT when the run cannot be continued from it. */
 export async function readRunState(folder: string): Promise<RunState> {
   try {
-    return (await readJsonFile(join(folder, STATE_FILE))) as unknown as RunState;
+    return (await readJsonFile(join(folder, STATE_FILE), LIMITS.runState)) as unknown as RunState;
   } catch (cause) {
     throw new LowrankError("CHECKPOINT", `${folder} cannot be continued: it was saved without optimizer state`, {
       hint: "Start a new run from its weights: set adapter_name_or_path to that folder.",

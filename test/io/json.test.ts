@@ -41,7 +41,7 @@ describe("readJsonFile", () => {
     ];
     for (const [content, message] of refused) {
       writeFileSync(path, content);
-      const error = await errorOf(readJsonFile(path, 100));
+      const error = await errorOf(readJsonFile(path, { bytes: 100, values: 100 }));
       expect(error.code).toBe("INVALID_FILE");
       expect(error.message).toMatch(message);
     }

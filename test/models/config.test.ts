@@ -69,7 +69,7 @@ describe("config.json", () => {
       /hidden_act: "relu".*rope_scaling.rope_type: "dynamic"/,
     ],
     ["missing sizes, all of them", { hidden_size: undefined, vocab_size: null }, /hidden_size is missing.*vocab_size is missing/],
-    ["wrong types", { num_hidden_layers: "two" }, /num_hidden_layers must be a positive integer, not "two"/],
+    ["wrong types", { num_hidden_layers: "two" }, /num_hidden_layers must be an integer from 1 to 4096, not "two"/],
     ["heads that do not share evenly", { num_key_value_heads: 3 }, /num_attention_heads \(4\) must be a multiple/],
   ])("refuses %s", (_, change, message) => {
     expect(() => resolveConfig({ ...llama, ...change })).toThrow(message);

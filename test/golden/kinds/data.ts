@@ -118,7 +118,7 @@ async function convertErrors(c: GoldenCase): Promise<GoldenOutcome> {
       await writeFile(join(folder, name), typeof content === "string" ? content : JSON.stringify(content));
     for (const check of spec.checks) {
       try {
-        const found = findDataset(spec.info, check.dataset, folder, check.stage as Stage);
+        const found = await findDataset(spec.info, check.dataset, folder, check.stage as Stage);
         const rows = convertRows(await readRows(found.path), found.attr, found.name);
         diff.check(check.why, rows.length, check.rows);
       } catch (error) {
