@@ -1,6 +1,6 @@
 import { existsSync } from "node:fs";
-import { join } from "node:path";
 import { LowrankError } from "../errors.js";
+import { pathInside } from "../io/input.js";
 import { readJsonFile } from "../io/json.js";
 import { Linear } from "../nn/linear.js";
 import type { QuantType } from "../quant/codes.js";
@@ -45,9 +45,9 @@ export function adapterBaseJson({ nameOrPath, hash, quantization }: AdapterBase)
 
 /** The side file of an adapter's folder; undefined where there is none. Throws INVALID_FILE when it is damaged. */
 export async function readAdapterBase(folder: string): Promise<AdapterBase | undefined> {
-  const path = join(folder, BASE_FILE);
+  const path = await pathInside(folder, BASE_FILE);
   if (!existsSync(path)) return undefined;
-  const json = await readJsonFile(path, 1 << 20);
+  const json = await readJsonFile(path);
   const { format_version: version, base_model_name_or_path: nameOrPath, base_hash: hash, quantization } = json;
   const state = quantization as { quant_type: QuantType; blocksize: number; double_quant: boolean } | null;
   const isForm =
