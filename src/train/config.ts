@@ -30,7 +30,10 @@ const KNOWN = [...BY_FILE_NAME.keys(), ...WITHOUT_EFFECT, ...Object.keys(UNSUPPO
 
 /** Reads and checks a training YAML. Throws NOT_FOUND, INVALID_FILE (no text file) or INVALID_CONFIG with all mistakes. */
 export async function loadTrainConfig(path: string, overrides: readonly string[] = []): Promise<ParsedTrainConfig> {
-  const text = await readTextFile(path, LIMITS.yaml);
+  const text = await readTextFile(path, LIMITS.yaml).catch((error) => {
+    if (!(error instanceof LowrankError) || error.code !== "NOT_FOUND") throw error;
+    throw new LowrankError("NOT_FOUND", `${path} cannot be read: ENOENT`, { details: { file: path }, cause: error });
+  });
   return parseTrainConfig(text, { overrides, source: path });
 }
 
