@@ -1,5 +1,5 @@
 /** Regular expressions of widespread tokenizers, which never backtrack far: texts are cut by them without a clock. */
-const KNOWN = new Set([
+const KNOWN: ReadonlySet<string> = new Set([
   // GPT-2
   "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+",
   // Llama 3
@@ -8,10 +8,20 @@ const KNOWN = new Set([
   "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
 ]);
 
-/** Whether every regular expression of a part of tokenizer.json is a known one. */
-export function patternsAreKnown(part: unknown): boolean {
+/**
+ * Whether the time that a tokenizer.json takes for a text is known to be in proportion to it. Regular expressions of its own may
+ * backtrack without end; WordPiece and FixedLength take lengths from the file.
+ */
+export function isTimely(json: Readonly<Record<string, unknown>>): boolean {
+  const model = json.model as { type?: unknown } | null | undefined;
+  return (model?.type === "BPE" || model?.type === "Unigram") && STEPS.every((step) => patternsAreKnown(json[step]));
+}
+
+const STEPS = ["normalizer", "pre_tokenizer", "post_processor", "decoder"];
+
+function patternsAreKnown(part: unknown): boolean {
   if (typeof part !== "object" || part === null) return true;
   return Object.entries(part).every(([key, value]) =>
-    key === "Regex" ? typeof value === "string" && KNOWN.has(value) : patternsAreKnown(value),
+    key === "Regex" ? KNOWN.has(value as string) : value !== "FixedLength" && patternsAreKnown(value),
   );
 }

@@ -8,7 +8,7 @@ import { parseJsonObject } from "../io/json.js";
 import { withinTime } from "../io/time-limit.js";
 import { type AddedToken, AddedTokenSplitter } from "./added-tokens.js";
 import { cleanUpSpaces, mendDecoder, StreamDecoder } from "./decode.js";
-import { patternsAreKnown } from "./known-patterns.js";
+import { isTimely } from "./known-patterns.js";
 import { type Offset, tokenOffsets } from "./offsets.js";
 import {
   addedToken,
@@ -109,6 +109,7 @@ export class Tokenizer {
       const content = tokenText(config[`${name}_token`]) ?? tokenText(map[`${name}_token`]);
       if (content !== undefined) special[name] = content;
     }
+    const timely = isTimely(json);
     const make = () => {
       for (const key of ["normalizer", "pre_tokenizer", "post_processor", "decoder"]) json[key] ??= null;
       json.added_tokens ??= [];
@@ -122,14 +123,14 @@ export class Tokenizer {
         resolve(folder),
         special,
         JSON.stringify(json.pre_tokenizer).includes('"ByteLevel"'),
-        !(patternsAreKnown(json) && /^(BPE|Unigram)$/.test(String((json.model as { type?: unknown } | null)?.type))),
+        !timely,
       );
       tokenizer.tryOut();
       return tokenizer;
     };
     try {
-      // Two million characters a second: an eighth of what a slow machine does.
-      return withinTime(1000 + text.length / 2000, make, () => new LowrankError("INVALID_FILE", "it does not come to an end"));
+      if (timely) return make();
+      return withinTime(800 + text.length / 200, make, () => new LowrankError("INVALID_FILE", "it does not come to an end"));
     } catch (cause) {
       throw new LowrankError("INVALID_FILE", `${path} is not a tokenizer this version can read: ${(cause as Error).message}`, {
         cause,
@@ -257,10 +258,10 @@ export class Tokenizer {
     this.decode([0, this.vocabSize - 1]);
   }
 
-  /** Runs a step whose time depends on the file's own regular expressions; 50 characters a millisecond is a tenth of what they take. */
+  /** Runs a step whose time depends on the file's own regular expressions; 5 characters a millisecond is a hundredth of what others need. */
   private limited<T>(length: number, body: () => T): T {
     if (!this.timed) return body();
-    return withinTime(1000 + length / 50, body, () => {
+    return withinTime(800 + length / 5, body, () => {
       return new LowrankError(
         "INVALID_FILE",
         `The tokenizer in ${this.folder} takes too long for a text of ${length} characters`,
