@@ -1,8 +1,8 @@
 import { Worker } from "node:worker_threads";
 import { LowrankError } from "../errors.js";
-import type { RenderLimits } from "./jinja/interpreter.js";
+import type { RenderLimits } from "./jinja/limits.js";
 import { hasGenerationMarks, type Rendered, type RenderRequest } from "./jinja/render.js";
-import type { WorkerJob, WorkerResult } from "./jinja/worker.js";
+import type { Refusal, WorkerJob, WorkerResult } from "./jinja/worker.js";
 
 export { hasGenerationMarks, type Rendered };
 
@@ -26,6 +26,8 @@ export interface RenderOptions {
   now?: Date;
   /** Also return the regions between `{% generation %}` marks. */
   marks?: boolean;
+  /** Whose template it is, for errors: a model's name or folder. */
+  templateName?: string;
 }
 
 export interface Conversation extends RenderOptions {
@@ -34,20 +36,42 @@ export interface Conversation extends RenderOptions {
 
 const MAX_TEMPLATE_CHARS = 256 * 1024;
 const BATCH = 64;
-/** Longest time one rendering may take on a quiet machine is far below this; it only ends what hangs. */
-const MILLISECONDS = 1000;
+const MAX_NESTING = 200;
+/** What any template may use, and what the conversation adds: real templates take tens of units for a message. */
+const WORK = { base: 200_000, perValue: 500, perCharacter: 1 };
+/** Time on the processor for the base; far above what its work takes. */
+const MILLISECONDS = 100;
+/** What a worker that does not answer is given on top before it is ended, on a machine however busy. */
+const PATIENCE = 5000;
 
-/** Characters of all texts inside a value. */
-function sizeOf(value: unknown): number {
-  if (typeof value === "string") return value.length;
-  if (typeof value !== "object" || value === null) return 8;
-  return Object.entries(value).reduce((n, [key, x]) => n + key.length + sizeOf(x), 8);
+/** Values inside a value, and characters of all its texts. @throws for what is no data, or nested too deeply */
+function measure(value: unknown, depth = 0): { values: number; characters: number } {
+  if (typeof value === "string") return { values: 1, characters: value.length };
+  if (typeof value === "function" || typeof value === "symbol") throw notData(`holds a ${typeof value}`);
+  if (typeof value !== "object" || value === null || value instanceof Number) return { values: 1, characters: 0 };
+  if (depth > MAX_NESTING) throw notData(`is nested more than ${MAX_NESTING} deep`);
+  if (!Array.isArray(value) && Object.prototype.toString.call(value) !== "[object Object]")
+    throw notData(`holds a ${value.constructor?.name ?? "strange object"}`);
+  const sum = { values: 1, characters: 0 };
+  for (const [key, x] of Object.entries(value)) {
+    const inner = measure(x, depth + 1);
+    sum.values += inner.values;
+    sum.characters += inner.characters + (Array.isArray(value) ? 0 : key.length);
+  }
+  return sum;
 }
 
-/** Limits of one rendering: a base, and a share for the size of the largest conversation. */
-function limitsFor(requests: RenderRequest[]): RenderLimits {
-  const chars = Math.max(...requests.map((r) => sizeOf([r.messages, r.tools, r.documents, r.variables])));
-  return { steps: 200_000 + 8 * chars, outputChars: 1_000_000 + 16 * chars, milliseconds: MILLISECONDS };
+const notData = (what: string) =>
+  new LowrankError("TEMPLATE", `The conversation cannot be rendered: it ${what}`, {
+    hint: "Messages, tools and variables are data: texts, numbers, lists and plain objects.",
+    details: { raisedBy: "api", message: `it ${what}` },
+  });
+
+/** Limits of one rendering: a base, and a share for the size of the conversation. */
+function limitsFor(r: RenderRequest): RenderLimits {
+  const { values, characters } = measure([r.messages, r.tools, r.documents, r.variables]);
+  const work = WORK.base + WORK.perValue * values + WORK.perCharacter * characters;
+  return { work, milliseconds: Math.ceil((MILLISECONDS * work) / WORK.base) };
 }
 
 type Job = { work: WorkerJob; resolve: (results: WorkerResult[]) => void; reject: (error: Error) => void };
@@ -74,8 +98,8 @@ class TemplateWorker {
     if (!this.ready) return;
     this.current = this.queue.shift();
     const { work } = this.current!;
-    const patience = work.limits.milliseconds * work.requests.length + 500;
-    this.timer = setTimeout(() => this.fail(`it ran for more than ${work.limits.milliseconds} ms`), patience);
+    const patience = work.limits.reduce((ms, limit) => ms + limit.milliseconds, PATIENCE);
+    this.timer = setTimeout(() => this.fail("time", "it did not come to an end"), patience);
     this.worker.postMessage(work);
   }
 
@@ -99,13 +123,14 @@ class TemplateWorker {
     });
     worker.on("error", (error: NodeJS.ErrnoException) => {
       if (worker !== this.worker) return;
-      this.fail(error.code === "ERR_WORKER_OUT_OF_MEMORY" ? "it used too much memory" : error.message);
+      if (error.code === "ERR_WORKER_OUT_OF_MEMORY") this.fail("memory", "it used too much memory");
+      else this.fail("time", error.message);
     });
     return worker;
   }
 
   /** Ends the worker and refuses the job it was at; all jobs if it never came up. */
-  private fail(message: string): void {
+  private fail(limit: "time" | "memory", message: string): void {
     const { worker, ready } = this;
     this.worker = undefined;
     this.ready = false;
@@ -115,7 +140,7 @@ class TemplateWorker {
       for (const job of this.queue.splice(0)) job.reject(error);
       return;
     }
-    this.settle((job) => job.reject(new WorkerFailure(message)));
+    this.settle((job) => job.reject(new WorkerFailure(limit, message)));
   }
 
   private settle(done: (job: Job) => void): void {
@@ -128,7 +153,14 @@ class TemplateWorker {
   }
 }
 
-class WorkerFailure extends Error {}
+class WorkerFailure extends Error {
+  constructor(
+    readonly limit: "time" | "memory",
+    message: string,
+  ) {
+    super(message);
+  }
+}
 const renderer = new TemplateWorker();
 
 /** Code that starts the worker from TypeScript (tests, examples): a worker does not inherit its host's loader. */
@@ -151,28 +183,38 @@ function request(conversation: Conversation): RenderRequest {
   };
 }
 
-const WHO: Record<string, string> = {
-  template: "The chat template refused the conversation",
-  api: "The conversation cannot be rendered",
-  limit: "The chat template was stopped",
-  runtime: "The chat template failed",
+const WHO: Record<Refusal["refusedBy"], (template: string) => string> = {
+  template: (template) => `${template} refused the conversation`,
+  api: () => "The conversation cannot be rendered",
+  limit: (template) => `${template} was stopped at its limit of`,
+  runtime: (template) => `${template} failed`,
 };
 
-function refused(by: string, message: string): LowrankError {
-  return new LowrankError("TEMPLATE", `${WHO[by]}: ${message}`, { details: { raisedBy: by, message } });
+function refused({ refusedBy, message, limit }: Refusal, name: string | undefined): LowrankError {
+  const who = WHO[refusedBy](`The chat template${name === undefined ? "" : ` of ${name}`}`);
+  return new LowrankError("TEMPLATE", `${who}${limit ? ` ${limit}` : ""}: ${message}`, {
+    details: { raisedBy: refusedBy, message, ...(limit && { limit }), ...(name !== undefined && { template: name }) },
+  });
 }
 
-async function renderSome(template: string, requests: RenderRequest[]): Promise<(Rendered | LowrankError)[]> {
+async function renderSome(template: string, conversations: readonly Conversation[]): Promise<(Rendered | LowrankError)[]> {
+  const names = conversations.map((c) => c.templateName);
   try {
-    const results = await renderer.run({ template, requests, limits: limitsFor(requests) });
-    return results.map((r) => ("refusedBy" in r ? refused(r.refusedBy, r.message) : r));
+    const requests = conversations.map(request);
+    const results = await renderer.run({ template, requests, limits: requests.map(limitsFor) });
+    return results.map((r, i) => ("refusedBy" in r ? refused(r, names[i]) : { text: r.text, regions: r.regions }));
   } catch (error) {
-    if (!(error instanceof WorkerFailure)) throw error;
-    if (requests.length === 1) return [refused("limit", error.message)];
-    // One of them did it: find out which, one by one.
-    const single: (Rendered | LowrankError)[] = [];
-    for (const r of requests) single.push(...(await renderSome(template, [r])));
-    return single;
+    if (conversations.length === 1) {
+      if (error instanceof WorkerFailure)
+        return [refused({ refusedBy: "limit", message: error.message, limit: error.limit }, names[0])];
+      if (error instanceof LowrankError && error.details.raisedBy === "api") return [error];
+    } else if (error instanceof WorkerFailure || (error instanceof LowrankError && error.details.raisedBy === "api")) {
+      // One of them did it: find out which, one by one.
+      const single: (Rendered | LowrankError)[] = [];
+      for (const c of conversations) single.push(...(await renderSome(template, [c])));
+      return single;
+    }
+    throw error;
   }
 }
 
@@ -181,21 +223,19 @@ async function renderSome(template: string, requests: RenderRequest[]): Promise<
  * memory, steps and size.
  *
  * @returns for each conversation what was printed, or the error that refused it (code TEMPLATE; details.raisedBy is
- *   `template` for raise_exception, `api` for arguments that do not go together, `runtime` or `limit`)
+ *   `template` for raise_exception, `api` for arguments that do not go together, `runtime`, or `limit` with details.limit)
  */
 export async function renderChatBatch(
   template: string,
   conversations: readonly Conversation[],
 ): Promise<(Rendered | LowrankError)[]> {
   if (template.length > MAX_TEMPLATE_CHARS) {
-    throw new LowrankError(
-      "TEMPLATE",
-      `The chat template is ${template.length} characters long; the limit is ${MAX_TEMPLATE_CHARS}`,
-    );
+    const message = `it is ${template.length} characters long, more than ${MAX_TEMPLATE_CHARS}`;
+    return conversations.map((c) => refused({ refusedBy: "limit", message, limit: "size" }, c.templateName));
   }
   const out: (Rendered | LowrankError)[] = [];
   for (let i = 0; i < conversations.length; i += BATCH) {
-    out.push(...(await renderSome(template, conversations.slice(i, i + BATCH).map(request))));
+    out.push(...(await renderSome(template, conversations.slice(i, i + BATCH))));
   }
   return out;
 }

@@ -105,7 +105,7 @@ describe("conversations", () => {
     expect(await render(plain, {}, { addGenerationPrompt: true })).toBe("<user>hi</><assistant>");
     const keys = "{% for m in messages %}{{ m.keys() | list }}{% endfor %}";
     expect(await renderChatTemplate(keys, [{ role: "user", content: null, reasoning: "r" }])).toBe(
-      "['role', 'reasoning', 'reasoning_content', 'thinking']",
+      "['thinking', 'role', 'reasoning', 'reasoning_content']",
     );
   });
 

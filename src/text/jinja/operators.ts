@@ -1,25 +1,137 @@
-import { text } from "./print.js";
+import { meter, TemplateLimitError, TemplateRuntimeError } from "./limits.js";
+import { contains } from "./methods.js";
 import {
-  bool,
   compare,
   equal,
   float,
   int,
+  isBoolean,
   isFloat,
   isInteger,
-  isList,
   isNumber,
   isString,
   list,
+  numberOf,
+  small,
   str,
-  TemplateLimitError,
-  TemplateRuntimeError,
   tuple,
   typeName,
   type Value,
 } from "./values.js";
 
-function arithmetic(operator: string, a: number, b: number): number {
+/** Python's comparisons, `in` and `not in` among them. */
+export function compares(operator: string, left: Value, right: Value): boolean {
+  switch (operator) {
+    case "==":
+      return equal(left, right);
+    case "!=":
+      return !equal(left, right);
+    case "<":
+      return compare(left, right) < 0;
+    case "<=":
+      return compare(left, right) <= 0;
+    case ">":
+      return compare(left, right) > 0;
+    case ">=":
+      return compare(left, right) >= 0;
+    case "in":
+      return contains(right, left);
+    default:
+      return !contains(right, left);
+  }
+}
+
+/** Python's arithmetic; on texts and lists `+` joins and `*` repeats. */
+export function binary(operator: string, left: Value, right: Value): Value {
+  if (isNumber(left) && isNumber(right)) return arithmetic(operator, left, right);
+  if (operator === "+") {
+    if (isString(left) && isString(right)) {
+      meter.text(left.value.length + right.value.length);
+      return str(left.value + right.value);
+    }
+    if ((left.type === "list" || left.type === "tuple") && left.type === right.type) {
+      meter.spend(left.value.length + right.value.length);
+      return (left.type === "list" ? list : tuple)(left.value.concat(right.value));
+    }
+  }
+  if (operator === "*" && (isInteger(right) || isBoolean(right)) && repeats(left)) return repeated(left, right);
+  if (operator === "*" && (isInteger(left) || isBoolean(left)) && repeats(right)) return repeated(right, left);
+  throw new TemplateRuntimeError(`unsupported operand type(s) for ${operator}: '${typeName(left)}' and '${typeName(right)}'`);
+}
+
+const repeats = (v: Value) => isString(v) || v.type === "list" || v.type === "tuple";
+
+function repeated(sequence: Value, by: Value): Value {
+  const times = Math.max(0, Number(numberOf(by)));
+  const size = sequence.value.length;
+  if (size === 0 || times === 0) return isString(sequence) ? str("") : (sequence.type === "list" ? list : tuple)([]);
+  if (isString(sequence)) {
+    meter.text(size * times);
+    return str(sequence.value.repeat(times));
+  }
+  meter.spend(size * times);
+  const items = Array.from({ length: size * times }, (_, i) => sequence.value[i % size]);
+  return (sequence.type === "list" ? list : tuple)(items);
+}
+
+function arithmetic(operator: string, left: Value, right: Value): Value {
+  const [a, b] = [numberOf(left), numberOf(right)];
+  if (isFloat(left) || isFloat(right)) return float(floats(operator, exactFloat(a), exactFloat(b)));
+  if (operator === "/") {
+    if (b === 0) throw new TemplateRuntimeError("division by zero");
+    return float(exactFloat(a) / exactFloat(b));
+  }
+  if (operator === "**") return power(BigInt(a), BigInt(b));
+  return int(small(integers(operator, a, b)));
+}
+
+/** A whole number as a float, where a float holds it. */
+function exactFloat(n: number | bigint): number {
+  const x = Number(n);
+  if (typeof n === "bigint" && BigInt(x) !== n)
+    throw new TemplateLimitError("number", "it computes with an integer beyond 53 bits and a float");
+  return x;
+}
+
+/** Integers are as long as they need to be in Python; here up to this many bits. */
+const MAX_BITS = 4096;
+
+function integers(operator: string, x: number | bigint, y: number | bigint): bigint {
+  const [a, b] = [BigInt(x), BigInt(y)];
+  if (operator === "+") return bounded(a + b);
+  if (operator === "-") return bounded(a - b);
+  if (operator === "*") return bounded(a * b);
+  if (b === 0n) throw new TemplateRuntimeError("integer division or modulo by zero");
+  // Python rounds the quotient down, and the remainder takes the sign of the divisor.
+  const rest = a % b;
+  const adjust = rest !== 0n && rest < 0n !== b < 0n;
+  if (operator === "%") return adjust ? rest + b : rest;
+  return a / b - (adjust ? 1n : 0n);
+}
+
+function bounded(n: bigint): bigint {
+  if (n >> BigInt(MAX_BITS) > 0n || -n >> BigInt(MAX_BITS) > 0n)
+    throw new TemplateLimitError("number", `it computes an integer of more than ${MAX_BITS} bits`);
+  return n;
+}
+
+function power(base: bigint, exponent: bigint): Value {
+  if (exponent >= 0n) {
+    const bits = base < 0n ? (-base).toString(2).length : base.toString(2).length;
+    if (base > 1n || base < -1n) {
+      if (BigInt(bits) * exponent > BigInt(MAX_BITS))
+        throw new TemplateLimitError("number", `it computes an integer of more than ${MAX_BITS} bits`);
+    } else return int(Number(base === -1n && exponent % 2n === 0n ? 1n : exponent === 0n ? 1n : base));
+    return int(small(base ** exponent));
+  }
+  if (base === 0n) throw new TemplateRuntimeError("0.0 cannot be raised to a negative power");
+  const below = power(base, -exponent).value;
+  // One rounding only, as pow() has it, where the power itself is exact.
+  if (typeof below === "bigint") throw new TemplateLimitError("number", "it computes with an integer beyond 53 bits and a float");
+  return float(1 / below);
+}
+
+function floats(operator: string, a: number, b: number): number {
   switch (operator) {
     case "+":
       return a + b;
@@ -28,55 +140,21 @@ function arithmetic(operator: string, a: number, b: number): number {
     case "*":
       return a * b;
     case "**":
-      return a ** b;
-    default:
-      if (b === 0) throw new TemplateRuntimeError("division by zero");
-      if (operator === "/") return a / b;
-      // Python's % takes the sign of the divisor.
-      return operator === "//" ? Math.floor(a / b) : a - Math.floor(a / b) * b;
+      throw new TemplateRuntimeError("powers of floats are not supported");
   }
-}
-
-function repeated(sequence: Value, times: number, limit: number): Value {
-  const n = Math.max(0, times);
-  if (sequence.value.length * n > limit) throw new TemplateLimitError(`it made a text or list of more than ${limit} elements`);
-  if (isString(sequence)) return str(sequence.value.repeat(n));
-  const items = Array.from({ length: n }, () => sequence.value as Value[]).flat();
-  return sequence.type === "TupleValue" ? tuple(items) : list(items);
-}
-
-/** Python's operators but the short-circuiting ones; `limit` bounds what repetition makes. */
-export function binary(operator: string, left: Value, right: Value, limit: number): Value {
-  switch (operator) {
-    case "==":
-      return bool(equal(left, right));
-    case "!=":
-      return bool(!equal(left, right));
-    case "<":
-      return bool(compare(left, right) < 0);
-    case "<=":
-      return bool(compare(left, right) <= 0);
-    case ">":
-      return bool(compare(left, right) > 0);
-    case ">=":
-      return bool(compare(left, right) >= 0);
-    case "~":
-      return str(text(left) + text(right));
-  }
-  if (isNumber(left) && isNumber(right)) {
-    const result = arithmetic(operator, Number(left.value), Number(right.value));
-    const whole = !isFloat(left) && !isFloat(right) && operator !== "/" && !(operator === "**" && Number(right.value) < 0);
-    if (!whole) return float(result);
-    if (!Number.isSafeInteger(result)) throw new TemplateLimitError("it computed an integer beyond 53 bits");
-    return int(result);
-  }
-  if (operator === "+" && isString(left) && isString(right)) return str(left.value + right.value);
-  if (operator === "+" && isList(left) && left.type === right.type) {
-    const items = [...left.value, ...right.value];
-    return left.type === "TupleValue" ? tuple(items) : list(items);
-  }
-  if (operator === "*" && isInteger(right) && (isString(left) || isList(left))) return repeated(left, Number(right.value), limit);
-  if (operator === "*" && isInteger(left) && (isString(right) || isList(right)))
-    return repeated(right, Number(left.value), limit);
-  throw new TemplateRuntimeError(`unsupported operand type(s) for ${operator}: '${typeName(left)}' and '${typeName(right)}'`);
+  if (b === 0) throw new TemplateRuntimeError("float division by zero");
+  if (operator === "/") return a / b;
+  // CPython's float_divmod.
+  let mod = a % b;
+  let quotient = (a - mod) / b;
+  if (mod !== 0) {
+    if (b < 0 !== mod < 0) {
+      mod += b;
+      quotient -= 1;
+    }
+  } else mod = b < 0 ? -0 : 0;
+  if (operator === "%") return mod;
+  if (quotient === 0) return a / b < 0 || Object.is(a / b, -0) ? -0 : 0;
+  const floor = Math.floor(quotient);
+  return quotient - floor > 0.5 ? floor + 1 : floor;
 }

@@ -1,4 +1,5 @@
-import { isDict, isList, meter, TemplateRuntimeError, type Value } from "./values.js";
+import { MAX_DEPTH, meter, TemplateLimitError, TemplateRuntimeError } from "./limits.js";
+import { compareText, typeName, type Value } from "./values.js";
 
 /** Python's repr of a float: shortest digits, exponent from 1e16 and below 1e-4. */
 export function floatText(x: number): string {
@@ -19,6 +20,7 @@ export function floatText(x: number): string {
 
 /** Python's repr of a text. */
 function textRepr(text: string): string {
+  meter.spend(1 + text.length / 8);
   const quote = text.includes("'") && !text.includes('"') ? '"' : "'";
   let out = quote;
   for (const char of text) {
@@ -35,55 +37,82 @@ function textRepr(text: string): string {
   return out + quote;
 }
 
+function deeper(depth: number): number {
+  if (depth > MAX_DEPTH) throw new TemplateLimitError("depth", `it prints a value nested more than ${MAX_DEPTH} deep`);
+  return depth + 1;
+}
+
 /** Python's repr. */
-export function repr(v: Value): string {
+function repr(v: Value, depth: number): string {
   meter.spend(1);
-  if (v.type === "StringValue") return textRepr(v.value);
-  if (isDict(v)) return `{${[...v.value].map(([k, x]: [string, Value]) => `${textRepr(k)}: ${repr(x)}`).join(", ")}}`;
-  if (isList(v)) {
-    const items = v.value.map(repr).join(", ");
-    if (v.type === "ArrayValue") return `[${items}]`;
-    return v.value.length === 1 ? `(${items},)` : `(${items})`;
+  const inner = deeper(depth);
+  switch (v.type) {
+    case "str":
+      return textRepr(v.value);
+    case "markup":
+      return `Markup(${textRepr(v.value)})`;
+    case "dict":
+      return `{${[...v.value].map(([k, x]: [string, Value]) => `${textRepr(k)}: ${repr(x, inner)}`).join(", ")}}`;
+    case "list":
+      return `[${v.value.map((x: Value) => repr(x, inner)).join(", ")}]`;
+    case "tuple": {
+      const items = v.value.map((x: Value) => repr(x, inner)).join(", ");
+      return v.value.length === 1 ? `(${items},)` : `(${items})`;
+    }
+    case "view":
+      return `${v.value.name}([${v.value.items.map((x: Value) => repr(x, inner)).join(", ")}])`;
+    case "undefined":
+      return "Undefined";
+    default:
+      return text(v, depth);
   }
-  if (v.type === "UndefinedValue") return "Undefined";
-  return text(v);
 }
 
 /** Python's str: what `{{ value }}` prints. */
-export function text(v: Value): string {
+export function text(v: Value, depth = 0): string {
   switch (v.type) {
-    case "StringValue":
+    case "str":
+    case "markup":
       return v.value;
-    case "IntegerValue":
+    case "int":
       return String(v.value);
-    case "FloatValue":
+    case "float":
       return floatText(v.value);
-    case "BooleanValue":
+    case "bool":
       return v.value ? "True" : "False";
-    case "NullValue":
+    case "none":
       return "None";
-    case "UndefinedValue":
+    case "undefined":
       return "";
-    case "ArrayValue":
-    case "TupleValue":
-    case "ObjectValue":
-      return repr(v);
+    case "range": {
+      const { start, stop, step } = v.value;
+      return step === 1 ? `range(${start}, ${stop})` : `range(${start}, ${stop}, ${step})`;
+    }
+    case "list":
+    case "tuple":
+    case "dict":
+    case "view":
+      return repr(v, depth);
     default:
-      throw new TemplateRuntimeError("a function or namespace cannot be printed");
+      throw new TemplateRuntimeError(`a ${typeName(v)} cannot be printed`);
   }
 }
 
 export interface JsonOptions {
   ensureAscii: boolean;
-  /** Spaces, or a text, of one level; undefined prints on one line. */
+  /** What stands in front of one level; undefined prints on one line. */
   indent: string | undefined;
   separators: [item: string, key: string] | undefined;
   sortKeys: boolean;
 }
 
+// biome-ignore lint/suspicious/noControlCharactersInRegex: JSON escapes control characters
+const TO_ESCAPE = /["\\\u0000-\u001f]/;
+
 function jsonText(value: string, ensureAscii: boolean): string {
-  // JSON.stringify escapes lone surrogates, which Python prints only when ASCII is asked for: both never occur in UTF-8 text.
-  const plain = JSON.stringify(value);
+  meter.spend(1 + value.length / 8);
+  // JSON.stringify escapes lone surrogates, which Python does only when ASCII is asked for: neither occurs in UTF-8 text.
+  const plain = TO_ESCAPE.test(value) || ensureAscii ? JSON.stringify(value) : `"${value}"`;
   return ensureAscii
     ? plain.replace(/[\u007f-\uffff]/g, (c) => (c === "\u007f" ? c : `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`))
     : plain;
@@ -94,40 +123,42 @@ export function json(v: Value, options: JsonOptions, depth = 0): string {
   meter.spend(1);
   const { indent, ensureAscii } = options;
   const [itemSeparator, keySeparator] = options.separators ?? [indent === undefined ? ", " : ",", ": "];
+  const inner = deeper(depth);
   const wrap = (open: string, items: string[], close: string) => {
     if (items.length === 0) return open + close;
+    const pad = indent === undefined ? 0 : indent.length * inner;
+    meter.text(items.length * (itemSeparator.length + pad));
     if (indent === undefined) return open + items.join(itemSeparator) + close;
-    const inner = `\n${indent.repeat(depth + 1)}`;
-    return `${open}${inner}${items.join(itemSeparator + inner)}\n${indent.repeat(depth)}${close}`;
+    const line = `\n${indent.repeat(inner)}`;
+    return `${open}${line}${items.join(itemSeparator + line)}\n${indent.repeat(depth)}${close}`;
   };
   switch (v.type) {
-    case "StringValue":
+    case "str":
+    case "markup":
       return jsonText(v.value, ensureAscii);
-    case "NullValue":
+    case "none":
       return "null";
-    case "BooleanValue":
+    case "bool":
       return v.value ? "true" : "false";
-    case "IntegerValue":
+    case "int":
       return String(v.value);
-    case "FloatValue":
+    case "float":
       if (Number.isFinite(v.value)) return floatText(v.value);
       return Number.isNaN(v.value) ? "NaN" : v.value > 0 ? "Infinity" : "-Infinity";
-    case "ArrayValue":
-    case "TupleValue":
+    case "list":
+    case "tuple":
       return wrap(
         "[",
-        v.value.map((x: Value) => json(x, options, depth + 1)),
+        v.value.map((x: Value) => json(x, options, inner)),
         "]",
       );
-    case "ObjectValue": {
+    case "dict": {
       const entries = [...(v.value as Map<string, Value>)];
-      if (options.sortKeys) entries.sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0));
-      const items = entries.map(([key, x]) => jsonText(key, ensureAscii) + keySeparator + json(x, options, depth + 1));
+      if (options.sortKeys) entries.sort(([a], [b]) => compareText(a, b));
+      const items = entries.map(([key, x]) => jsonText(key, ensureAscii) + keySeparator + json(x, options, inner));
       return wrap("{", items, "}");
     }
     default:
-      throw new TemplateRuntimeError(
-        `Object of type ${v.type === "UndefinedValue" ? "Undefined" : v.type} is not JSON serializable`,
-      );
+      throw new TemplateRuntimeError(`Object of type ${typeName(v)} is not JSON serializable`);
   }
 }

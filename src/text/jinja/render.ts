@@ -1,10 +1,16 @@
-import { Environment, parse, tokenize } from "@huggingface/jinja";
-import { PythonInterpreter, type RenderLimits } from "./interpreter.js";
+import { threadMilliseconds } from "./clock.js";
+import { dictOf } from "./filters.js";
+import { type Hidden, hiddenNames } from "./frames.js";
+import { checkAttribute, Interpreter, Scope } from "./interpreter.js";
+import { meter, type RenderLimits, TemplateRaised, TemplateRuntimeError } from "./limits.js";
 import { range } from "./loops.js";
 import { strip } from "./methods.js";
+import { checkNames } from "./names.js";
+import { parse } from "./parser.js";
 import { text } from "./print.js";
 import { strftime } from "./strftime.js";
-import { bool, dict, fn, fromJs, none, str, TemplateRaised, undef, type Value } from "./values.js";
+import type { Stmt } from "./syntax.js";
+import { fn, fromJs, isString, str, Value } from "./values.js";
 
 /** Everything one rendering needs; only data, so that it can be sent to the worker. */
 export interface RenderRequest {
@@ -30,56 +36,34 @@ export interface Rendered {
 /** The arguments do not go together; nothing was rendered. */
 export class RenderArgumentError extends Error {}
 
-const GENERATION = /\{%(-?)\s*(end)?generation\s*(-?)%\}/g;
+const GENERATION = /\{%[-+]?\s*generation\s*[-+]?%\}/;
 
 /** True when the template marks the assistant's own text. */
-export const hasGenerationMarks = (template: string): boolean => template.search(GENERATION) >= 0;
+export const hasGenerationMarks = (template: string): boolean => GENERATION.test(template);
 
-/** Characters that occur in no text: one opens a marked region, the next closes it. */
-function sentinels(template: string, request: RenderRequest): [string, string] {
-  const used =
-    template +
-    JSON.stringify([request.messages, request.tools, request.documents, request.variables], (_, v) =>
-      typeof v === "bigint" ? String(v) : v,
-    );
-  for (let code = 0xe000; code < 0xf8ff; code += 2) {
-    const pair: [string, string] = [String.fromCharCode(code), String.fromCharCode(code + 1)];
-    if (!used.includes(pair[0]) && !used.includes(pair[1])) return pair;
-  }
-  throw new RenderArgumentError("the conversation uses every private character of Unicode");
+interface Program {
+  body: Stmt[];
+  hidden: Hidden;
 }
-
-type Program = Parameters<PythonInterpreter["render"]>[0];
 const parsed = new Map<string, Program>();
 
-/** Parses a template; generation tags become blocks that print `open` and `close`, so that white space around them is cut as around any tag. */
-function compile(template: string, open: string, close: string): Program {
-  const key = open + close + template;
-  let program = parsed.get(key);
+function compile(template: string): Program {
+  let program = parsed.get(template);
   if (!program) {
-    // Jinja reads any line end as \n.
-    const marked = template
-      .replace(/\r\n?/g, "\n")
-      .replace(GENERATION, (_, left: string, end: string | undefined, right: string) => {
-        const mark = end ? close : open;
-        return `{%${left} if true %}${mark}{% endif ${right}%}`;
-      });
-    program = parse(tokenize(marked, { trim_blocks: true, lstrip_blocks: true })) as unknown as Program;
+    const body = parse(template);
+    checkNames(body);
+    program = { body, hidden: hiddenNames(body) };
     if (parsed.size >= 16) parsed.clear();
-    parsed.set(key, program);
+    parsed.set(template, program);
   }
   return program;
 }
 
 /** What apply_chat_template does to messages: keys without a value go, reasoning is found under either of its names. */
 function prepared(message: Record<string, unknown>): Record<string, unknown> {
-  const out = Object.fromEntries(Object.entries(message).filter(([, value]) => value !== null && value !== undefined));
-  const reasoning = out.reasoning_content ?? out.thinking ?? out.reasoning;
-  if (reasoning !== undefined) {
-    out.reasoning_content ??= reasoning;
-    out.thinking ??= reasoning;
-  }
-  return out;
+  const given = Object.fromEntries(Object.entries(message).filter(([, value]) => value !== null && value !== undefined));
+  const reasoning = given.reasoning_content ?? given.thinking ?? given.reasoning;
+  return reasoning === undefined ? given : { thinking: reasoning, ...given, reasoning_content: reasoning };
 }
 
 const CONTINUE_TAG = "CONTINUE_FINAL_MESSAGE_TAG ";
@@ -94,8 +78,8 @@ function tagLast(messages: Record<string, unknown>[]): string {
   }
   if (Array.isArray(last.content)) {
     const parts = last.content.map((part) => ({ ...part }));
-    const part = parts.findLast((p) => typeof p.text === "string");
-    if (part) {
+    const part = parts.findLast((p) => p.text !== undefined);
+    if (typeof part?.text === "string") {
       const before = part.text as string;
       part.text += CONTINUE_TAG;
       last.content = parts;
@@ -117,27 +101,46 @@ function cutAtTag(rendered: string, lastText: string): string {
   return rendered.startsWith(CONTINUE_TAG, at) ? before : strip(before, undefined, false, true);
 }
 
-function globals(request: RenderRequest): Map<string, Value> {
-  const raise = fn((args) => {
-    throw new TemplateRaised(text(args[0] ?? undef));
+const unsupported = (name: string) =>
+  fn(() => {
+    throw new TemplateRuntimeError(`'${name}' is not supported`);
   });
+
+/** One argument of a function that takes one, by place or by name. */
+function only(positional: readonly Value[], keywords: ReadonlyMap<string, Value>, name: string): Value {
+  const value = positional[0] ?? keywords.get(name);
+  if (!value || positional.length + keywords.size !== 1) throw new TemplateRuntimeError(`takes one argument, ${name}`);
+  return value;
+}
+
+function globals(request: RenderRequest): Map<string, Value> {
   const now = new Date(request.now);
   return new Map<string, Value>([
-    ["true", bool(true)],
-    ["True", bool(true)],
-    ["false", bool(false)],
-    ["False", bool(false)],
-    ["none", none],
-    ["None", none],
-    ["range", range],
+    ["range", fn(range)],
+    ["dict", fn(dictOf)],
     [
-      "dict",
-      fn((args) =>
-        dict(new Map(args.filter((a) => a.value instanceof Map).flatMap((a) => [...(a.value as Map<string, Value>)]))),
-      ),
+      "namespace",
+      fn((positional, keywords) => {
+        const { value } = dictOf(positional, keywords);
+        for (const name of value.keys()) checkAttribute(name);
+        return new Value("namespace", value);
+      }),
     ],
-    ["raise_exception", raise],
-    ["strftime_now", fn((args) => str(strftime(now, text(args[0] ?? undef))))],
+    [
+      "raise_exception",
+      fn((positional, keywords) => {
+        throw new TemplateRaised(text(only(positional, keywords, "message")));
+      }),
+    ],
+    [
+      "strftime_now",
+      fn((positional, keywords) => {
+        const format = only(positional, keywords, "format");
+        if (!isString(format)) throw new TemplateRuntimeError("strftime_now needs a text");
+        return str(strftime(now, format.value));
+      }),
+    ],
+    ...["cycler", "joiner", "lipsum"].map((name) => [name, unsupported(name)] as const),
   ]);
 }
 
@@ -156,10 +159,8 @@ export function render(template: string, request: RenderRequest, limits: RenderL
   }
   const messages = request.messages.map(prepared);
   const lastText = request.continueFinalMessage ? tagLast(messages) : "";
-  const [open, close] = request.marks ? sentinels(template, request) : ["", ""];
-  const program = compile(template, open, close);
-  const scope = new Environment();
-  for (const [name, value] of globals(request)) scope.setVariable(name, value as never);
+  if (request.continueFinalMessage && !template.includes("content"))
+    throw new RenderArgumentError("continueFinalMessage is set but the template does not read the content of messages");
   const variables = {
     ...request.variables,
     messages,
@@ -167,22 +168,16 @@ export function render(template: string, request: RenderRequest, limits: RenderL
     documents: request.documents,
     add_generation_prompt: request.addGenerationPrompt,
   };
-  for (const [name, value] of Object.entries(variables)) scope.setVariable(name, fromJs(value) as never);
-  const rendered = new PythonInterpreter(scope, limits).render(program);
-  const found = request.marks ? cutMarks(rendered, open, close) : { text: rendered, regions: [] };
-  return request.continueFinalMessage ? { ...found, text: cutAtTag(found.text, lastText) } : found;
-}
-
-function cutMarks(rendered: string, open: string, close: string): Rendered {
-  const regions: [number, number][] = [];
-  let out = "";
-  let start: number | undefined;
-  for (const char of rendered.split(new RegExp(`([${open}${close}])`, "u"))) {
-    if (char === open) start ??= out.length;
-    else if (char === close) {
-      if (start !== undefined && out.length > start) regions.push([start, out.length]);
-      start = undefined;
-    } else out += char;
+  const scope = new Scope();
+  for (const [name, value] of globals(request)) scope.names.set(name, value);
+  for (const [name, value] of Object.entries(variables)) scope.names.set(name, fromJs(value));
+  meter.start(limits, threadMilliseconds);
+  try {
+    const { body, hidden } = compile(template);
+    const interpreter = new Interpreter(request.marks, hidden);
+    const printed = interpreter.render(body, scope);
+    return { text: request.continueFinalMessage ? cutAtTag(printed, lastText) : printed, regions: interpreter.regions };
+  } finally {
+    meter.stop();
   }
-  return { text: out, regions };
 }

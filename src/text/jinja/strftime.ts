@@ -1,4 +1,4 @@
-import { TemplateRuntimeError } from "./values.js";
+import { TemplateRuntimeError } from "./limits.js";
 
 const MONTHS = "January February March April May June July August September October November December".split(" ");
 const DAYS = "Sunday Monday Tuesday Wednesday Thursday Friday Saturday".split(" ");

@@ -1,93 +1,91 @@
-import { Environment, Interpreter, parse, tokenize } from "@huggingface/jinja";
+import { meter, TemplateRuntimeError } from "./limits.js";
 
-/** A value while a template runs: the library's classes, which it does not export, told apart by `type`. */
-export interface Value {
-  readonly type: string;
-  // biome-ignore lint/suspicious/noExplicitAny: what it holds depends on `type`
-  readonly value: any;
+export type Type =
+  | "str"
+  | "markup"
+  | "int"
+  | "float"
+  | "bool"
+  | "none"
+  | "undefined"
+  | "list"
+  | "tuple"
+  | "range"
+  | "view"
+  | "iterator"
+  | "dict"
+  | "namespace"
+  | "loop"
+  | "function";
+
+/** A value while a template runs. What it holds depends on its type: see the makers below. */
+export class Value {
+  constructor(
+    readonly type: Type,
+    // biome-ignore lint/suspicious/noExplicitAny: depends on `type`
+    readonly value: any,
+  ) {}
 }
-/** Arguments as a function gets them; keyword arguments, if any, come last in one value. */
-export type Call = (args: Value[], scope: Environment) => Value;
-type Maker<T> = new (value: T) => Value;
 
-const env = new Environment();
-const maker = <T>(sample: unknown) => env.set(`v${env.variables.size}`, sample).constructor as unknown as Maker<T>;
-const run = (source: string) => new Interpreter(env).run(parse(tokenize(source)));
+/** A function as templates call it. */
+export type Call = (positional: Value[], keywords: ReadonlyMap<string, Value>) => Value;
 
-const StringValue = maker<string>("");
-const IntegerValue = maker<number | bigint>(1);
-const FloatValue = maker<number>(0.5);
-const BooleanValue = maker<boolean>(true);
-const NullValue = maker<null>(null);
-const UndefinedValue = maker<undefined>(undefined);
-const ArrayValue = maker<Value[]>([]);
-const ObjectValue = maker<Map<string, Value>>({});
-const FunctionValue = maker<Call>(() => null);
-run("{% set sample_tuple = (1, 2) %}");
-const TupleValue = env.lookupVariable("sample_tuple").constructor as unknown as Maker<Value[]>;
+export const str = (value: string): Value => new Value("str", value);
+/** Text that counts as HTML-safe in Python: it can be printed, and little else is done with it here. */
+export const markup = (value: string): Value => new Value("markup", value);
+/** Whole numbers are exact: beyond 53 bits they are bigints. */
+export const int = (value: number | bigint): Value => new Value("int", value);
+export const float = (value: number): Value => new Value("float", value);
+export const list = (value: Value[]): Value => new Value("list", value);
+export const tuple = (value: Value[]): Value => new Value("tuple", value);
+export const dict = (value: Map<string, Value>): Value => new Value("dict", value);
+export const fn = (value: Call): Value => new Value("function", value);
+/** `dict.items()` and its like: has a length and can be walked, but not indexed. */
+export const view = (name: "dict_items" | "dict_keys" | "dict_values", items: Value[]): Value =>
+  new Value("view", { name, items });
+/** A generator: made when first read, read once, always true. */
+export const iterator = (make: () => Value[]): Value => new Value("iterator", { make, items: undefined, at: 0 });
+export const none: Value = new Value("none", null);
+export const undef: Value = new Value("undefined", undefined);
+const TRUE = new Value("bool", true);
+const FALSE = new Value("bool", false);
+export const bool = (value: boolean): Value => (value ? TRUE : FALSE);
 
-let KeywordArgumentsValue = ObjectValue;
-const capture = (args: Value[]) => {
-  KeywordArgumentsValue = args[0]?.constructor as typeof ObjectValue;
-  return new NullValue(null);
-};
-env.setVariable("capture", new FunctionValue(capture) as never);
-run("{{ capture(keyword=1) }}");
-
-export const str = (value: string): Value => new StringValue(value);
-export const int = (value: number | bigint): Value => new IntegerValue(value);
-export const float = (value: number): Value => new FloatValue(value);
-export const bool = (value: boolean): Value => new BooleanValue(value);
-export const list = (value: Value[]): Value => new ArrayValue(value);
-export const tuple = (value: Value[]): Value => new TupleValue(value);
-export const dict = (value: Map<string, Value>): Value => new ObjectValue(value);
-export const fn = (value: Call): Value => new FunctionValue(value);
-/** Keyword arguments of a call, as the library hands them to functions and macros. */
-export const keywordArguments = (value: Map<string, Value>): Value => new KeywordArgumentsValue(value);
-export const none: Value = new NullValue(null);
-export const undef: Value = new UndefinedValue(undefined);
-
-export const isString = (v: Value | undefined) => v?.type === "StringValue";
-export const isUndefined = (v: Value | undefined) => v === undefined || v.type === "UndefinedValue";
-export const isNone = (v: Value | undefined) => v?.type === "NullValue";
-export const isList = (v: Value | undefined) => v?.type === "ArrayValue" || v?.type === "TupleValue";
-export const isDict = (v: Value | undefined) => v?.type === "ObjectValue";
-export const isInteger = (v: Value | undefined) => v?.type === "IntegerValue";
-export const isFloat = (v: Value | undefined) => v?.type === "FloatValue";
-export const isBoolean = (v: Value | undefined) => v?.type === "BooleanValue";
+export const isString = (v: Value | undefined): v is Value & { readonly type: "str" } => v?.type === "str";
+export const isUndefined = (v: Value | undefined): boolean => v === undefined || v.type === "undefined";
+export const isNone = (v: Value | undefined): boolean => v?.type === "none";
+export const isDict = (v: Value | undefined): boolean => v?.type === "dict";
+export const isInteger = (v: Value | undefined): boolean => v?.type === "int";
+export const isFloat = (v: Value | undefined): boolean => v?.type === "float";
+export const isBoolean = (v: Value | undefined): boolean => v?.type === "bool";
 /** Python counts booleans as numbers. */
-export const isNumber = (v: Value | undefined) => isInteger(v) || isFloat(v) || isBoolean(v);
+export const isNumber = (v: Value | undefined): boolean => isInteger(v) || isFloat(v) || isBoolean(v);
+/** A list, tuple or range: what can be indexed by number. */
+export const isSequence = (v: Value | undefined): boolean => v?.type === "list" || v?.type === "tuple" || v?.type === "range";
 
-/** Pays for work on nested values, which may share parts and so be far larger than their memory. Set while a template runs. */
-export const meter = { spend: (_steps: number): void => {} };
-
-/** Something a template does that Python's Jinja refuses too. */
-export class TemplateRuntimeError extends Error {}
-/** The template itself called raise_exception. */
-export class TemplateRaised extends Error {}
-/** The template used more than it is given. */
-export class TemplateLimitError extends Error {}
-
-const TYPE_NAMES: Record<string, string> = {
-  StringValue: "str",
-  IntegerValue: "int",
-  FloatValue: "float",
-  BooleanValue: "bool",
-  NullValue: "None",
-  UndefinedValue: "undefined",
-  ArrayValue: "list",
-  TupleValue: "tuple",
-  ObjectValue: "dict",
-  NamespaceValue: "namespace",
-  FunctionValue: "function",
-};
 /** Python's name of a value's type, for messages. */
-export const typeName = (v: Value) => TYPE_NAMES[v.type] ?? v.type;
+export const typeName = (v: Value): string => (v.type === "none" ? "NoneType" : v.type === "view" ? v.value.name : v.type);
 
 export function truthy(v: Value): boolean {
-  if (isList(v)) return v.value.length > 0;
-  if (isDict(v)) return v.value.size > 0;
-  return v.type === "NamespaceValue" || v.type === "FunctionValue" || Boolean(v.value);
+  switch (v.type) {
+    case "list":
+    case "tuple":
+      return v.value.length > 0;
+    case "range":
+      return v.value.items.length > 0;
+    case "view":
+      return v.value.items.length > 0;
+    case "dict":
+      return v.value.size > 0;
+    case "loop":
+      return true;
+    case "iterator":
+    case "namespace":
+    case "function":
+      return true;
+    default:
+      return Boolean(v.value);
+  }
 }
 
 /** A JavaScript value as a template sees it. A `Number` object is a float even when it is whole: JSON's 1.0. */
@@ -96,48 +94,164 @@ export function fromJs(input: unknown): Value {
   if (input === undefined) return undef;
   if (typeof input === "string") return str(input);
   if (typeof input === "boolean") return bool(input);
-  if (typeof input === "bigint") return int(input);
-  if (typeof input === "number") return Number.isSafeInteger(input) ? int(input) : float(input);
+  if (typeof input === "bigint") return int(small(input));
+  if (typeof input === "number") return Number.isSafeInteger(input) && !Object.is(input, -0) ? int(input) : float(input);
   if (input instanceof Number) return float(input.valueOf());
   if (Array.isArray(input)) return list(input.map(fromJs));
   if (typeof input === "object") return dict(new Map(Object.entries(input).map(([k, v]) => [k, fromJs(v)])));
   throw new TemplateRuntimeError(`a ${typeof input} cannot be given to a template`);
 }
 
-/** Elements of what `for`, `in` and list filters accept. */
+/** A whole number as a plain number where that is exact. */
+export const small = (n: bigint): number | bigint =>
+  n >= Number.MIN_SAFE_INTEGER && n <= Number.MAX_SAFE_INTEGER ? Number(n) : n;
+
+/** The items of what holds several, not read from an iterator; undefined for anything else. */
+export function itemsOf(v: Value): Value[] | undefined {
+  switch (v.type) {
+    case "list":
+    case "tuple":
+      return v.value;
+    case "range":
+    case "view":
+      return v.value.items;
+    case "undefined":
+      return [];
+    case "dict":
+      meter.spend(v.value.size * 2);
+      return Array.from(v.value.keys() as Iterable<string>, str);
+    case "str":
+      meter.spend(v.value.length * 2);
+      return Array.from(v.value as string, str);
+    default:
+      return undefined;
+  }
+}
+
+/** Elements of what `for`, `in` and list filters accept; reads an iterator to its end. */
 export function iterate(v: Value): Value[] {
-  if (isList(v)) return v.value;
-  if (isDict(v)) return [...v.value.keys()].map(str);
-  if (isString(v)) return Array.from(v.value as string, str);
-  if (isUndefined(v)) return [];
-  throw new TemplateRuntimeError(`'${typeName(v)}' object is not iterable`);
+  if (v.type === "iterator") {
+    const rest = pending(v);
+    v.value.at = v.value.items.length;
+    return rest;
+  }
+  const items = itemsOf(v);
+  if (!items) throw new TemplateRuntimeError(`'${typeName(v)}' object is not iterable`);
+  return items;
+}
+
+function pending(v: Value): Value[] {
+  v.value.items ??= v.value.make();
+  meter.spend(v.value.items.length - v.value.at);
+  return v.value.at === 0 ? v.value.items : v.value.items.slice(v.value.at);
+}
+
+/** The next element, which an iterator gives up. */
+export function firstOf(v: Value): Value | undefined {
+  if (v.type !== "iterator") return v.type === "str" ? firstCharacter(v.value) : iterate(v)[0];
+  const [first] = pending(v);
+  if (first) v.value.at++;
+  return first;
+}
+
+const firstCharacter = (text: string) => (text === "" ? undefined : str(String.fromCodePoint(text.codePointAt(0)!)));
+
+/** Python's len(). */
+export function lengthOf(v: Value): number {
+  if (v.type === "str") return codePoints(v.value);
+  if (v.type === "dict") return v.value.size;
+  if (v.type === "loop") return v.value.length();
+  const items = itemsOf(v);
+  if (!items) throw new TemplateRuntimeError(`object of type '${typeName(v)}' has no len()`);
+  return items.length;
+}
+
+/** Characters as Python counts them. */
+export function codePoints(text: string): number {
+  meter.text(text.length * 2);
+  let n = text.length;
+  for (let i = 1; i < text.length; i++) {
+    if ((text.charCodeAt(i) & 0xfc00) === 0xdc00 && (text.charCodeAt(i - 1) & 0xfc00) === 0xd800) n--;
+  }
+  return n;
+}
+
+/** Order of two texts by code point. */
+export function compareText(a: string, b: string): number {
+  const n = Math.min(a.length, b.length);
+  meter.text(n);
+  for (let i = 0; i < n; i++) {
+    const [x, y] = [a.charCodeAt(i), b.charCodeAt(i)];
+    if (x !== y) {
+      // A surrogate stands for a character above all others.
+      const [s, t] = [x >= 0xd800 && x < 0xe000, y >= 0xd800 && y < 0xe000];
+      return s === t ? x - y : s ? 1 : -1;
+    }
+  }
+  return a.length - b.length;
 }
 
 /** Python's ==. */
 export function equal(a: Value, b: Value): boolean {
   meter.spend(1);
-  if (isNumber(a) && isNumber(b)) return Number(a.value) === Number(b.value);
-  if (isList(a) && a.type === b.type) {
-    return a.value.length === b.value.length && a.value.every((x: Value, i: number) => equal(x, b.value[i]));
+  if (isNumber(a) && isNumber(b)) {
+    const [x, y] = [numberOf(a), numberOf(b)];
+    // A bigint and a number compare exactly.
+    return typeof x === typeof y ? x === y : x >= y && x <= y;
   }
-  if (isDict(a) && isDict(b)) {
-    if (a.value.size !== b.value.size) return false;
-    for (const [key, value] of a.value) if (!b.value.has(key) || !equal(value, b.value.get(key))) return false;
-    return true;
+  if (a.type !== b.type) return false;
+  switch (a.type) {
+    case "list":
+    case "tuple":
+      return a.value.length === b.value.length && a.value.every((x: Value, i: number) => equal(x, b.value[i]));
+    case "range":
+      return equal(list(a.value.items), list(b.value.items));
+    case "dict":
+      if (a.value.size !== b.value.size) return false;
+      for (const [key, value] of a.value) if (!b.value.has(key) || !equal(value, b.value.get(key))) return false;
+      return true;
+    case "view":
+      throw new TemplateRuntimeError(`comparing two ${typeName(a)} is not supported`);
+    case "str":
+      meter.text(Math.min(a.value.length, b.value.length));
+      return a.value === b.value;
+    case "none":
+    case "undefined":
+      return true;
+    default:
+      return a === b || (a.type === "markup" && a.value === b.value);
   }
-  return a.type === b.type && a.value === b.value;
 }
 
-/** Order of two numbers, two texts or two lists; anything else cannot be ordered. */
+/** The number in an int, float or bool. */
+export const numberOf = (v: Value): number | bigint => (typeof v.value === "boolean" ? Number(v.value) : v.value);
+
+/** Order of two numbers, two texts or two lists; anything else cannot be ordered. NaN where neither comes first. */
 export function compare(a: Value, b: Value): number {
   meter.spend(1);
-  if (isNumber(a) && isNumber(b)) return Number(a.value) - Number(b.value);
-  if (isString(a) && isString(b)) return a.value < b.value ? -1 : a.value > b.value ? 1 : 0;
-  if (isList(a) && a.type === b.type) {
+  if (isNumber(a) && isNumber(b)) {
+    const [x, y] = [numberOf(a), numberOf(b)];
+    return x < y ? -1 : x > y ? 1 : x >= y ? 0 : Number.NaN;
+  }
+  if (isString(a) && isString(b)) return compareText(a.value, b.value);
+  if ((a.type === "list" || a.type === "tuple") && a.type === b.type) {
     for (let i = 0; i < Math.min(a.value.length, b.value.length); i++) {
       if (!equal(a.value[i], b.value[i])) return compare(a.value[i], b.value[i]);
     }
     return a.value.length - b.value.length;
   }
   throw new TemplateRuntimeError(`'<' not supported between instances of '${typeName(a)}' and '${typeName(b)}'`);
+}
+
+/** The same for values that Python's hash and == take for one key. @throws for lists and dicts, which have no hash */
+export function hashKey(v: Value): string {
+  meter.spend(1);
+  if (isNumber(v)) return `n${numberOf(v)}`;
+  if (v.type === "str") {
+    meter.text(v.value.length);
+    return `s${v.value.length}:${v.value}`;
+  }
+  if (v.type === "none" || v.type === "undefined") return v.type;
+  if (v.type === "tuple") return `(${v.value.map(hashKey).join(",")})`;
+  throw new TemplateRuntimeError(`unhashable type: '${typeName(v)}'`);
 }

@@ -1,34 +1,43 @@
 import { parentPort } from "node:worker_threads";
-import type { RenderLimits } from "./interpreter.js";
+import { threadMilliseconds } from "./clock.js";
+import { type LimitName, type RenderLimits, TemplateLimitError, TemplateRaised } from "./limits.js";
 import { RenderArgumentError, type Rendered, type RenderRequest, render } from "./render.js";
-import { TemplateLimitError, TemplateRaised } from "./values.js";
 
 /** Who refused: the template by raise_exception, the arguments, the limits, or the template by failing. */
 export type RefusedBy = "template" | "api" | "limit" | "runtime";
-export type WorkerResult = Rendered | { refusedBy: RefusedBy; message: string };
+export interface Refusal {
+  refusedBy: RefusedBy;
+  message: string;
+  limit?: LimitName;
+}
+/** What came of one request, and the processor's time it took. */
+export type WorkerResult = (Rendered | Refusal) & { milliseconds: number };
 export interface WorkerJob {
   template: string;
   requests: RenderRequest[];
-  limits: RenderLimits;
+  /** One for each request. */
+  limits: RenderLimits[];
 }
 
-function refusal(error: unknown): WorkerResult {
+function refusal(error: unknown): Refusal {
   const message = error instanceof Error ? error.message : String(error);
   if (error instanceof TemplateRaised) return { refusedBy: "template", message };
   if (error instanceof RenderArgumentError) return { refusedBy: "api", message };
-  if (error instanceof TemplateLimitError) return { refusedBy: "limit", message };
-  if (error instanceof RangeError)
-    return { refusedBy: "limit", message: `it is nested too deeply or makes too much text (${message})` };
+  if (error instanceof TemplateLimitError) return { refusedBy: "limit", message, limit: error.limit };
+  if (error instanceof RangeError) return { refusedBy: "limit", message: `it is nested too deeply (${message})`, limit: "depth" };
   return { refusedBy: "runtime", message };
 }
 
 parentPort?.on("message", (job: WorkerJob) => {
-  const results = job.requests.map((request): WorkerResult => {
+  const results = job.requests.map((request, i): WorkerResult => {
+    const began = threadMilliseconds();
+    let result: Rendered | Refusal;
     try {
-      return render(job.template, request, job.limits);
+      result = render(job.template, request, job.limits[i]!);
     } catch (error) {
-      return refusal(error);
+      result = refusal(error);
     }
+    return { ...result, milliseconds: threadMilliseconds() - began };
   });
   parentPort?.postMessage(results);
 });
