@@ -37,8 +37,17 @@ export { Tensor } from "./tensor/tensor.js";
 export { type ChatMessage, type RenderOptions, renderChatTemplate } from "./text/chat-template.js";
 export { AutoTokenizer, Tokenizer } from "./text/tokenizer.js";
 export type { TrainingArguments } from "./train/arguments.js";
+export type { Finding, FindingCode } from "./train/checks/finding.js";
 export { loadTrainConfig, type ParsedTrainConfig, parseTrainConfig, type TrainConfig } from "./train/config.js";
 export { type Estimate, estimateRun } from "./train/estimate.js";
-export type { CheckpointEvent, EvalEvent, StartEvent, StepEvent, TrainEvent, TrainResult } from "./train/events.js";
+export type {
+  CheckpointEvent,
+  EvalEvent,
+  StartEvent,
+  StepEvent,
+  TrainEvent,
+  TrainResult,
+  WarningEvent,
+} from "./train/events.js";
 export { type PreparedData, type PreparedRun, type PrepareOptions, prepareData, prepareRun } from "./train/run-config.js";
 export { Trainer, type TrainerOptions } from "./train/trainer.js";

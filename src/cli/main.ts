@@ -42,6 +42,12 @@ for (const make of [
   program.addCommand(throwing(make()));
 }
 
+// A reader that has seen enough, such as head, ends the command.
+process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+  if (error.code !== "EPIPE") throw error;
+  process.exit(EXIT.ok);
+});
+
 try {
   await program.parseAsync();
 } catch (error) {

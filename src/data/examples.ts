@@ -12,6 +12,10 @@ export interface TokenExample {
   labels: Int32Array;
   /** Index of the row it was made from. */
   row: number;
+  /** Tokens before it was cut at cutoffLen. */
+  fullLength: number;
+  /** Targets that were cut off: more than 0 where the end of an answer is never learnt. */
+  lostTargets: number;
 }
 
 export interface ExampleOptions {
@@ -48,7 +52,9 @@ export interface ExampleStats {
 }
 
 const CHUNK = 256;
-const NO_TARGET = "no token to learn is left within cutoff_len";
+/** Why an answer is left out that begins beyond cutoffLen. */
+export const CUT_AWAY = "no token to learn is left within cutoff_len";
+const NO_TARGET = "it has no token to learn";
 
 /** Special tokens by the names chat templates use. */
 export function templateVariables(tokenizer: Tokenizer): Record<string, string> {
@@ -206,8 +212,9 @@ class Builder {
     const inputIds = truncate(all, this.options.cutoffLen, "keep_start");
     const labels = truncate(allLabels, this.options.cutoffLen, "keep_start");
     const targets = countTargets(labels);
+    const lostTargets = countTargets(allLabels) - targets;
     if (targets === 0) {
-      this.drop(NO_TARGET);
+      this.drop(lostTargets > 0 ? CUT_AWAY : NO_TARGET);
       return;
     }
     const { stats } = this;
@@ -216,7 +223,7 @@ class Builder {
     stats.tokens += inputIds.length;
     stats.targetTokens += targets;
     stats.longest = Math.max(stats.longest, inputIds.length);
-    this.examples.push({ inputIds, labels, row });
+    this.examples.push({ inputIds, labels, row, fullLength: all.length, lostTargets });
   }
 
   private drop(reason: string): void {

@@ -1,5 +1,6 @@
 import type { Tokenizer } from "../text/tokenizer.js";
 import { type Example, IGNORE } from "./collate.js";
+import { escapeControls } from "./escape.js";
 
 /** A stretch of an example's text that is learnt, or is not. */
 export interface PreviewSegment {
@@ -21,8 +22,8 @@ export function previewSegments(tokenizer: Tokenizer, example: Example): Preview
   return segments;
 }
 
-/** One text with the learnt stretches marked: in colour, or between ⟦ and ⟧ where there is none. */
+/** One text with the learnt stretches marked: in colour, or between ⟦ and ⟧ where there is none. Control codes of the data are escaped. */
 export function renderPreview(segments: readonly PreviewSegment[], color: boolean): string {
   const [open, close] = color ? ["\u001b[32m", "\u001b[39m"] : ["⟦", "⟧"];
-  return segments.map(({ text, trained }) => (trained ? open + text + close : text)).join("");
+  return segments.map(({ text, trained }) => (trained ? open + escapeControls(text) + close : escapeControls(text))).join("");
 }

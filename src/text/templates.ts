@@ -113,6 +113,14 @@ function jinja(f: Family): string {
 /** LLaMA-Factory template names that {@link chatTemplateFor} knows. */
 export const TEMPLATE_NAMES: readonly string[] = FAMILIES.flatMap((f) => f.names);
 
+/** The texts of a named template that a fitting tokenizer knows as tokens of their own. */
+export function templateMarkers(name: string): string[] {
+  const family = FAMILIES.find((f) => f.names.includes(name));
+  if (!family) return [];
+  const texts = [...family.system, ...family.user, family.open, family.end].join("");
+  return [...new Set(texts.match(/<[^<>\s]+>/g))];
+}
+
 /**
  * The chat template to train and chat with.
  *

@@ -212,6 +212,13 @@ export class Tokenizer {
     return new StreamDecoder((ids) => this.decode(ids, options));
   }
 
+  /** The highest id, added tokens included; ids may have gaps. */
+  get largestId(): number {
+    let largest = -1;
+    for (const id of this.backend.model?.tokens_to_ids.values() ?? []) largest = Math.max(largest, id);
+    return largest;
+  }
+
   tokenToId(token: string): number | undefined {
     return this.backend.token_to_id(token);
   }

@@ -1,3 +1,4 @@
+import { Batches, makeUnits, type Sequences } from "../data/batches.js";
 import { LowrankError } from "../errors.js";
 import { KEYS, type TrainConfig } from "./config-keys.js";
 
@@ -73,6 +74,19 @@ export function resolveArguments(args: TrainingArguments): ResolvedArguments {
 /** The training part of a checked YAML configuration. */
 export function argumentsOf(config: TrainConfig): TrainingArguments {
   return Object.fromEntries(NAMES.map((name) => [name, config[name]])) as TrainingArguments;
+}
+
+/** How the arguments deal examples out in steps, and the optimizer steps of a whole run. */
+export function dealBatches(args: ResolvedArguments, examples: Sequences): { batches: Batches; totalSteps: number } {
+  const packing = args.packing ? { strategy: "bfd" as const, maxLength: args.cutoffLen } : undefined;
+  const batches = new Batches(makeUnits(examples, packing), {
+    batchSize: args.perDeviceTrainBatchSize,
+    accumulationSteps: args.gradientAccumulationSteps,
+    seed: args.dataSeed ?? args.seed,
+    shuffle: !args.disableShuffling,
+  });
+  const totalSteps = args.maxSteps > 0 ? args.maxSteps : Math.max(1, Math.ceil(args.numTrainEpochs * batches.stepsPerEpoch));
+  return { batches, totalSteps };
 }
 
 /** A number of steps: a count from 1 on, or below 1 a share of all steps, rounded up. */

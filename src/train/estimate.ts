@@ -2,9 +2,8 @@ import type { DecoderConfig } from "../models/config.js";
 import { readConfigFile } from "../models/config-reader.js";
 import type { TensorSpec } from "../models/layout.js";
 import { resolveConfig } from "../models/registry.js";
-import { resolveTargets } from "../peft/targets.js";
 import type { TrainConfig } from "./config.js";
-import { loraConfigOf } from "./run-config.js";
+import { pairShapes } from "./lora.js";
 
 /** Memory of a run in bytes, computed from shapes alone. */
 export interface Estimate {
@@ -39,7 +38,7 @@ export async function estimateRun(config: TrainConfig, folder: string, longest: 
   const specs = family.weights.tensors(model);
   const base = specs.reduce((sum, spec) => sum + elements(spec), 0);
   const full = config.finetuningType === "full";
-  const adapter = full ? 0 : adapterSize(config, specs, model);
+  const adapter = full ? 0 : pairShapes(config, json).reduce((sum, pair) => sum + pair.rank * (pair.out + pair.in), 0);
   const trainable = full ? base : adapter;
   const tokens = (config.packing ? config.cutoffLen : Math.min(longest, config.cutoffLen)) * config.perDeviceTrainBatchSize;
   const weightBytes = full ? 0 : weightsOf(specs, model, config.quantizationBit === 4);
@@ -54,18 +53,6 @@ export async function estimateRun(config: TrainConfig, folder: string, longest: 
     allParameters: base + adapter,
     tokens,
   };
-}
-
-function adapterSize(config: TrainConfig, specs: readonly TensorSpec[], model: DecoderConfig): number {
-  const pathOf = ({ name }: TensorSpec) => name.replace(/\.weight$/, "");
-  const matrices = specs.filter(({ kind }) => kind === "linear" || kind === "head");
-  const modules = matrices.map((spec) => ({ name: pathOf(spec), kind: "Linear" }));
-  if (model.tieWordEmbeddings) modules.push({ name: "lm_head", kind: "Linear" });
-  const lora = loraConfigOf(config);
-  const targeted = new Set(resolveTargets({ modules, modelType: model.modelType, outputEmbedding: "lm_head" }, lora).targeted);
-  return matrices
-    .filter((spec) => targeted.has(pathOf(spec)))
-    .reduce((sum, { shape: [out = 0, input = 0] }) => sum + lora.r * (out + input), 0);
 }
 
 function weightsOf(specs: readonly TensorSpec[], model: DecoderConfig, quantize: boolean): number {

@@ -4,7 +4,7 @@ export type TrainEvent =
   | StepEvent
   | EvalEvent
   | CheckpointEvent
-  | { type: "warning"; message: string }
+  | WarningEvent
   | { type: "done"; result: TrainResult };
 
 export interface StartEvent {
@@ -48,6 +48,14 @@ export interface EvalEvent {
   meanTokenAccuracy: number;
 }
 
+export interface WarningEvent {
+  type: "warning";
+  message: string;
+  /** Name of a silent mistake (docs/mistakes.md), and what to do about it. */
+  code?: string;
+  hint?: string;
+}
+
 export interface CheckpointEvent {
   type: "checkpoint";
   step: number;
@@ -63,5 +71,7 @@ export interface TrainResult {
   runtimeSeconds: number;
   targetTokens: number;
   skippedSteps: number;
+  /** The silent mistakes that were seen. */
+  warnings: readonly WarningEvent[];
   outputDir?: string;
 }

@@ -1,3 +1,4 @@
+import { countTargets } from "../data/collate.js";
 import { buildExamples, type ExampleStats, type TokenExample } from "../data/examples.js";
 import { type DataRow, loadRows } from "../data/rows.js";
 import { splitRows } from "../data/shuffle.js";
@@ -6,12 +7,17 @@ import type { CausalLM } from "../models/causal-lm.js";
 import { readConfigFile } from "../models/config-reader.js";
 import { type LoadProgress, resolveFolder } from "../models/from-pretrained.js";
 import { AutoModelForCausalLM } from "../models/registry.js";
-import { LoraConfig } from "../peft/config.js";
 import { getPeftModel, PeftModel } from "../peft/peft-model.js";
 import { chatTemplateFor } from "../text/templates.js";
 import { AutoTokenizer, type Tokenizer } from "../text/tokenizer.js";
-import { argumentsOf } from "./arguments.js";
+import { argumentsOf, dealBatches } from "./arguments.js";
+import { readFacts } from "./checks/facts.js";
+import { assertSound, type Finding } from "./checks/finding.js";
+import { checkExamples, checkSettings } from "./checks/index.js";
+import { checkPrepared } from "./checks/prepared.js";
+import { checkAdapter } from "./checks/run.js";
 import { type TrainConfig, toFileKeys } from "./config.js";
+import { loraConfigOf, pairShapes, trainedShapes } from "./lora.js";
 import { assertUsable } from "./run-folder.js";
 import type { TrainerOptions } from "./trainer.js";
 
@@ -31,6 +37,8 @@ export interface PreparedData {
   train: TokenExample[];
   stats: ExampleStats;
   validation: TokenExample[] | undefined;
+  /** Silent mistakes of data and settings; `prepareRun` throws where one is an error. */
+  findings: Finding[];
 }
 
 /** What a training configuration asks for, ready to run. The caller disposes of the model. */
@@ -43,7 +51,7 @@ export interface PreparedRun extends PreparedData {
 /**
  * The folder, tokenizer and examples of a configuration. Mistakes that can be seen without the model's weights are found here.
  *
- * @throws LowrankError INVALID_CONFIG, NOT_FOUND, TEMPLATE or DATASET
+ * @throws LowrankError INVALID_CONFIG, NOT_FOUND, TEMPLATE, DATASET, or ADAPTER_MISMATCH where lora_target names nothing
  */
 export async function prepareData(config: TrainConfig, options: PrepareOptions = {}): Promise<PreparedData> {
   const { signal, onLoad } = options;
@@ -69,6 +77,16 @@ export async function prepareData(config: TrainConfig, options: PrepareOptions =
   const rows = await read(config.dataset);
   if (chatTemplate === undefined && rows.some(({ kind }) => kind === "chat")) throw noTemplate();
   const split = config.valSize > 0 ? splitRows(rows, config.valSize, config.dataSeed ?? config.seed) : undefined;
+  if (split?.train.length === 0) {
+    throw new LowrankError(
+      "INVALID_CONFIG",
+      `val_size: ${config.valSize} takes all ${rows.length} rows, none is left to train on`,
+      {
+        hint: "Set a smaller val_size; from 1 on it counts rows, below 1 it is a share.",
+      },
+    );
+  }
+  const trainRows = split?.train ?? rows;
   const validationRows = split?.validation ?? (config.evalDataset && (await read(config.evalDataset)));
   const build = (part: readonly DataRow[], onProgress?: (done: number, total: number) => void) =>
     buildExamples(part, tokenizer, {
@@ -79,10 +97,38 @@ export async function prepareData(config: TrainConfig, options: PrepareOptions =
       ...(config.enableThinking !== null && { variables: { enable_thinking: config.enableThinking } }),
       ...(onProgress && { onProgress }),
     });
-  const { examples: train, stats } = await build(split?.train ?? rows, options.onTokenize);
+  const { examples: train, stats } = await build(trainRows, options.onTokenize);
   signal?.throwIfAborted();
-  const validation = validationRows ? (await build(validationRows)).examples : undefined;
-  return { folder, tokenizer, chatTemplate, train, stats, validation };
+  const validation = validationRows ? await forEvaluation(build(validationRows)) : undefined;
+  const { facts, json } = await readFacts(folder, tokenizer);
+  const answers = config.stage === "sft" && trainRows.some(({ kind }) => kind === "chat" || kind === "completion");
+  const findings = [
+    ...checkPrepared({ config, facts, tokenizer, chatTemplate, rows: trainRows, examples: train, stats }),
+    ...(await checkExamples({ train, evaluation: validation, facts, tokenizer, chatTemplate, answers })),
+    ...checkSettings(
+      { args: config, totalSteps: dealBatches(config, train).totalSteps, hasEval: validation !== undefined },
+      json && config.finetuningType === "lora" && config.adapterNameOrPath === null
+        ? { pairs: pairShapes(config, json), dropout: config.loraDropout }
+        : undefined,
+      train,
+      facts.vocabSize,
+    ),
+  ];
+  return { folder, tokenizer, chatTemplate, train, stats, validation, findings };
+}
+
+/** A set that nothing is left of is a mistake of the evaluation set, which the sentence should say. */
+async function forEvaluation(built: Promise<{ examples: TokenExample[] }>): Promise<TokenExample[]> {
+  try {
+    return (await built).examples;
+  } catch (error) {
+    if (!(error instanceof LowrankError) || error.code !== "DATASET") throw error;
+    throw new LowrankError("DATASET", `Evaluation set: ${error.message}`, {
+      ...(error.hint !== undefined && { hint: error.hint }),
+      details: error.details,
+      cause: error,
+    });
+  }
 }
 
 /**
@@ -93,16 +139,23 @@ export async function prepareData(config: TrainConfig, options: PrepareOptions =
  */
 export async function prepareRun(
   config: TrainConfig,
-  options: PrepareOptions & { allowChange?: readonly string[]; ignoreMismatchedBase?: boolean } = {},
+  options: PrepareOptions & {
+    allowChange?: readonly string[];
+    /** Findings that are errors and accepted, by their codes. */
+    allow?: readonly string[];
+    ignoreMismatchedBase?: boolean;
+  } = {},
 ): Promise<PreparedRun> {
   const args = argumentsOf(config);
   await assertUsable(config.outputDir, config);
   const data = await prepareData(config, options);
+  assertSound(data.findings, options.allow);
   const model = await loadBase(config, data, options);
   try {
     const trained =
       config.finetuningType === "full" ? model : await withAdapter(model, config, options.ignoreMismatchedBase === true);
     options.signal?.throwIfAborted();
+    const findings = [...data.findings, ...(config.adapterNameOrPath === null ? [] : loadedFindings(trained, data))];
     const trainer: TrainerOptions = {
       model: trained,
       dataset: data.train,
@@ -112,23 +165,23 @@ export async function prepareRun(
       chatTemplate: data.chatTemplate,
       config: toFileKeys(config),
       allowChange: options.allowChange ?? [],
+      findings,
+      allow: options.allow ?? [],
     };
-    return { ...data, model: trained, trainer };
+    return { ...data, findings, model: trained, trainer };
   } catch (error) {
     model.dispose();
     throw error;
   }
 }
 
-/** The adapter that a configuration asks for. */
-export function loraConfigOf(config: TrainConfig): LoraConfig {
-  return new LoraConfig({
-    taskType: "CAUSAL_LM",
-    r: config.loraRank,
-    loraAlpha: config.loraAlpha,
-    loraDropout: config.loraDropout,
-    useRslora: config.useRslora,
-    targetModules: config.loraTarget.length === 1 && config.loraTarget[0] === "all" ? "all-linear" : config.loraTarget,
+/** An adapter that is trained further brings its own shapes. */
+function loadedFindings(trained: PeftModel<CausalLM> | CausalLM, { train }: PreparedData): Finding[] {
+  if (!(trained instanceof PeftModel)) return [];
+  const targetTokens = train.reduce((sum, { labels }) => sum + countTargets(labels), 0);
+  return checkAdapter(trainedShapes(trained), trained.trainable.config.loraDropout, {
+    targetTokens,
+    vocabSize: trained.base.vocabSize,
   });
 }
 

@@ -1,5 +1,6 @@
 import { createHash } from "node:crypto";
 import { Batches as BatchDealer, type Batches, fingerprint, makeUnits, type Sequences } from "../data/batches.js";
+import { countTargets } from "../data/collate.js";
 import { LowrankError } from "../errors.js";
 import type { CausalLM } from "../models/causal-lm.js";
 import { AdamW } from "../optim/adamw.js";
@@ -8,9 +9,15 @@ import { createSchedule, type Schedule, warmupSteps } from "../optim/schedules.j
 import { SGD } from "../optim/sgd.js";
 import { PeftModel } from "../peft/peft-model.js";
 import type { Tokenizer } from "../text/tokenizer.js";
-import { type ResolvedArguments, resolveArguments, stepCount, type TrainingArguments } from "./arguments.js";
+import { dealBatches, type ResolvedArguments, resolveArguments, stepCount, type TrainingArguments } from "./arguments.js";
+import { checkEnded } from "./checks/ended.js";
+import { factsOf } from "./checks/facts.js";
+import { assertSound, type Finding } from "./checks/finding.js";
+import { checkExamples, checkSettings } from "./checks/index.js";
+import { LossWatch } from "./checks/watch.js";
 import { type BatchEvaluation, evaluateBatch, summarize } from "./evaluate.js";
-import type { EvalEvent, StepEvent, TrainEvent, TrainResult } from "./events.js";
+import type { EvalEvent, StepEvent, TrainEvent, TrainResult, WarningEvent } from "./events.js";
+import { trainedShapes } from "./lora.js";
 import { RunFolder } from "./run-folder.js";
 import type { RunIdentity, RunState } from "./run-state.js";
 import { type StepReport, TrainStep } from "./step.js";
@@ -31,6 +38,10 @@ export interface TrainerOptions {
   config?: Readonly<Record<string, unknown>>;
   /** Keys in which a resumed run may differ from the one that made the checkpoint. */
   allowChange?: readonly string[];
+  /** What `prepareData` found in these data and settings; absent: the run looks itself. Warnings become events, errors are thrown. */
+  findings?: readonly Finding[];
+  /** Codes of errors that are accepted. */
+  allow?: readonly string[];
 }
 
 /** Steps that tokensPerSecond is measured over. */
@@ -68,13 +79,33 @@ export class Trainer {
   async *run(options: { signal?: AbortSignal } = {}): AsyncGenerator<TrainEvent, void, void> {
     if (this.#started) throw new LowrankError("INVALID_ARGUMENT", "A Trainer runs once", { hint: "Make a new Trainer." });
     this.#started = true;
-    const { model } = this.#options;
+    const { model, allow } = this.#options;
+    const findings = this.#options.findings ?? (await this.#check());
+    assertSound(findings, allow);
     // Before full-parameter training takes the weights over. A run that writes nothing needs no identity.
     const base = model instanceof PeftModel ? model.base : model;
     const baseHash = this.args.outputDir === undefined ? null : await base.baseHash();
     const trainable = model instanceof PeftModel ? adapterTrainable(model) : fullTrainable(model);
-    await using run = new Run(this.args, this.#options, trainable, baseHash);
+    await using run = new Run(this.args, { ...this.#options, findings }, trainable, baseHash);
     yield* run.events(options.signal);
+  }
+
+  async #check(): Promise<Finding[]> {
+    const { model, dataset, evalDataset, tokenizer, chatTemplate } = this.#options;
+    const peft = model instanceof PeftModel ? model : undefined;
+    const { config, generationConfig, vocabSize } = model instanceof PeftModel ? model.base : model;
+    const found = await checkExamples({
+      train: dataset,
+      evaluation: evalDataset,
+      facts: factsOf(config, generationConfig, tokenizer),
+      tokenizer,
+      chatTemplate: chatTemplate ?? tokenizer?.chatTemplate,
+      answers: false,
+    });
+    assertSound(found, this.#options.allow);
+    const run = { args: this.args, totalSteps: dealBatches(this.args, dataset).totalSteps, hasEval: evalDataset !== undefined };
+    const adapter = peft && { pairs: trainedShapes(peft), dropout: peft.trainable.config.loraDropout };
+    return [...found, ...checkSettings(run, adapter, dataset, vocabSize)];
   }
 }
 
@@ -89,6 +120,8 @@ class Run {
   readonly #schedule: Schedule;
   readonly #step: TrainStep;
   readonly #identity: RunIdentity;
+  readonly #watch: LossWatch;
+  readonly #warnings: WarningEvent[] = [];
   #folder: RunFolder | undefined;
   #state: RunState;
   readonly #startedAt = performance.now();
@@ -97,15 +130,10 @@ class Run {
     this.#args = args;
     this.#options = options;
     this.#trainable = trainable;
-    const packing = args.packing ? { strategy: "bfd" as const, maxLength: args.cutoffLen } : undefined;
-    this.#batches = new BatchDealer(makeUnits(options.dataset, packing), {
-      batchSize: args.perDeviceTrainBatchSize,
-      accumulationSteps: args.gradientAccumulationSteps,
-      seed: args.dataSeed ?? args.seed,
-      shuffle: !args.disableShuffling,
-    });
-    this.#totalSteps =
-      args.maxSteps > 0 ? args.maxSteps : Math.max(1, Math.ceil(args.numTrainEpochs * this.#batches.stepsPerEpoch));
+    const { batches, totalSteps } = dealBatches(args, options.dataset);
+    this.#batches = batches;
+    this.#totalSteps = totalSteps;
+    this.#watch = new LossWatch(trainable.model.vocabSize);
     this.#schedule = createSchedule({
       type: args.lrSchedulerType,
       totalSteps: this.#totalSteps,
@@ -174,17 +202,25 @@ class Run {
       totalSteps: this.#totalSteps,
       step: this.#state.step,
       examples: dataset.length,
-      targetTokensPerEpoch: dataset.reduce(
-        (sum, { labels }) => sum + labels.subarray(1).reduce((n, label) => n + (label === -100 ? 0 : 1), 0),
-        0,
-      ),
+      targetTokensPerEpoch: dataset.reduce((sum, { labels }) => sum + countTargets(labels), 0),
       trainableParameters: this.#trainable.counts.trainable,
       allParameters: this.#trainable.counts.all,
     };
+    yield* this.#warn(this.#options.findings ?? []);
     yield* this.#steps(signal);
+    const { step, skippedSteps } = this.#state;
+    yield* this.#warn([...this.#watch.atEnd(), ...(await checkEnded(this.#options.model, step, skippedSteps))]);
     const result = this.#result();
     if (this.#folder) await this.#folder.finish(this.#state, result, this.#totalSteps, this.#epoch());
     yield { type: "done", result };
+  }
+
+  *#warn(findings: readonly Finding[]): Generator<WarningEvent, void, void> {
+    for (const { code, message, hint } of findings) {
+      const event: WarningEvent = { type: "warning", message, code, hint };
+      this.#warnings.push(event);
+      yield event;
+    }
   }
 
   async *#steps(signal: AbortSignal | undefined): AsyncGenerator<TrainEvent, void, void> {
@@ -220,7 +256,7 @@ class Run {
           message: `Step ${number}: the loss or gradient is not finite; the step changed nothing (${report.consecutive} in a row)`,
         };
         if (report.consecutive >= MAX_SKIPPED) throw this.#diverged(report);
-      }
+      } else yield* this.#warn(this.#watch.see(event));
       // An abort that came while the next step was already enqueued: it ends, and is part of what is saved.
       if (signal?.aborted && pending === undefined) {
         if (this.#folder) yield await this.#save(true);
@@ -333,6 +369,7 @@ class Run {
       runtimeSeconds: (performance.now() - this.#startedAt) / 1000,
       targetTokens,
       skippedSteps,
+      warnings: this.#warnings,
       ...(this.#args.outputDir === undefined ? {} : { outputDir: this.#args.outputDir }),
     };
   }

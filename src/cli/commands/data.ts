@@ -1,11 +1,13 @@
 import { Command, Option } from "commander";
 import { LowrankError } from "../../errors.js";
+import { assertSound } from "../../train/checks/finding.js";
+import { ABOUT_SETTINGS } from "../../train/checks/run.js";
 import { parseTrainConfig, type TrainConfig } from "../../train/config.js";
-import { prepareData } from "../../train/run-config.js";
+import type { PreparedData } from "../../train/run-config.js";
 import { readConfig } from "../config.js";
-import { countLines, countsOf, previewOf } from "../dry-run.js";
+import { prepareShown, previewOf, printReport, printShown, reportOf, type Shown, worthShowing } from "../data-report.js";
 import { integerFrom } from "../options.js";
-import { print, printJson } from "../output.js";
+import { printJson } from "../output.js";
 
 interface PreviewFlags {
   model?: string;
@@ -14,14 +16,15 @@ interface PreviewFlags {
   var?: string[];
   stage: "sft" | "pt";
   cutoffLen?: number;
-  row: number;
+  row?: number;
+  rows: number;
   json?: true;
 }
 
-/** `lowrank data preview`: counts of a data set, and one example with the learnt tokens marked. */
+/** `lowrank data preview`: counts, lengths and mistakes of a data set, and examples with the learnt tokens marked. */
 export function dataCommand(): Command {
   const preview = new Command("preview")
-    .description("show counts and one example with the learnt tokens marked")
+    .description("show counts, lengths, mistakes, and examples with the learnt tokens marked")
     .argument("<dataset>", "a name of dataset_info.json, a data file, or a training YAML")
     .option("--model <folder or id>", "whose tokenizer and template are used")
     .option("--template <name>", "LLaMA-Factory template name (default: the model's own)")
@@ -32,23 +35,37 @@ export function dataCommand(): Command {
     ])
     .addOption(new Option("--stage <stage>", "how rows are read").choices(["sft", "pt"]).default("sft"))
     .option("--cutoff-len <n>", "longest example in tokens", integerFrom(2))
-    .option("--row <n>", "which example to show", integerFrom(1), 1)
+    .option("--row <n>", "show this example", integerFrom(1))
+    .option("--rows <n>", "how many of the first examples to show, besides the longest and one that is cut", integerFrom(0), 1)
     .option("--json", "one JSON line on stdout")
     .action(async (dataset: string, flags: PreviewFlags) => {
-      const data = await prepareData(await configOf(dataset, flags));
-      const index = flags.row - 1;
-      if (index >= data.train.length)
-        throw new LowrankError("INVALID_ARGUMENT", `--row ${flags.row}: there are ${data.train.length} examples`);
-      if (flags.json) return printJson({ ...countsOf(data), preview: previewOf(data, false, index) });
-      for (const line of countLines(data)) print(line);
-      print("");
-      print(previewOf(data, process.stdout.isTTY === true, index));
+      const config = await configOf(dataset, flags);
+      const data = await prepareShown(config);
+      const findings = data.findings.filter((found) => isYaml(dataset) || !ABOUT_SETTINGS.has(found.code));
+      const shown = chosen(flags, data);
+      if (flags.json) {
+        const previews = shown.map(({ index }) => ({ example: index + 1, text: previewOf(data, false, index) }));
+        printJson({ ...reportOf(data, findings), preview: previews[0]?.text, previews });
+      } else {
+        printReport(data, findings, config.cutoffLen);
+        printShown(data, shown);
+      }
+      assertSound(findings);
     });
   return new Command("data").description("look at data sets").addCommand(preview);
 }
 
+const isYaml = (path: string) => /\.ya?ml$/i.test(path);
+
+function chosen({ row, rows }: PreviewFlags, data: PreparedData): Shown[] {
+  if (row === undefined) return worthShowing(data, rows);
+  if (row > data.train.length)
+    throw new LowrankError("INVALID_ARGUMENT", `--row ${row}: there are ${data.train.length} examples`);
+  return [{ index: row - 1, why: "" }];
+}
+
 async function configOf(dataset: string, flags: PreviewFlags): Promise<TrainConfig> {
-  if (/\.ya?ml$/i.test(dataset)) {
+  if (isYaml(dataset)) {
     return readConfig(dataset, flags.model === undefined ? [] : [`model_name_or_path=${flags.model}`]);
   }
   if (flags.model === undefined)

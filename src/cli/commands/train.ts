@@ -1,4 +1,5 @@
 import { Command } from "commander";
+import { escapeControls } from "../../data/escape.js";
 import { LowrankError } from "../../errors.js";
 import type { TrainEvent } from "../../train/events.js";
 import { type PreparedRun, prepareRun } from "../../train/run-config.js";
@@ -13,6 +14,7 @@ interface TrainOptions {
   resume?: true | string;
   dryRun?: true;
   allowChange: string[];
+  allow: string[];
   json?: true;
   ignoreMismatchedBase?: true;
 }
@@ -32,11 +34,17 @@ export function trainCommand(): Command {
       [],
     )
     .option("--ignore-mismatched-base", "continue the adapter of adapter_name_or_path though it was trained on another base")
+    .option(
+      "--allow <code>",
+      "train in spite of an error that the data checks found (again for each)",
+      (code: string, codes: string[]) => [...codes, code],
+      [],
+    )
     .option("--json", "print the events of the run, one JSON line each")
     .action(async (file: string, overrides: string[], options: TrainOptions) => {
       const config = await readConfig(file, overrides);
       if (options.resume !== undefined) config.resumeFromCheckpoint = options.resume;
-      if (options.dryRun) return dryRun(config, options.json === true);
+      if (options.dryRun) return dryRun(config, { json: options.json === true, allow: options.allow });
       await interruptible(
         "Stopping after this step; a checkpoint is saved. Ctrl-C again ends at once, without.",
         async (signal) => {
@@ -46,6 +54,7 @@ export function trainCommand(): Command {
             onLoad: bar.onProgress,
             allowChange: options.allowChange,
             ignoreMismatchedBase: options.ignoreMismatchedBase === true,
+            allow: options.allow,
           });
           bar.finish();
           try {
@@ -102,7 +111,8 @@ function show(event: TrainEvent, bar: ProgressBar): void {
       bar.finish(`step ${event.step} saved ${event.path}`);
       break;
     case "warning":
-      say(`${paint("yellow", "warning:")} ${event.message}`);
+      say(`${paint("yellow", "warning:")} ${escapeControls(event.message)}${event.code === undefined ? "" : ` [${event.code}]`}`);
+      if (event.hint !== undefined) say(`  → ${event.hint}`);
       break;
     case "done": {
       const { steps, trainLoss, runtimeSeconds, outputDir } = event.result;
