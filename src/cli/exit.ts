@@ -1,3 +1,4 @@
+import { escapeControls } from "../data/escape.js";
 import { LowrankError } from "../errors.js";
 
 /** Exit codes of the command line (documented in docs/cli.md). */
@@ -22,8 +23,12 @@ export function exitCodeOf(error: unknown): number {
   }
 }
 
-/** The sentence a person reads: what is wrong, and the remedy on a line of its own. Unexpected errors keep their stack. */
+/** The sentence a person reads: what is wrong, and the remedy on a line of its own. Unexpected errors keep their stack. What came from data or files cannot drive the terminal. */
 export function describeError(error: unknown): string {
+  return escapeControls(textOf(error));
+}
+
+function textOf(error: unknown): string {
   if (error instanceof LowrankError) return error.hint === undefined ? error.message : `${error.message}\n  → ${error.hint}`;
   return error instanceof Error ? (error.stack ?? error.message) : String(error);
 }

@@ -54,6 +54,8 @@ export interface ExampleStats {
 const CHUNK = 256;
 /** Why an answer is left out that begins beyond cutoffLen. */
 export const CUT_AWAY = "no token to learn is left within cutoff_len";
+/** Files of text have empty lines: no mistake. */
+export const EMPTY_TEXT = "its text is empty";
 const NO_TARGET = "it has no token to learn";
 
 /** Special tokens by the names chat templates use. */
@@ -177,7 +179,7 @@ class Builder {
 
   private text(text: string, row: number): void {
     if (text === "") {
-      this.drop("its text is empty");
+      this.drop(EMPTY_TEXT);
       return;
     }
     const ids = this.withEnd(this.tokenizer.encode(text));

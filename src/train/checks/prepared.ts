@@ -1,5 +1,5 @@
 import { IGNORE } from "../../data/collate.js";
-import { CUT_AWAY, type ExampleStats, type TokenExample } from "../../data/examples.js";
+import { CUT_AWAY, EMPTY_TEXT, type ExampleStats, type TokenExample } from "../../data/examples.js";
 import type { DataRow } from "../../data/rows.js";
 import { templateMarkers } from "../../text/templates.js";
 import type { Tokenizer } from "../../text/tokenizer.js";
@@ -152,7 +152,7 @@ function checkCuts({ config, facts, examples, stats }: PreparedContext): Finding
 
 function checkDropped({ stats }: PreparedContext): Finding[] {
   const found: Finding[] = [];
-  const reasons = Object.entries(stats.dropped).filter(([reason]) => reason !== CUT_AWAY);
+  const reasons = Object.entries(stats.dropped).filter(([reason]) => reason !== CUT_AWAY && reason !== EMPTY_TEXT);
   const count = reasons.reduce((sum, [, n]) => sum + n, 0);
   const other = reasons.map(([reason, n]) => `${comma(n)} × ${reason}`);
   if (count > 0)

@@ -10,21 +10,25 @@ export interface WatchedStep {
 }
 
 /** Steps of a window, and the targets it holds at least: the loss of a few tokens says little. */
-const WINDOW_STEPS = 5;
+const WINDOW_STEPS = 3;
 const WINDOW_TARGETS = 100;
+const START_TARGETS = 30;
 /** A rise that is no noise: this much in nats, and this share of the way to a model that guesses. */
-const RISE = 1;
+const RISE = 1.5;
 const WAY_TO_GUESSING = 0.5;
 const EXPLODED = 100;
 /** Steps at either end of a run that are compared, and the standard errors that they must differ by. */
+const LEAST_COMPARED = 5;
 const MOST_COMPARED = 50;
 const STANDARD_ERRORS = 4;
+/** A median absolute deviation times this is the standard deviation of a normal distribution. */
+const MAD_TO_DEVIATION = 1.4826;
 
 /**
  * Watches a run for a learning rate that is too high.
  *
- * `diverging`: every one of the last steps (at least 5, with at least 100 targets) has a loss above start + max(1, (ln V − start) / 2), where V is
- * the vocabulary, ln V the loss of guessing, and start the lower of the first step's loss and the mean of the first window.
+ * `diverging`: every one of the last steps (at least 3, with at least 100 targets) has a loss above start + max(1.5, (ln V − start) / 2), where V is
+ * the vocabulary, ln V the loss of guessing, and start the lower of the first step's loss (of the first 30 targets) and the mean of the first window; and their mean is above start + 4 standard deviations of the steps before, where there are 5.
  * `gradient-exploding`: every one of them has a gradient norm above 100 times the median of the first window.
  */
 export class LossWatch {
@@ -32,7 +36,6 @@ export class LossWatch {
   readonly #steps: WatchedStep[] = [];
   readonly #said = new Set<string>();
   #start: { loss: number; gradNorm: number } | undefined;
-  #first: WatchedStep | undefined;
 
   constructor(vocabSize: number) {
     this.#guessing = Math.log(vocabSize);
@@ -41,20 +44,23 @@ export class LossWatch {
   /** Takes a finite step; returns what it shows for the first time. */
   see(step: WatchedStep): Finding[] {
     if (step.targetTokens === 0) return [];
-    this.#first ??= step;
     this.#steps.push(step);
     const window = this.#window();
     if (!window) return [];
     this.#start ??= {
-      loss: Math.min(this.#first.loss, meanLoss(window)),
+      loss: Math.min(meanLoss(this.#untouched()), meanLoss(window)),
       gradNorm: median(window.map(({ gradNorm }) => gradNorm)),
     };
     const { loss: start, gradNorm } = this.#start;
     const limit = start + Math.max(RISE, WAY_TO_GUESSING * (this.#guessing - start));
     const found: Finding[] = [];
     // The first step ran before any change, so it is no sign of one.
-    const later = window.filter((seen) => seen !== this.#first);
-    if (later.length >= WINDOW_STEPS && later.every(({ loss }) => loss > limit))
+    const later = window.filter((seen) => seen !== this.#steps[0]);
+    if (
+      later.length >= WINDOW_STEPS &&
+      later.every(({ loss }) => loss > limit) &&
+      meanLoss(later) > start + this.#noise(later.length)
+    )
       found.push(
         finding(
           "warning",
@@ -78,7 +84,7 @@ export class LossWatch {
   /** At the end: the loss is above that of the start by more than chance. */
   atEnd(): Finding[] {
     const n = Math.min(MOST_COMPARED, Math.floor(this.#steps.length / 3));
-    if (n < WINDOW_STEPS || this.#said.has("diverging")) return [];
+    if (n < LEAST_COMPARED || this.#said.has("diverging")) return [];
     const [first, last] = [this.#steps.slice(0, n), this.#steps.slice(-n)];
     const difference = meanLoss(last) - meanLoss(first);
     if (difference <= STANDARD_ERRORS * Math.sqrt(squaredError(first) + squaredError(last))) return [];
@@ -90,6 +96,24 @@ export class LossWatch {
         "Lower the learning rate; without shuffling, later rows may just be harder.",
       ),
     ];
+  }
+
+  /** What chance explains: some standard deviations of single steps, by the median of the first ones, so that a rise among them counts little. */
+  #noise(window: number): number {
+    const before = this.#steps.slice(0, Math.min(this.#steps.length - window, MOST_COMPARED)).map(({ loss }) => loss);
+    if (before.length < LEAST_COMPARED) return 0;
+    const middle = median(before);
+    return STANDARD_ERRORS * MAD_TO_DEVIATION * median(before.map((loss) => Math.abs(loss - middle)));
+  }
+
+  /** The first step, before anything was changed, or as many as it takes for some targets. */
+  #untouched(): WatchedStep[] {
+    let targets = 0;
+    const until = this.#steps.findIndex((step) => {
+      targets += step.targetTokens;
+      return targets >= START_TARGETS;
+    });
+    return this.#steps.slice(0, until + 1);
   }
 
   /** The last steps that are enough to judge by, or undefined. */
