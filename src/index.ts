@@ -28,6 +28,7 @@ export { createSchedule, type Schedule, type ScheduleType } from "./optim/schedu
 export { SGD, type SGDOptions } from "./optim/sgd.js";
 export { LoraConfig, type LoraConfigOptions } from "./peft/config.js";
 export type { MergeOptions } from "./peft/merge.js";
+export type { MergeDrift } from "./peft/merge-check.js";
 export { getPeftModel, type LoadAdapterOptions, PeftModel } from "./peft/peft-model.js";
 export { type QuantizeOptions, Weight } from "./quant/weight.js";
 export { type Device, getDevice } from "./tensor/device.js";

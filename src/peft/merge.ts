@@ -7,6 +7,7 @@ import { Weight } from "../quant/weight.js";
 import type { DType } from "../tensor/dtype.js";
 import { scope } from "../tensor/scope.js";
 import type { Tensor } from "../tensor/tensor.js";
+import { type Evidence, judgeMerged, type MergeDrift, tryMerged } from "./merge-check.js";
 import type { BaseModel } from "./plan.js";
 
 export interface MergeOptions {
@@ -16,6 +17,8 @@ export interface MergeOptions {
   safeMerge?: boolean;
   /** Dense weights of this dtype instead of the base's own form: no second rounding of a 4-bit base. */
   dtype?: "float32" | "bfloat16" | "float16";
+  /** Told how far the merged weights are from base and adapters, before the model changes. */
+  onDrift?: (drift: MergeDrift) => void;
 }
 
 /** What of a linear merging replaces. */
@@ -45,20 +48,24 @@ export function putBack({ linear, old }: Replaced): void {
 }
 
 /**
- * Adds the adapters of `names` to the weights of a model, all or nothing, and tells what each linear held. Throws UNSUPPORTED where
- * that cannot be, NON_FINITE with `safeMerge`, INVALID_ARGUMENT when another merge came between.
+ * Adds the adapters of `names` to the weights of a model, all or nothing, and tells what each linear held. Every merged weight is tried
+ * on random inputs first. Throws UNSUPPORTED where merging cannot be, NON_FINITE, NATIVE where a merged weight is not base plus adapters,
+ * INVALID_ARGUMENT when another merge came between.
  */
 export async function mergeInto(base: BaseModel, names: readonly string[], options: MergeOptions): Promise<Replaced[]> {
   assertMergeable(base, names);
   const fresh: (Replaced & { content: Content; path: string })[] = [];
+  const tried: Evidence[] = [];
   try {
     for (const [path, linear] of base.modules()) {
       // A tied head reads the embedding, which stays.
       if (!(linear instanceof Linear) || linear.weight.borrowed) continue;
-      const content = mergedContent(linear, names, options.dtype);
+      const content = mergedContent(linear, names, options.dtype, path, tried);
       if (content) fresh.push({ linear, content, path, old: contentOf(linear) });
     }
     if (options.safeMerge) for (const { content, path } of fresh) await assertFinite(content, path);
+    const drift = await judgeMerged(tried);
+    options.onDrift?.(drift);
     await base.device.synchronize();
     if (fresh.some(({ linear, old }) => linear.weight !== old.weight)) {
       throw new LowrankError("INVALID_ARGUMENT", "The weights were merged by another call meanwhile", {
@@ -68,6 +75,9 @@ export async function mergeInto(base: BaseModel, names: readonly string[], optio
   } catch (error) {
     for (const { content, old } of fresh) disposeContent(content, old);
     throw error;
+  } finally {
+    for (const { base: plain, effect, arithmetic, rounding } of tried)
+      for (const sum of [plain, effect, arithmetic, rounding]) sum.dispose();
   }
   for (const { linear, content } of fresh) Object.assign(linear, content);
   return fresh.map(({ linear, old }) => ({ linear, old }));
@@ -91,8 +101,14 @@ function assertMergeable(base: BaseModel, names: readonly string[]): void {
  * Weight and bias of a linear with the adapters of `names` added: see {@link mergedWeight}; the bias is b + Σ scale · lora_bias. What
  * no adapter touches is the linear's own tensor. Undefined when nothing changes.
  */
-function mergedContent(linear: Linear, names: readonly string[], dtype?: DType): Content | undefined {
-  const weight = mergedWeight(linear, names, dtype);
+function mergedContent(
+  linear: Linear,
+  names: readonly string[],
+  dtype: DType | undefined,
+  path: string,
+  tried: Evidence[],
+): Content | undefined {
+  const weight = mergedWeight(linear, names, dtype, path, tried);
   if (!weight) return undefined;
   const biased = names.flatMap((name) => linear.adapters.pairs.get(name) ?? []).filter(({ bias }) => bias);
   const { bias } = linear;
@@ -105,24 +121,37 @@ function mergedContent(linear: Linear, names: readonly string[], dtype?: DType):
 /**
  * The weight of a linear with the deltas of `names` added, W + Σ scale · B A, computed in float32. It keeps the form of the base (a 4-bit
  * weight is quantised again, which rounds the sum) unless `dtype` asks for a dense one. Undefined when no adapter touches the linear
- * and its form stays.
+ * and its form stays. What a trial of it shows is added to `tried`.
  */
-function mergedWeight(linear: Linear, names: readonly string[], dtype?: DType): Weight | undefined {
+function mergedWeight(
+  linear: Linear,
+  names: readonly string[],
+  dtype: DType | undefined,
+  path: string,
+  tried: Evidence[],
+): Weight | undefined {
   const pairs = names.flatMap((name) => linear.adapters.pairs.get(name) ?? []);
   const { weight } = linear;
   if (pairs.length === 0 && (dtype === undefined || weight.dense?.dtype === dtype)) return undefined;
   return scope(() => {
     const sum = weight.dequantize("float32");
     for (const { a, b, scale } of pairs) addInto(sum, matmul(b, a), scale);
-    const parts = dtype === undefined ? weight.fourBitParts : undefined;
-    if (parts) {
-      const { quantType, blocksize, nested } = parts;
-      return Weight.quantize4bit(sum, { quantType, blocksize, doubleQuant: nested !== undefined, round: weight.round });
-    }
-    const target = dtype ?? weight.dense!.dtype;
-    if (target === "float32") return Weight.dense(sum);
-    return Weight.dense(cast(sum, target));
+    const merged = inForm(sum, weight, dtype);
+    const evidence = tryMerged(weight, sum, merged, pairs, path);
+    for (const tensor of [evidence.base, evidence.effect, evidence.arithmetic, evidence.rounding]) tensor.keep();
+    tried.push(evidence);
+    return merged;
   });
+}
+
+/** The sum in the form of the weight it replaces, or as a dense one of `dtype`. */
+function inForm(sum: Tensor, { fourBitParts, dense, round }: Weight, dtype: DType | undefined): Weight {
+  if (fourBitParts && dtype === undefined) {
+    const { quantType, blocksize, nested } = fourBitParts;
+    return Weight.quantize4bit(sum, { quantType, blocksize, doubleQuant: nested !== undefined, round });
+  }
+  const target = dtype ?? dense!.dtype;
+  return Weight.dense(target === "float32" ? sum : cast(sum, target));
 }
 
 /** Throws NON_FINITE when a weight or a bias holds NaN or infinity (PEFT's safe_merge). */

@@ -83,15 +83,15 @@ describe("a learning rate", () => {
 
 describe("the rule", () => {
   it("wants every step of a window far above the start", () => {
-    const after = (calm: number, loss: number, more = {}) =>
+    const rising = (calm: number, loss: number, more = {}) =>
       watch(Array.from({ length: 30 }, (_, i) => ({ loss: i < calm ? 1.5 : loss, ...more })));
-    expect(after(10, 7)).toEqual(["13 diverging"]);
-    expect(after(1, 9)).toEqual(["4 diverging"]);
+    expect(rising(10, 7)).toEqual(["13 diverging"]);
+    expect(rising(1, 9)).toEqual(["4 diverging"]);
     // Half the way from 1.5 to ln 50 000 is 6.16.
-    expect(after(10, 6.2)).toEqual(["13 diverging"]);
-    expect(after(10, 6.1)).toEqual(["end loss-above-start"]);
+    expect(rising(10, 6.2)).toEqual(["13 diverging"]);
+    expect(rising(10, 6.1)).toEqual(["end loss-above-start"]);
     // Few targets a step: the window grows until it holds a hundred.
-    expect(after(10, 7, { targetTokens: 10 })).toEqual(["20 diverging"]);
+    expect(rising(10, 7, { targetTokens: 10 })).toEqual(["20 diverging"]);
     expect(watch(Array.from({ length: 30 }, (_, i) => ({ loss: i % 3 === 0 ? 1.5 : 9 })))).toEqual([]);
     // A model that guesses cannot get far worse by learning.
     expect(watch(Array.from({ length: 30 }, (_, i) => ({ loss: i < 10 ? 10.8 : 12.2 })))).toEqual(["end loss-above-start"]);

@@ -1,8 +1,13 @@
 import { readdir } from "node:fs/promises";
 import { Command, Option } from "commander";
 import { LowrankError } from "../../errors.js";
+import type { CausalLM } from "../../models/causal-lm.js";
 import type { SavedDType } from "../../models/save-pretrained.js";
+import type { MergeDrift } from "../../peft/merge-check.js";
+import type { PeftModel } from "../../peft/peft-model.js";
+import type { Tokenizer } from "../../text/tokenizer.js";
 import { interruptible } from "../interrupt.js";
+import { probe, sayDrift } from "../merge-drift.js";
 import { openModel } from "../model.js";
 import { ProgressBar, say } from "../output.js";
 
@@ -34,8 +39,7 @@ export function mergeCommand(): Command {
       await interruptible("Stopping; nothing is left behind.", async (signal) => {
         const { peft, tokenizer } = await openModel({ ...flags, dtype: "float32", signal });
         try {
-          const model =
-            flags.adapter === undefined ? peft.base : await peft.mergeAndUnload({ dtype: flags.dtype, safeMerge: true });
+          const model = flags.adapter === undefined ? peft.base : await merged(peft, tokenizer, flags.dtype);
           const bar = new ProgressBar("Writing");
           await model.savePretrained(flags.out, {
             dtype: flags.dtype,
@@ -50,4 +54,19 @@ export function mergeCommand(): Command {
       });
       say(`Saved in ${flags.out}. Talk to it: lowrank chat --model ${flags.out}`);
     });
+}
+
+/** Merges, and says how far the merged model is from the unmerged one before anything is written. */
+async function merged(peft: PeftModel<CausalLM>, tokenizer: Tokenizer | undefined, dtype: SavedDType): Promise<CausalLM> {
+  const before = await probe(peft.base, tokenizer);
+  let drift: MergeDrift | undefined;
+  const model = await peft.mergeAndUnload({
+    dtype,
+    safeMerge: true,
+    onDrift: (measured) => {
+      drift = measured;
+    },
+  });
+  sayDrift(drift!, dtype, before, await probe(model, tokenizer));
+  return model;
 }

@@ -1,0 +1,67 @@
+import { packSequences } from "../models/batch.js";
+import type { CausalLM } from "../models/causal-lm.js";
+import type { MergeDrift } from "../peft/merge-check.js";
+import { scope } from "../tensor/scope.js";
+import type { Tokenizer } from "../text/tokenizer.js";
+import { paint, say } from "./output.js";
+
+const TEXTS = [
+  "The tide was out, and the boats lay in the mud of the harbour.",
+  "Question: what is seven times six? Answer: 42.",
+];
+const MOST_TOKENS = 32;
+
+/** Logits [tokens, vocabulary] of two short texts. */
+export interface Probe {
+  logits: Float32Array;
+  vocabSize: number;
+}
+
+/** What a model with its active adapters makes of two short texts. */
+export async function probe(model: CausalLM, tokenizer: Tokenizer | undefined): Promise<Probe> {
+  const { vocabSize } = model;
+  const ids = TEXTS.map((text) =>
+    (tokenizer?.encode(text) ?? [...Buffer.from(text)]).filter((id) => id < vocabSize).slice(0, MOST_TOKENS / TEXTS.length),
+  );
+  using logits = scope(() => model.logits(model.hiddenStates(packSequences(ids, model.device))));
+  return { logits: await logits.readFloat32(), vocabSize };
+}
+
+const percent = (share: number) => `${share < 1 ? (100 * share).toPrecision(2) : Math.round(100 * share)} %`;
+
+/** Says how far the merged model is from the unmerged one. */
+export function sayDrift(drift: MergeDrift, dtype: string, unmerged: Probe, merged: Probe): void {
+  const rounding = `rounding to ${dtype} changes their outputs by ${percent(drift.rounding)}, at most ${percent(drift.worst.rounding)} (${drift.worst.path})`;
+  if (!Number.isFinite(drift.ofEffect)) {
+    say(`${paint("yellow", "warning:")} The adapter changes nothing: its product is zero in every linear`);
+    say("  → See whether it was trained: a fresh adapter is zero.");
+  } else say(`Merged ${drift.linears} linears: ${rounding}, ${percent(drift.ofEffect)} of what the adapter changes`);
+  const { largest, mean, same, places } = compare(unmerged, merged);
+  say(
+    `Merged against unmerged, on ${places} tokens of text: logits differ by ${mean.toPrecision(2)} on average, ${largest.toPrecision(2)} at most; the most likely token is the same in ${same} of ${places} places`,
+  );
+  if (Number.isFinite(drift.ofEffect) && drift.ofEffect > 0.5) {
+    say(
+      `${paint("yellow", "warning:")} The rounding is ${percent(drift.ofEffect)} of what the adapter changes: much of it is lost`,
+    );
+    say("  → Merge with --dtype float32, or keep the adapter beside its base.");
+  }
+}
+
+function compare(a: Probe, b: Probe): { largest: number; mean: number; same: number; places: number } {
+  const places = a.logits.length / a.vocabSize;
+  let [largest, sum, same] = [0, 0, 0];
+  for (let t = 0; t < places; t++) {
+    const [from, to] = [t * a.vocabSize, (t + 1) * a.vocabSize];
+    let [bestA, bestB] = [from, from];
+    for (let i = from; i < to; i++) {
+      const difference = Math.abs(a.logits[i]! - b.logits[i]!);
+      largest = Math.max(largest, difference);
+      sum += difference;
+      if (a.logits[i]! > a.logits[bestA]!) bestA = i;
+      if (b.logits[i]! > b.logits[bestB]!) bestB = i;
+    }
+    if (bestA === bestB) same++;
+  }
+  return { largest, mean: sum / a.logits.length, same, places };
+}

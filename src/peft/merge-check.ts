@@ -1,0 +1,121 @@
+import { LowrankError } from "../errors.js";
+import type { LoraPair } from "../nn/adapter-slot.js";
+import { add, scale, weightedSum } from "../ops/elementwise.js";
+import { linearGroup } from "../ops/linear.js";
+import { fillRandom } from "../ops/random.js";
+import { Weight } from "../quant/weight.js";
+import { randomKey } from "../tensor/random.js";
+import { scope } from "../tensor/scope.js";
+import { Tensor } from "../tensor/tensor.js";
+
+/** Random inputs that a merged weight is tried on: the mean square of what comes out estimates the square of the matrix's norm. */
+const ROWS = 8;
+/** What products in float32 may differ by, in another order of summation. */
+const ARITHMETIC = 1e-4;
+
+/** How merged weights answer random inputs, beside the base with its adapters. All are norms over the same outputs. */
+export interface MergeDrift {
+  /** Linears that were merged. */
+  linears: number;
+  /** Change that rounding to the stored form makes, as a share of the outputs: of all linears together, and of the worst. */
+  rounding: number;
+  worst: { path: string; rounding: number };
+  /** The same as a share of what the adapters change; above 1 more is lost than was gained. Infinite when the adapters change nothing. */
+  ofEffect: number;
+}
+
+/** Sums of squares, on the device until they are read. */
+export interface Evidence {
+  path: string;
+  weight: Weight;
+  base: Tensor;
+  effect: Tensor;
+  arithmetic: Tensor;
+  rounding: Tensor;
+}
+
+/**
+ * Tries a merged weight on random inputs x [8, in]: `exact`, the sum in float32, and `merged`, the form that stays, against the base and
+ * its pairs as a forward pass computes them, that is without ever adding B A to the weight.
+ */
+export function tryMerged(base: Weight, exact: Tensor, merged: Weight, pairs: readonly LoraPair[], path: string): Evidence {
+  const sums = scope(() => {
+    const x = Tensor.empty([ROWS, base.inFeatures], { device: base.device });
+    fillRandom(x, { normal: { mean: 0, std: 1 } }, randomKey(0, path));
+    const through = (weight: Weight, pair?: LoraPair): Tensor => {
+      const segments = pair ? [{ rowBegin: 0, rowEnd: ROWS, a: pair.a, b: pair.b, scale: pair.scale }] : [];
+      return linearGroup(x, [{ weight, bias: undefined, segments }])[0]!;
+    };
+    const less = (y: Tensor, other: Tensor): Tensor => add(y, scale(other, -1));
+    const square = (y: Tensor): Tensor => weightedSum(y, 1, y);
+    const plain = through(base);
+    const wanted = pairs.reduce((sum, pair) => add(sum, less(through(base, pair), plain)), plain);
+    const sum = Weight.borrow(exact);
+    try {
+      return [plain, less(wanted, plain), less(through(sum), wanted), less(through(merged), wanted)].map(square);
+    } finally {
+      sum.dispose();
+    }
+  });
+  const [plain, effect, arithmetic, rounding] = sums as [Tensor, Tensor, Tensor, Tensor];
+  return { path, weight: merged, base: plain, effect, arithmetic, rounding };
+}
+
+/**
+ * Reads what was tried.
+ *
+ * @throws LowrankError NON_FINITE, or NATIVE where merged weights differ from base and adapters by more than rounding explains
+ */
+export async function judgeMerged(tried: readonly Evidence[]): Promise<MergeDrift> {
+  const total = { outputs: 0, effect: 0, rounding: 0 };
+  const worst = { path: "", rounding: 0 };
+  for (const { path, weight, ...sums } of tried) {
+    const [base, effect, arithmetic, rounding] = (await Promise.all(
+      [sums.base, sums.effect, sums.arithmetic, sums.rounding].map((tensor) => tensor.item()),
+    )) as [number, number, number, number];
+    const outputs = base + effect;
+    if (!Number.isFinite(base + effect + arithmetic + rounding)) {
+      throw new LowrankError("NON_FINITE", `Merging gives values that are not finite in ${path}`, {
+        hint: "The adapter is damaged or diverged, or its values do not fit the dtype; nothing was changed.",
+      });
+    }
+    const [wrong, rounded] = [Math.sqrt(arithmetic / (outputs || 1)), Math.sqrt(rounding / (outputs || 1))];
+    const explained = roundingOf(weight, outputs) + ARITHMETIC;
+    if (wrong > ARITHMETIC || rounded > explained) {
+      throw new LowrankError(
+        "NATIVE",
+        `The merged weight of ${path} differs from its base with the adapter by ${percent(Math.max(wrong, rounded))} of its outputs; rounding explains ${percent(wrong > ARITHMETIC ? ARITHMETIC : explained)}`,
+        { hint: "Nothing was changed. Please report this with the adapter's configuration.", details: { path, wrong, rounded } },
+      );
+    }
+    total.outputs += outputs;
+    total.effect += effect;
+    total.rounding += rounding;
+    if (rounded >= worst.rounding) Object.assign(worst, { path, rounding: rounded });
+  }
+  return {
+    linears: tried.length,
+    rounding: Math.sqrt(total.rounding / (total.outputs || 1)),
+    worst,
+    ofEffect: tried.length === 0 ? 0 : Math.sqrt(total.rounding / total.effect),
+  };
+}
+
+/** Largest relative change of a weight by rounding; for 4 bits, half a step of the code book where one weight of a block dwarfs the others. */
+function roundingOf(weight: Weight, outputs: number): number {
+  switch (weight.dense?.dtype) {
+    case undefined:
+      return 0.5;
+    case "bfloat16":
+      return 2 ** -8;
+    case "float16": {
+      // Below 2^-14 its steps are 2^-24 wide.
+      const size = Math.sqrt(outputs / (ROWS * weight.inFeatures * weight.outFeatures));
+      return 2 ** -11 + 2 ** -24 / (size || 1);
+    }
+    default:
+      return 2 ** -23;
+  }
+}
+
+const percent = (share: number) => `${(100 * share).toPrecision(2)} %`;
