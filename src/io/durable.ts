@@ -7,7 +7,7 @@ import { exclusive, hasContent } from "./lock.js";
 import { addChecksum, isFileName, MANIFEST, type ManifestFacts, type ManifestFile, readManifest } from "./manifest.js";
 import { COMMIT, drop, finishCommit, moveInto } from "./settle.js";
 import { Reservation } from "./space.js";
-import { writing } from "./write-errors.js";
+import { writing } from "./system-errors.js";
 
 /** Where a file's bytes go; calls are awaited one after the other. */
 export interface ByteSink {

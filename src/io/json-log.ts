@@ -2,7 +2,7 @@ import { type FileHandle, open, readFile } from "node:fs/promises";
 import { dirname, resolve } from "node:path";
 import { writeFileDurable } from "./durable.js";
 import { makeFolders, syncFolder } from "./folders.js";
-import { writing } from "./write-errors.js";
+import { writing } from "./system-errors.js";
 
 /** An append-only file of JSON lines. A line that a kill cut short is dropped when the log is opened again. */
 export class JsonLog {

@@ -1,18 +1,20 @@
 import { randomBytes } from "node:crypto";
-import { constants, readFileSync, rmSync } from "node:fs";
-import { copyFile, link, readdir, rename, rm, writeFile } from "node:fs/promises";
+import { constants } from "node:fs";
+import { copyFile, link, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { LowrankError } from "../errors.js";
 import { canonical, makeFolders, tempName } from "./folders.js";
 import { isAlive, type ProcessIdentity, thisProcess } from "./process-identity.js";
-import { writing } from "./write-errors.js";
+import { writing } from "./system-errors.js";
 
 const NAME = ".lowrank.lock";
+const NEXT = ".next";
 
 export interface FolderLock {
   /** Set when a dead process's lock was taken over: a sentence for people. */
   readonly note: string | undefined;
-  release(): void;
+  /** Throws CHECKPOINT when the lock file cannot be removed. */
+  release(): Promise<void>;
 }
 
 /** What a lock file holds. */
@@ -41,7 +43,7 @@ export function lockFolder(folder: string): Promise<FolderLock> {
 /** Throws LOCKED when another process holds the lock of a folder; for those who will need it only after long work. */
 export async function assertUnlocked(folder: string): Promise<void> {
   const path = join(await canonical(folder), NAME);
-  const owner = held.has(path) ? undefined : readOwner(path);
+  const owner = held.has(path) ? undefined : await readOwner(path);
   if (owner !== undefined && isHolding(owner)) throw locked(folder, path, owner);
 }
 
@@ -57,7 +59,7 @@ export async function exclusive<T>(path: string, body: () => Promise<T>): Promis
     try {
       return await body();
     } finally {
-      lock?.release();
+      await lock?.release();
     }
   })();
   turns.set(path, turn);
@@ -77,10 +79,11 @@ async function lockTarget(path: string): Promise<FolderLock | undefined> {
     if (held.has(file)) return undefined;
     const lock = await take(file, path);
     if ((await hasContent(path)) === inside) {
-      if (inside) await removeDead(beside);
+      await removeDead(dirname(file));
+      if (inside) await removeDead(dirname(path), basename(beside));
       return lock;
     }
-    lock.release();
+    await lock.release();
   }
 }
 
@@ -93,10 +96,20 @@ export async function hasContent(path: string): Promise<boolean> {
   return names.length > 0;
 }
 
-/** What a process left that was killed just after its folder had appeared. */
-async function removeDead(path: string): Promise<void> {
-  const owner = readOwner(path);
-  if (owner && !isAlive(owner)) await rm(path, { force: true });
+/** Removes the locks of new folders that killed processes left in `folder`: each is taken over first, so that none is removed that lives. */
+async function removeDead(folder: string, prefix = `${NAME}-`): Promise<void> {
+  for (const name of await readdir(folder)) {
+    const path = join(folder, name);
+    if (!name.startsWith(prefix) || name.endsWith(NEXT) || held.has(path)) continue;
+    const owner = await readOwner(path);
+    if (owner === undefined || isHolding(owner)) continue;
+    await take(path, folder).then(
+      (lock) => lock.release(),
+      (error) => {
+        if ((error as LowrankError).code !== "LOCKED") throw error;
+      },
+    );
+  }
 }
 
 async function take(path: string, folder: string): Promise<FolderLock> {
@@ -106,10 +119,10 @@ async function take(path: string, folder: string): Promise<FolderLock> {
   try {
     await writeFile(draft, JSON.stringify(own), { flag: "wx" });
     while (!(await linkNew(draft, path))) {
-      const owner = readOwner(path);
+      const owner = await readOwner(path);
       if (owner === undefined) continue; // released in the meantime
       if (isHolding(owner)) throw locked(folder, path, owner);
-      if (!(await takeOver(draft, path, folder)) || readOwner(path)?.id !== own.id) continue;
+      if (!(await takeOver(draft, path, folder)) || (await readOwner(path))?.id !== own.id) continue;
       note = owner
         ? `took over ${folder} from process ${owner.pid}, which ended without releasing it`
         : `took over ${folder}: its lock file was unreadable`;
@@ -121,21 +134,23 @@ async function take(path: string, folder: string): Promise<FolderLock> {
   held.add(path);
   const release = () => {
     held.delete(path);
-    if (readOwner(path)?.id === own.id) rmSync(path, { force: true });
+    return writing(path, async () => {
+      if ((await readOwner(path))?.id === own.id) await rm(path, { force: true });
+    });
   };
   return { note, release };
 }
 
 /** Replaces a dead owner's lock file in one step. Only who holds `<path>.next` may, so that no living owner's file is ever moved. */
 async function takeOver(draft: string, path: string, folder: string): Promise<boolean> {
-  const next = `${path}.next`;
+  const next = `${path}${NEXT}`;
   if (!(await linkNew(draft, next))) {
-    const rival = readOwner(next);
+    const rival = await readOwner(next);
     if (rival !== undefined && isHolding(rival)) throw locked(folder, path, rival);
     await rm(next, { force: true });
     return false;
   }
-  const owner = readOwner(path);
+  const owner = await readOwner(path);
   if (owner === undefined || isHolding(owner)) {
     await rm(next, { force: true });
     return false;
@@ -162,9 +177,9 @@ async function linkNew(from: string, to: string): Promise<boolean> {
 }
 
 /** The owner written in a lock file; null when it cannot be understood, undefined when there is none. */
-function readOwner(path: string): Owner | null | undefined {
+async function readOwner(path: string): Promise<Owner | null | undefined> {
   try {
-    const owner = JSON.parse(readFileSync(path, "utf8"));
+    const owner = JSON.parse(await readFile(path, "utf8"));
     return Number.isInteger(owner?.pid) ? { startTime: null, bootId: null, host: thisProcess().host, ...owner } : null;
   } catch (error) {
     return (error as NodeJS.ErrnoException).code === "ENOENT" ? undefined : null;

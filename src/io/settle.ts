@@ -4,7 +4,7 @@ import { LowrankError } from "../errors.js";
 import { canonical, syncFolder } from "./folders.js";
 import { exclusive } from "./lock.js";
 import { MANIFEST, type Manifest, problemsOf, readManifest, verifyFolder } from "./manifest.js";
-import { writing } from "./write-errors.js";
+import { writing } from "./system-errors.js";
 
 /** Inside a folder: its next state, complete and on the disk, on its way into place. */
 export const COMMIT = ".lowrank-commit";
@@ -14,10 +14,12 @@ export const COMMIT = ".lowrank-commit";
  * that is damaged is dropped where the old one is whole, and the result says what was wrong with it. Throws CHECKPOINT where neither
  * is, and leaves both; LOCKED while another process is at it.
  */
-export async function settleFolder(folder: string): Promise<string[]> {
-  if (!(await isPending(folder))) return [];
-  const path = await canonical(folder);
-  return writing(path, () => exclusive(path, () => finishCommit(path)));
+export function settleFolder(folder: string): Promise<string[]> {
+  return writing(folder, async () => {
+    if (!(await isPending(folder))) return [];
+    const path = await canonical(folder);
+    return exclusive(path, () => finishCommit(path));
+  });
 }
 
 /** The same for who has the folder to itself. */

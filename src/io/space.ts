@@ -8,6 +8,8 @@ import { tempName } from "./folders.js";
 
 /** Left free besides, so that a save never takes a disk's last bytes from the rest of the system. */
 const MARGIN = 8 * 1024 * 1024;
+/** Bytes given back at once: less than the margin, so that what is written before has its place. */
+const STEP = 4 * 1024 * 1024;
 
 /** Refuses with NO_SPACE when the file system that holds (or will hold) `path` has fewer than `needed` bytes to give. */
 export async function checkSpace(path: string, needed: number): Promise<void> {
@@ -23,6 +25,7 @@ export class Reservation {
   private constructor(
     private readonly handle: FileHandle | undefined,
     private left: number,
+    private owed = 0,
   ) {}
 
   /**
@@ -50,8 +53,10 @@ export class Reservation {
 
   /** Gives `bytes` back, for those that are about to be written. */
   async give(bytes: number): Promise<void> {
-    if (this.left === 0) return;
-    this.left = Math.max(0, this.left - bytes);
+    this.owed += bytes;
+    if (this.left === 0 || this.owed < STEP) return;
+    this.left = Math.max(0, this.left - this.owed);
+    this.owed = 0;
     await this.handle?.truncate(this.left);
   }
 

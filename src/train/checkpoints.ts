@@ -5,7 +5,7 @@ import { type FolderWriter, writeFolder } from "../io/durable.js";
 import { removeFolder } from "../io/folders.js";
 import { type ManifestFacts, verifyFolder } from "../io/manifest.js";
 import { settleFolder } from "../io/settle.js";
-import { writing } from "../io/write-errors.js";
+import { reading, writing } from "../io/system-errors.js";
 
 export interface CheckpointEntry {
   step: number;
@@ -21,7 +21,10 @@ const NAME = /^checkpoint-(\d+)$/;
 
 /** Checkpoints of a run folder, newest first; whether they can be trusted is another question. */
 export async function listCheckpoints(outputDir: string): Promise<CheckpointEntry[]> {
-  const names = await readdir(outputDir).catch(() => []);
+  const names = await reading(outputDir, () => readdir(outputDir)).catch((error: LowrankError) => {
+    if (error.details.errno !== "ENOENT") throw error;
+    return [];
+  });
   return names
     .flatMap((name) => {
       const match = NAME.exec(name);

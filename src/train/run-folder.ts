@@ -9,6 +9,7 @@ import { JsonLog } from "../io/json-log.js";
 import { assertUnlocked, type FolderLock, lockFolder } from "../io/lock.js";
 import type { ManifestFacts } from "../io/manifest.js";
 import { settleFolder } from "../io/settle.js";
+import { reading } from "../io/system-errors.js";
 import type { Optimizer } from "../optim/optimizer.js";
 import type { Tokenizer } from "../text/tokenizer.js";
 import type { ResolvedArguments } from "./arguments.js";
@@ -82,14 +83,18 @@ export class RunFolder {
       await assertUsable(path, options.args);
       await settleFolder(path);
     } catch (error) {
-      lock.release();
+      await lock.release();
       throw error;
     }
     return new RunFolder(path, options, lock);
   }
 
   /** Restores the checkpoint the arguments ask for, if they ask for one; the notes say which, and what was passed over. */
-  async resume(): Promise<{ state: RunState; notes: string[] } | undefined> {
+  resume(): Promise<{ state: RunState; notes: string[] } | undefined> {
+    return reading(this.path, () => this.#resume());
+  }
+
+  async #resume(): Promise<{ state: RunState; notes: string[] } | undefined> {
     const wanted = this.#options.args.resumeFromCheckpoint;
     const notes: string[] = [];
     let state: RunState | undefined;
@@ -268,7 +273,7 @@ export class RunFolder {
       await this.#log?.close();
     } finally {
       this.#log = undefined;
-      this.#lock.release();
+      await this.#lock.release();
     }
   }
 }

@@ -206,8 +206,8 @@ describe("lockFolder", () => {
     const error = await errorOf(lockFolder(folder));
     expect(error.code).toBe("LOCKED");
     expect(error.message).toContain(String(process.pid));
-    lock.release();
-    (await lockFolder(folder)).release();
+    await lock.release();
+    await (await lockFolder(folder)).release();
     expect(readdirSync(folder)).toEqual([]);
   });
 
@@ -222,7 +222,7 @@ describe("lockFolder", () => {
       write(folder, owner);
       const lock = await lockFolder(folder);
       expect(lock.note).toMatch(/took over/);
-      lock.release();
+      await lock.release();
     }
   });
 
