@@ -3,7 +3,7 @@ import { type FileHandle, lstat, mkdir, open, rename, rm } from "node:fs/promise
 import { dirname, join, resolve } from "node:path";
 import { LowrankError } from "../errors.js";
 import { canonical, makeFolders, removeStale, syncFolder, tempName } from "./folders.js";
-import { exclusive, hasContent } from "./lock.js";
+import { exclusive, hasContent, tidy } from "./lock.js";
 import { addChecksum, isFileName, MANIFEST, type ManifestFacts, type ManifestFile, readManifest } from "./manifest.js";
 import { COMMIT, drop, finishCommit, moveInto } from "./settle.js";
 import { Reservation } from "./space.js";
@@ -60,7 +60,8 @@ async function replaceFolder(path: string, body: (dir: FolderWriter) => Promise<
   // Inside a folder that has content: the folder may be a mount point, and rename must not cross file systems.
   const inside = await hasContent(path);
   const parent = inside ? path : dirname(path);
-  await removeStale(parent);
+  await tidy(parent);
+  if (inside) await tidy(dirname(path)).catch(() => {}); // the folder above need not be ours to clean
   const temp = join(parent, tempName());
   const space = await Reservation.make(parent, options.needed ?? 0);
   try {

@@ -3,7 +3,7 @@ import { constants } from "node:fs";
 import { copyFile, link, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { LowrankError } from "../errors.js";
-import { canonical, makeFolders, tempName } from "./folders.js";
+import { canonical, makeFolders, removeStale, tempName } from "./folders.js";
 import { isAlive, type ProcessIdentity, thisProcess } from "./process-identity.js";
 import { writing } from "./system-errors.js";
 
@@ -72,17 +72,12 @@ export async function exclusive<T>(path: string, body: () => Promise<T>): Promis
 
 /** A folder with content is locked inside; one that is to appear by rename, beside. Undefined when the lock is ours already. */
 async function lockTarget(path: string): Promise<FolderLock | undefined> {
-  const beside = join(dirname(path), `${NAME}-${basename(path)}`);
   for (;;) {
     const inside = await hasContent(path);
-    const file = inside ? join(path, NAME) : beside;
+    const file = inside ? join(path, NAME) : join(dirname(path), `${NAME}-${basename(path)}`);
     if (held.has(file)) return undefined;
     const lock = await take(file, path);
-    if ((await hasContent(path)) === inside) {
-      await removeDead(dirname(file));
-      if (inside) await removeDead(dirname(path), basename(beside));
-      return lock;
-    }
+    if ((await hasContent(path)) === inside) return lock;
     await lock.release();
   }
 }
@@ -96,11 +91,15 @@ export async function hasContent(path: string): Promise<boolean> {
   return names.length > 0;
 }
 
-/** Removes the locks of new folders that killed processes left in `folder`: each is taken over first, so that none is removed that lives. */
-async function removeDead(folder: string, prefix = `${NAME}-`): Promise<void> {
+/**
+ * Removes what killed processes left in a folder: unfinished files, and locks of folders that were to appear in it. Each such lock is
+ * taken over first, so that none is removed that lives.
+ */
+export async function tidy(folder: string): Promise<void> {
+  await removeStale(folder);
   for (const name of await readdir(folder)) {
     const path = join(folder, name);
-    if (!name.startsWith(prefix) || name.endsWith(NEXT) || held.has(path)) continue;
+    if (!name.startsWith(`${NAME}-`) || name.endsWith(NEXT) || held.has(path)) continue;
     const owner = await readOwner(path);
     if (owner === undefined || isHolding(owner)) continue;
     await take(path, folder).then(

@@ -50,7 +50,8 @@ export async function assertUsable(
   args: Pick<ResolvedArguments, "overwriteOutputDir" | "resumeFromCheckpoint">,
 ): Promise<void> {
   await assertUnlocked(path);
-  const present = (await readdir(path).catch(() => [])).filter((name) => !name.startsWith(".lowrank"));
+  // The log alone is that of a run which ended before it had saved anything.
+  const present = (await readdir(path).catch(() => [])).filter((name) => !name.startsWith(".lowrank") && name !== LOG_FILE);
   if (present.length > 0 && !args.overwriteOutputDir && !args.resumeFromCheckpoint) {
     throw new LowrankError("INVALID_CONFIG", `output_dir ${path} is not empty`, {
       hint: "Continue its run with --resume, choose another output_dir, or set overwrite_output_dir: true.",
@@ -171,12 +172,13 @@ export class RunFolder {
       { needed: (await this.#resultBytes()) + (complete ? stateBytes(optimizer) : 0), facts: this.#facts(state) },
     );
     for (const old of this.#stale.splice(0)) if (old.step !== state.step) await removeCheckpoint(old.path);
-    if (args.saveTotalLimit !== null) await pruneCheckpoints(this.path, args.saveTotalLimit);
+    await this.#prune();
     return path;
   }
 
   /** The final files in the folder itself. */
   async finish(state: RunState, result: TrainResult, totalSteps: number, epoch: number): Promise<void> {
+    await this.#prune(); // a kill may have come between the last checkpoint and this
     await writeFolder(this.path, (dir) => this.#writeResult(dir, state, totalSteps, epoch), {
       needed: await this.#resultBytes(),
       facts: this.#facts(state),
@@ -192,6 +194,11 @@ export class RunFolder {
         ...(result.evalLoss === undefined ? {} : { eval_loss: result.evalLoss }),
       }),
     );
+  }
+
+  async #prune(): Promise<void> {
+    const { saveTotalLimit } = this.#options.args;
+    if (saveTotalLimit !== null) await pruneCheckpoints(this.path, saveTotalLimit);
   }
 
   #facts(state: RunState): ManifestFacts {

@@ -3,7 +3,7 @@
  * and what must be true of the folder afterwards. Everything is deterministic, so "right" means equal to files of an undisturbed run.
  */
 import { cpSync, existsSync, readdirSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { pathToFileURL } from "node:url";
 
 const dist = process.env.LOWRANK_DIST ?? join(import.meta.dirname, "../../dist");
@@ -132,8 +132,27 @@ const runScenario = {
   },
 };
 
+/** The first step of a run in a folder that does not exist, nor the one above it. */
+const newRunScenario = {
+  async reference(at) {
+    for (const until of [1, 2]) await run(join(at, `until-${until}`), { until, resume: false });
+  },
+  warmUp: runScenario.warmUp,
+  work: (dir, announce) => run(join(dir, "new", "run"), { until: 1, resume: false, announce }),
+  async check(dir, at, announced) {
+    const folder = join(dir, "new", "run");
+    const saved = last(announced, "saved");
+    const resume = tree(folder).has("checkpoint-1/manifest.json");
+    const { from } = await run(folder, { until: 2, resume });
+    if (from < saved) fail(`step ${saved} was announced, the run went on from ${from}`);
+    const rest = difference(folder, join(at, "until-2"));
+    if (rest) fail(`after going on from ${from}: ${rest}`);
+  },
+};
+
 /** Saving to `dir/out`, where a save A may lie already. `save(out, which)` writes A or B. */
 function exportScenario(save, over) {
+  const outOf = (dir) => (over ? join(dir, "out") : join(dir, "new", "out"));
   return {
     async reference(at) {
       for (const which of ["A", "B"]) await save(join(at, which), which);
@@ -143,17 +162,17 @@ function exportScenario(save, over) {
       models ??= await tinyModels();
     },
     async work(dir, announce) {
-      await save(join(dir, "out"), "B");
+      await save(outOf(dir), "B");
       announce("saved 1");
     },
     async check(dir, at, announced) {
-      const out = join(dir, "out");
+      const out = outOf(dir);
       const states = [...(over ? ["A"] : ["nothing"]), "B"].slice(announced.length > 0 ? 1 : 0);
       await settleFolder(out);
       const differences = states.map((which) => difference(out, join(at, which), isOwn));
       if (!differences.includes("")) fail(`the folder is neither of ${states}: ${differences.join(" / ")}`);
       await save(out, "B");
-      const rest = difference(out, join(at, "B")) || readdirSync(dir).filter((name) => name !== "out").join();
+      const rest = difference(out, join(at, "B")) || readdirSync(dirname(out)).filter((name) => name !== "out").join();
       if (rest) fail(`after saving again: ${rest}`);
     },
   };
@@ -183,6 +202,7 @@ async function saveAdapters(out, which) {
 
 export const scenarios = {
   run: runScenario,
+  "a new run": newRunScenario,
   "export to a new folder": exportScenario(saveModel, false),
   "export over an older one": exportScenario(saveModel, true),
   "adapters over older ones": exportScenario(saveAdapters, true),
