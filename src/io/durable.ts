@@ -4,7 +4,15 @@ import { dirname, join, resolve } from "node:path";
 import { LowrankError } from "../errors.js";
 import { canonical, makeFolders, removeStale, syncFolder, tempName } from "./folders.js";
 import { exclusive, hasContent, tidy } from "./lock.js";
-import { addChecksum, isFileName, MANIFEST, type ManifestFacts, type ManifestFile, readManifest } from "./manifest.js";
+import {
+  addChecksum,
+  isFileName,
+  MANIFEST,
+  type ManifestFacts,
+  type ManifestFile,
+  manifestText,
+  readManifest,
+} from "./manifest.js";
 import { COMMIT, drop, finishCommit, moveInto } from "./settle.js";
 import { Reservation } from "./space.js";
 import { writing } from "./system-errors.js";
@@ -72,7 +80,7 @@ async function replaceFolder(path: string, body: (dir: FolderWriter) => Promise<
     if (inside) await assertFree(path, Object.keys(files));
     const untouched = inside && !options.replace ? await readManifest(path).catch(() => undefined) : undefined;
     const manifest = addChecksum({ formatVersion: 1, ...options.facts, files: { ...untouched?.files, ...files } });
-    await writeNew(join(temp, MANIFEST), `${JSON.stringify(manifest, null, 2)}\n`, space);
+    await writeNew(join(temp, MANIFEST), manifestText(manifest), space);
     for (const folder of folders) await syncFolder(folder);
     if (inside) {
       await rename(temp, join(path, COMMIT));

@@ -3,7 +3,8 @@ import { constants } from "node:fs";
 import { type FileHandle, lstat, open, realpath } from "node:fs/promises";
 import { join, posix } from "node:path";
 import { LowrankError } from "../errors.js";
-import { readJsonFile } from "./json.js";
+import { LIMITS, readTextFile } from "./input.js";
+import { parseJsonObject } from "./json.js";
 
 export const MANIFEST = "manifest.json";
 
@@ -38,6 +39,9 @@ export function addChecksum(manifest: Omit<Manifest, "checksum">): Manifest {
   return { ...body, checksum: sha256(JSON.stringify(body)) };
 }
 
+/** The one text of a manifest: any other one is a damaged one. */
+export const manifestText = (manifest: Manifest): string => `${JSON.stringify(manifest, null, 2)}\n`;
+
 /** Whether a file of that name lies in the folder and is none of the writer's own. */
 export function isFileName(name: string): boolean {
   return (
@@ -58,9 +62,10 @@ export async function readManifest(folder: string): Promise<Manifest> {
   // Before it is opened: a pipe would never answer.
   const found = await lstat(path).catch(() => undefined);
   if (found !== undefined && !found.isFile()) throw bad("is not a regular file");
-  const manifest = (await readJsonFile(path)) as unknown as Manifest;
+  const text = await readTextFile(path, LIMITS.config);
+  const manifest = parseJsonObject(text, path) as unknown as Manifest;
   const { checksum, ...body } = manifest;
-  if (checksum !== sha256(JSON.stringify(body))) throw bad("does not match its own checksum");
+  if (checksum !== sha256(JSON.stringify(body)) || text !== manifestText(manifest)) throw bad("does not match its own checksum");
   if (body.formatVersion !== 1 || !isObject(body.files)) throw bad("has a form this version does not know");
   for (const [name, file] of Object.entries(body.files)) {
     if (!isFileName(name)) throw bad(`lists '${name}', which cannot be a file of the folder`);

@@ -1,5 +1,5 @@
 import { existsSync } from "node:fs";
-import { type FileHandle, open, statfs, unlink } from "node:fs/promises";
+import { type FileHandle, open, rm, statfs, unlink } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { getSystemErrorName } from "node:util";
 import { LowrankError } from "../errors.js";
@@ -45,6 +45,7 @@ export class Reservation {
         throw Object.assign(new Error(`${refusal}: fallocate`), { code: refusal, syscall: "fallocate" });
     } catch (error) {
       await handle.close().catch(() => {});
+      await rm(name, { force: true }).catch(() => {});
       throw error;
     }
     await handle.close();

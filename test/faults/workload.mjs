@@ -43,13 +43,13 @@ export async function run(dir, { until, resume = true, keep = 2, announce = () =
     },
     optimizer,
     allowChange: [],
-    identity: { dataset: "d", isa: "i", bf16: false, parameters: "p" },
+    identity: { dataset: "d", isa: "i", bf16: false, base: null, parameters: "p" },
   });
   try {
     const resumed = await folder.resume();
     const state = resumed?.state ?? {
       step: 0, trainedTokens: 0, targetTokens: 0, lossSum: 0, runtimeSeconds: 0, skippedSteps: 0, bestMetric: null,
-      bestGlobalStep: null, logHistory: [], identity: { dataset: "d", isa: "i", bf16: false, parameters: "p" },
+      bestGlobalStep: null, logHistory: [], identity: { dataset: "d", isa: "i", bf16: false, base: null, parameters: "p" },
     };
     const from = state.step;
     while (state.step < until) {
