@@ -94,6 +94,10 @@ async function promptIds(prompt: Prompt, tokenizer: Tokenizer | undefined): Prom
     });
   }
   const variables = Object.fromEntries(Object.entries(tokenizer.specialTokens).map(([name, text]) => [`${name}_token`, text]));
-  const text = await renderChatTemplate(template, prompt, { addGenerationPrompt: true, variables });
+  const text = await renderChatTemplate(template, prompt, {
+    addGenerationPrompt: true,
+    variables,
+    templateName: tokenizer.folder,
+  });
   return tokenizer.encode(text, { addSpecialTokens: false });
 }

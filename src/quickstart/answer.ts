@@ -16,7 +16,12 @@ export async function promptIds(tokenizer: Tokenizer, questions: readonly string
   const variables = templateVariables(tokenizer);
   const rendered = await renderChatBatch(
     template,
-    questions.map((content) => ({ messages: [{ role: "user", content }], addGenerationPrompt: true, variables })),
+    questions.map((content) => ({
+      messages: [{ role: "user", content }],
+      addGenerationPrompt: true,
+      variables,
+      templateName: tokenizer.folder,
+    })),
   );
   return rendered.map((result) => {
     if (result instanceof LowrankError) throw result;

@@ -38,7 +38,7 @@ const MAX_TEMPLATE_CHARS = 256 * 1024;
 const BATCH = 64;
 const MAX_NESTING = 200;
 /** What any template may use, and what the conversation adds: real templates take tens of units for a message. */
-const WORK = { base: 200_000, perValue: 500, perCharacter: 1 };
+const WORK = { base: 120_000, perValue: 500, perCharacter: 1 };
 /** Time on the processor for the base; far above what its work takes. */
 const MILLISECONDS = 100;
 /** What a worker that does not answer is given on top before it is ended, on a machine however busy. */
@@ -68,13 +68,24 @@ const notData = (what: string) =>
   });
 
 /** Limits of one rendering: a base, and a share for the size of the conversation. */
-function limitsFor(r: RenderRequest): RenderLimits {
+export function limitsFor(r: RenderRequest): RenderLimits {
   const { values, characters } = measure([r.messages, r.tools, r.documents, r.variables]);
   const work = WORK.base + WORK.perValue * values + WORK.perCharacter * characters;
   return { work, milliseconds: Math.ceil((MILLISECONDS * work) / WORK.base) };
 }
 
 type Job = { work: WorkerJob; resolve: (results: WorkerResult[]) => void; reject: (error: Error) => void };
+
+/** A thread that renders templates. Its heap has room for the largest conversations; the count of work keeps it far smaller. */
+export function startWorker(): Worker {
+  const options = {
+    resourceLimits: { maxOldGenerationSizeMb: 256, maxYoungGenerationSizeMb: 6, stackSizeMb: 4 },
+    execArgv: [],
+  };
+  return import.meta.url.endsWith(".ts")
+    ? new Worker(fromSource(new URL("./jinja/worker.ts", import.meta.url)), { ...options, eval: true })
+    : new Worker(new URL("./jinja/worker.js", import.meta.url), options);
+}
 
 /** One long-lived worker that renders templates. It is replaced when it must be killed, and never keeps the process alive. */
 class TemplateWorker {
@@ -104,13 +115,7 @@ class TemplateWorker {
   }
 
   private start(): Worker {
-    const options = {
-      resourceLimits: { maxOldGenerationSizeMb: 96, maxYoungGenerationSizeMb: 16, stackSizeMb: 4 },
-      execArgv: [],
-    };
-    const worker = import.meta.url.endsWith(".ts")
-      ? new Worker(fromSource(new URL("./jinja/worker.ts", import.meta.url)), { ...options, eval: true })
-      : new Worker(new URL("./jinja/worker.js", import.meta.url), options);
+    const worker = startWorker();
     this.ready = false;
     worker.on("message", (message: "ready" | WorkerResult[]) => {
       if (worker !== this.worker) return;
@@ -170,7 +175,7 @@ function fromSource(file: URL): string {
   return `import(${JSON.stringify(tsx)}).then(({ register }) => { register(); return import(${JSON.stringify(file.href)}); });`;
 }
 
-function request(conversation: Conversation): RenderRequest {
+export function requestOf(conversation: Conversation): RenderRequest {
   return {
     messages: conversation.messages,
     tools: conversation.tools ?? null,
@@ -190,19 +195,26 @@ const WHO: Record<Refusal["refusedBy"], (template: string) => string> = {
   runtime: (template) => `${template} failed`,
 };
 
-function refused({ refusedBy, message, limit }: Refusal, name: string | undefined): LowrankError {
+function refused({ refusedBy, message, limit }: Refusal, name: string | undefined, milliseconds = 0): LowrankError {
   const who = WHO[refusedBy](`The chat template${name === undefined ? "" : ` of ${name}`}`);
   return new LowrankError("TEMPLATE", `${who}${limit ? ` ${limit}` : ""}: ${message}`, {
-    details: { raisedBy: refusedBy, message, ...(limit && { limit }), ...(name !== undefined && { template: name }) },
+    details: {
+      raisedBy: refusedBy,
+      message,
+      ...(limit && { limit, milliseconds }),
+      ...(name !== undefined && { template: name }),
+    },
   });
 }
 
 async function renderSome(template: string, conversations: readonly Conversation[]): Promise<(Rendered | LowrankError)[]> {
   const names = conversations.map((c) => c.templateName);
   try {
-    const requests = conversations.map(request);
+    const requests = conversations.map(requestOf);
     const results = await renderer.run({ template, requests, limits: requests.map(limitsFor) });
-    return results.map((r, i) => ("refusedBy" in r ? refused(r, names[i]) : { text: r.text, regions: r.regions }));
+    return results.map((r, i) =>
+      "refusedBy" in r ? refused(r, names[i], r.milliseconds) : { text: r.text, regions: r.regions },
+    );
   } catch (error) {
     if (conversations.length === 1) {
       if (error instanceof WorkerFailure)

@@ -94,7 +94,7 @@ async function byMarks(
 ): Promise<(MaskedConversation | LowrankError)[]> {
   const rendered = await renderChatBatch(
     template,
-    conversations.map((c) => ({ ...c, marks: true })),
+    conversations.map((c) => ({ templateName: tokenizer.folder, ...c, marks: true })),
   );
   return rendered.map((r) => {
     if (r instanceof LowrankError) return r;
@@ -112,7 +112,8 @@ async function byPrefixes(
 ): Promise<(MaskedConversation | LowrankError)[]> {
   // Every rendering of every conversation goes to the worker at once.
   const jobs: Conversation[] = [];
-  const plans = conversations.map((c) => {
+  const plans = conversations.map((conversation) => {
+    const c = { templateName: tokenizer.folder, ...conversation };
     const whole = jobs.push({ ...c, addGenerationPrompt: false }) - 1;
     const turns = c.messages.flatMap((m, message) => {
       if (m.role !== "assistant") return [];
@@ -153,13 +154,14 @@ export async function maskTurns(
   template: string,
   conversation: Conversation,
 ): Promise<(MaskedConversation | LowrankError)[]> {
+  const named = { templateName: tokenizer.folder, ...conversation };
   const { messages } = conversation;
   const ends = messages.flatMap((m, i) => (m.role === "assistant" && i > 0 ? [i] : []));
   const rendered = await renderChatBatch(
     template,
     ends.flatMap((i) => [
-      { ...conversation, messages: messages.slice(0, i), addGenerationPrompt: true },
-      { ...conversation, messages: messages.slice(0, i + 1), addGenerationPrompt: false },
+      { ...named, messages: messages.slice(0, i), addGenerationPrompt: true },
+      { ...named, messages: messages.slice(0, i + 1), addGenerationPrompt: false },
     ]),
   );
   return ends.map((message, n) => {

@@ -68,7 +68,7 @@ export class Tokenizer {
     addedTokens: AddedToken[],
     config: Record<string, unknown>,
     readonly chatTemplates: Readonly<Record<string, string>>,
-    private readonly folder: string,
+    readonly folder: string,
     specialTokens: Partial<Record<SpecialName, string>>,
     byteLevel: boolean,
     private readonly timed: boolean,

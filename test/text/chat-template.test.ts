@@ -128,38 +128,17 @@ describe("conversations", () => {
 });
 
 describe("hostile templates", () => {
-  const hostile: [name: string, template: string][] = [
-    ["a billion rounds", "{% for i in range(1000000000) %}x{% endfor %}"],
-    [
-      "nested loops",
-      "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}x{% endfor %}{% endfor %}{% endfor %}",
-    ],
-    [
-      "a text that doubles",
-      "{% set ns = namespace(s='xxxxxxxx') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s }}",
-    ],
-    ["a list that doubles", "{% set ns = namespace(s=[1]) %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}"],
-    ["repetition", "{{ 'x' * 10000000000 }}"],
-    ["a list repeated", "{{ [0] * 1000000000 }}"],
-    [
-      "replace that grows",
-      "{% set ns = namespace(s='xxxxxxxxxx') %}{% for i in range(20) %}{% set ns.s = ns.s.replace('x', 'xxxxxxxxxx') %}{% endfor %}",
-    ],
-    ["a huge indent", "{{ 'a\nb' | indent(1000000000) }}{{ 'a' * 999999 }}{{ 'a' * 999999 }}"],
-    ["endless recursion", "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}"],
-    ["deep brackets", `{{ ${"(".repeat(20000)}1${")".repeat(20000)} }}`],
-    ["lists in lists", "{% set ns = namespace(s=[1]) %}{% for i in range(90000) %}{% set ns.s = [ns.s] %}{% endfor %}{{ ns.s }}"],
-    [
-      "shared lists printed",
-      "{% set ns = namespace(s=[1, 2]) %}{% for i in range(40) %}{% set ns.s = [ns.s, ns.s] %}{% endfor %}{{ ns.s | tojson }}",
-    ],
-  ];
-  it.each(hostile)("%s is stopped within two seconds, and the next one renders", async (_, template) => {
-    const start = performance.now();
-    const [r] = await renderChatBatch(template, [{ messages: user }]);
-    expect(r).toBeInstanceOf(LowrankError);
-    expect((r as LowrankError).details.raisedBy).toBe("limit");
-    expect(performance.now() - start).toBeLessThan(2000);
+  it("are named, with their limit", async () => {
+    const [r] = await renderChatBatch("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", [
+      { messages: user, templateName: "some/model" },
+    ]);
+    expect(r).toMatchObject({
+      code: "TEMPLATE",
+      message: expect.stringMatching(/^The chat template of some\/model was stopped at its limit of work: /),
+      details: { raisedBy: "limit", limit: "work", template: "some/model" },
+    });
+    const [long] = await renderChatBatch("x".repeat(300_000), [{ messages: user }]);
+    expect(long).toMatchObject({ details: { limit: "size" } });
     expect(await render("ok")).toBe("ok");
   });
 
@@ -177,6 +156,25 @@ describe("hostile templates", () => {
     for (const name of ["constructor", "__proto__", "toString", "valueOf"]) {
       expect(await render(`[{{ messages.${name} }}{{ messages[0]['${name}'] }}{{ 'a'['${name}'] }}{{ ${name} }}]`)).toBe("[]");
     }
+  });
+});
+
+describe("what is no data", () => {
+  it.each([
+    ["a function", { role: "user", content: () => "x" }],
+    ["a Map", { role: "user", content: new Map() }],
+    [
+      "itself",
+      (() => {
+        const m: Record<string, unknown> = { role: "user" };
+        m.self = m;
+        return m;
+      })(),
+    ],
+  ])("%s is refused, and costs its own conversation only", async (_, message) => {
+    const results = await renderChatBatch("fine", [{ messages: user }, { messages: [message as never] }]);
+    expect(results[0]).toMatchObject({ text: "fine" });
+    expect(results[1]).toMatchObject({ code: "TEMPLATE", details: { raisedBy: "api" } });
   });
 });
 

@@ -131,7 +131,7 @@ function numeral(v: string): string {
 
 /** Python's float() of a text. */
 function parseFloatText(v: string): number | undefined {
-  if (/^[+-]?(\d+(_\d+)*\.?(\d+(_\d+)*)?|\.\d+(_\d+)*)(e[+-]?\d+(_\d+)*)?$/i.test(v)) return Number(v.replaceAll("_", ""));
+  if (/^[+-]?(\d+(_\d+)*(\.(\d+(_\d+)*)?)?|\.\d+(_\d+)*)(e[+-]?\d+(_\d+)*)?$/i.test(v)) return Number(v.replaceAll("_", ""));
   const special = /^([+-]?)(nan|inf|infinity)$/i.exec(v);
   if (!special) return undefined;
   return special[2]!.toLowerCase() === "nan" ? Number.NaN : special[1] === "-" ? -Infinity : Infinity;
@@ -195,6 +195,7 @@ function roundFilter(input: Value, args: Args): Value {
     const scale = isFloat(input) || places > 0 ? 10 ** places : 1;
     return float((method === "ceil" ? Math.ceil(x * scale) : Math.floor(x * scale)) / scale);
   }
+  meter.spend(32);
   // Python rounds the exact value, and halves to even; toFixed rounds the exact value, and halves up.
   const exact = Math.abs(x).toFixed(100);
   const at = exact.indexOf(".") + places + 1;
@@ -348,7 +349,7 @@ function reversible(v: Value): Value[] {
 const TITLE_BREAK = new RegExp(`([-${SPACES}({\\[<]+)`, "u");
 /** Jinja's title: words begin behind white space, a hyphen or an opening bracket, not behind an apostrophe. */
 function titleFilter(s: string): string {
-  meter.text(s.length * 8);
+  meter.text(s.length * 12);
   return s
     .split(TITLE_BREAK)
     .map((word) => {
@@ -360,7 +361,7 @@ function titleFilter(s: string): string {
 
 const escaped = (v: Value) => (v.type === "markup" ? v : markup(escapeHtml(text(v))));
 function escapeHtml(s: string): string {
-  meter.text(s.length * 6);
+  meter.text(s.length * 10);
   return s
     .replaceAll("&", "&amp;")
     .replaceAll("<", "&lt;")

@@ -97,6 +97,7 @@ function exactFloat(n: number | bigint): number {
 const MAX_BITS = 4096;
 
 function integers(operator: string, x: number | bigint, y: number | bigint): bigint {
+  if (typeof x === "bigint" || typeof y === "bigint") meter.spend(16);
   const [a, b] = [BigInt(x), BigInt(y)];
   if (operator === "+") return bounded(a + b);
   if (operator === "-") return bounded(a - b);

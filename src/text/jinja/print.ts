@@ -18,9 +18,13 @@ export function floatText(x: number): string {
   return `${sign}${whole}.${digits.slice(exponent + 1) || "0"}`;
 }
 
+const PLAIN = /^[ !#-&(-[\]-~]*$/;
+
 /** Python's repr of a text. */
 function textRepr(text: string): string {
-  meter.spend(1 + text.length / 8);
+  meter.text(text.length * 4);
+  if (PLAIN.test(text)) return `'${text}'`;
+  meter.spend(text.length);
   const quote = text.includes("'") && !text.includes('"') ? '"' : "'";
   let out = quote;
   for (const char of text) {
@@ -75,6 +79,7 @@ export function text(v: Value, depth = 0): string {
     case "markup":
       return v.value;
     case "int":
+      if (typeof v.value === "bigint") meter.spend(32);
       return String(v.value);
     case "float":
       return floatText(v.value);

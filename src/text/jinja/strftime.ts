@@ -1,4 +1,4 @@
-import { TemplateRuntimeError } from "./limits.js";
+import { meter, TemplateRuntimeError } from "./limits.js";
 
 const MONTHS = "January February March April May June July August September October November December".split(" ");
 const DAYS = "Sunday Monday Tuesday Wednesday Thursday Friday Saturday".split(" ");
@@ -30,6 +30,7 @@ const FIELDS: Readonly<Record<string, (d: Date) => string>> = {
 
 /** Python's datetime.strftime in the C locale, local time; `%-d` drops the leading zero as glibc does. */
 export function strftime(date: Date, format: string): string {
+  meter.spend(format.length * 8);
   return format.replace(/%(-?)(.?)/gs, (whole, dash: string, letter: string) => {
     const field = Object.hasOwn(FIELDS, letter) ? FIELDS[letter] : undefined;
     if (!field) throw new TemplateRuntimeError(`strftime_now: the format ${JSON.stringify(whole)} is not known`);
