@@ -166,19 +166,20 @@ export class Interpreter {
   }
 
   private loop(s: Extract<Stmt, { type: "for" }>, scope: Scope): Flow {
-    const round = (item: Value) => {
-      const inner = this.frame(scope, s.body);
+    const round = (item: Value, frame: readonly Stmt[]) => {
+      const inner = this.frame(scope, frame);
       this.assign(s.target, item, inner);
       return inner;
     };
     const condition = s.test;
-    const passes = condition && ((item: Value) => truthy(this.evaluate(condition, round(item))));
+    // The condition is a frame of its own: it sees none of the names that the body hides.
+    const passes = condition && ((item: Value) => truthy(this.evaluate(condition, round(item, []))));
     const loop = new Loop(iterate(this.evaluate(s.source, scope)), passes, 1);
     // Python runs `else` where no round came to its end, also when each was left by break or continue.
     let finished = false;
     for (let item = loop.advance(); item; item = loop.advance()) {
       // A scope for each round: what a round sets does not reach the next one.
-      const inner = round(item);
+      const inner = round(item, s.body);
       inner.names.set("loop", loop.value);
       const flow = this.run(s.body, inner);
       if (flow === "break") break;
@@ -278,7 +279,11 @@ export class Interpreter {
         const left = this.evaluate(e.left, scope);
         if (e.operator === "and") return truthy(left) ? this.evaluate(e.right, scope) : left;
         if (e.operator === "or") return truthy(left) ? left : this.evaluate(e.right, scope);
-        return binary(e.operator, left, this.evaluate(e.right, scope));
+        const right = this.evaluate(e.right, scope);
+        // Jinja writes -3 ** n into its Python code, which means -(3 ** n), but not where n is constant.
+        if (e.operator === "**" && isNumber(left) && numberOf(left) < 0)
+          throw new TemplateRuntimeError("powers of negative numbers are not supported");
+        return binary(e.operator, left, right);
       }
       case "concat": {
         const parts = e.items.map((x) => text(this.evaluate(x, scope)));

@@ -324,5 +324,9 @@ export function contains(haystack: Value, needle: Value): boolean {
     return isString(needle) && haystack.value.has(needle.value);
   }
   if (isNone(haystack)) throw new TemplateRuntimeError("argument of type 'NoneType' is not iterable");
+  // Python looks keys and pairs up by their hash.
+  if (haystack.type === "view" && haystack.value.name === "dict_keys") hashKey(needle);
+  if (haystack.type === "view" && haystack.value.name === "dict_items" && needle.type === "tuple" && needle.value.length === 2)
+    hashKey(needle.value[0]);
   return iterate(haystack).some((x) => equal(x, needle));
 }
