@@ -70,6 +70,17 @@ describe("what Python's Jinja prints", () => {
       "{{ [{'n': 2}, {'n': 1}] | sort(attribute='n') | map(attribute='n') | join('-') }} {{ [1, 2, 3] | select('odd') | list }} {{ 'b a'.split() | sort | first }}",
       "1-2 [1, 3] a",
     ],
+    [
+      "a condition that sees what the body hides",
+      "{% for x in [1] if 'a' in s %}{% set s = 1 %}{{ x }}{% endfor %}",
+      "1",
+      { s: "a" },
+    ],
+    ["a name that a frame assigns first", "{% for x in [1] %}{{ s }}{% endfor %}{% set s = 1 %}{{ s }}", "1", { s: "a" }],
+    ["chains of comparisons, ~ before +", "{{ 3 > 2 > 1 }} {{ 'a' + 1 ~ 2 }}", "True a12"],
+    ["else behind a break", "{% for x in [1] %}{% break %}{% else %}none{% endfor %}", "none"],
+    ["generators are true", "{% if [] | select %}a{% endif %}{% if [0] | select %}b{% endif %}", "ab"],
+    ["signs inside text", "a-}\n#}\n100%}\nb", "a-}\n#}\n100%}\nb"],
     ["Unicode", "{{ '{{ x }}' }}{{ text | upper }}", "{{ x }}GRÜSSE 中", { text: "grüße 中" }],
   ];
   it.each(cases)("%s", async (_, template, expected, variables) => {
@@ -89,6 +100,11 @@ describe("what Python's Jinja prints", () => {
     ["an unknown filter", "{{ 'a' | frobnicate }}"],
     ["a syntax error", "{% if %}"],
     ["division by zero", "{{ 1 // 0 }}"],
+    ["a dict looked for among keys", "{{ {} in {}.keys() }}"],
+    ["a generator printed", "{{ [1] | select }}"],
+    ["a comma left out", "{{ [1 2] }}"],
+    ["a power of a negative number", "{{ (-3) ** 2 }}"],
+    ["a method Python has", "{{ 'a'.zfill(3) }}"],
   ])("refuses %s", async (_, template) => {
     await expect(render(template)).rejects.toMatchObject({ code: "TEMPLATE", details: { raisedBy: "runtime" } });
   });
