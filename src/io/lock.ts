@@ -149,14 +149,19 @@ async function takeOver(draft: string, path: string, folder: string): Promise<bo
     await rm(next, { force: true });
     return false;
   }
-  const owner = await readOwner(path);
-  if (owner === undefined || isHolding(owner)) {
-    await rm(next, { force: true });
-    return false;
+  try {
+    const owner = await readOwner(path);
+    if (owner === undefined || isHolding(owner)) {
+      await rm(next, { force: true });
+      return false;
+    }
+    await rename(next, path).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== "ENOENT") throw error;
+    });
+  } catch (error) {
+    await rm(next, { force: true }).catch(() => {}); // ours, and we live: nobody could lock the folder any more
+    throw error;
   }
-  await rename(next, path).catch((error: NodeJS.ErrnoException) => {
-    if (error.code !== "ENOENT") throw error;
-  });
   return true;
 }
 

@@ -1,0 +1,121 @@
+/** File systems without hard links, systems without /proc, disks that fail while they are read: what this machine is not. */
+import { readdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { afterEach, describe, expect, it, vi } from "vitest";
+import { writeFolder } from "../../src/io/durable.js";
+import { syncFolder } from "../../src/io/folders.js";
+import { lockFolder } from "../../src/io/lock.js";
+import { problemsOf, readManifest, verifyFolder } from "../../src/io/manifest.js";
+import { isAlive, thisProcess } from "../../src/io/process-identity.js";
+import { settleFolder } from "../../src/io/settle.js";
+import { errorOf, tempFolder } from "./files.js";
+
+type Hook = (...args: unknown[]) => unknown;
+const hooks = vi.hoisted(() => ({}) as Record<string, Hook | undefined>);
+const failure = (code: string) => Object.assign(new Error(code), { code, syscall: "test" });
+
+vi.mock("node:fs/promises", async (original) => {
+  const real = await original<typeof import("node:fs/promises")>();
+  const hooked = (name: "link" | "lstat" | "readdir" | "rename") => ({
+    [name]: (...args: unknown[]) =>
+      hooks[name] ? Promise.resolve().then(() => hooks[name]!(...args)) : (real[name] as Hook)(...args),
+  });
+  const open = async (...args: Parameters<typeof real.open>) => {
+    const handle = await real.open(...args);
+    const { read } = handle;
+    if (hooks.read)
+      handle.read = ((...of: unknown[]) => Promise.resolve(hooks.read!()).then(() => (read as Hook).apply(handle, of))) as never;
+    return handle;
+  };
+  return { ...real, ...hooked("link"), ...hooked("lstat"), ...hooked("readdir"), ...hooked("rename"), open };
+});
+vi.mock("node:fs", async (original) => {
+  const real = await original<typeof import("node:fs")>();
+  const without =
+    (name: string) =>
+    (path: unknown, ...rest: unknown[]) => {
+      if (hooks.proc && String(path).startsWith("/proc/")) {
+        if (name === "existsSync") return false;
+        throw failure("ENOENT");
+      }
+      return (real[name as "existsSync"] as unknown as Hook)(path, ...rest);
+    };
+  return { ...real, existsSync: without("existsSync"), readFileSync: without("readFileSync") };
+});
+
+afterEach(() => {
+  for (const name of Object.keys(hooks)) delete hooks[name];
+  vi.restoreAllMocks();
+});
+
+describe("without hard links", () => {
+  it("locks exclude all the same", async () => {
+    hooks.link = () => Promise.reject(failure("EPERM"));
+    const folder = tempFolder();
+    const lock = await lockFolder(folder);
+    expect((await errorOf(lockFolder(folder))).code).toBe("LOCKED");
+    await lock.release();
+    expect(readdirSync(folder)).toEqual([]);
+    hooks.link = () => Promise.reject(failure("EIO"));
+    expect((await errorOf(lockFolder(folder))).code).toBe("CHECKPOINT");
+  });
+});
+
+describe("without /proc", () => {
+  it("a process is alive when a signal reaches it", () => {
+    hooks.proc = () => true;
+    const own = thisProcess();
+    expect(own).toMatchObject({ startTime: null, bootId: null });
+    expect(isAlive(own)).toBe(true);
+    expect(isAlive({ ...own, pid: 999999999 })).toBe(false);
+    vi.spyOn(process, "kill").mockImplementation(() => {
+      throw failure("EPERM");
+    });
+    expect(isAlive({ ...own, pid: 1 })).toBe(true);
+  });
+
+  it("folders are saved and locks taken", async () => {
+    hooks.proc = () => true;
+    const target = join(tempFolder(), "c");
+    await writeFolder(target, (dir) => dir.file("a", "x"));
+    expect((await verifyFolder(target)).ok).toBe(true);
+  });
+});
+
+describe("where folders cannot be opened", () => {
+  it("they are not fsynced", async () => {
+    vi.spyOn(process, "platform", "get").mockReturnValue("win32");
+    await syncFolder("/does/not/exist");
+  });
+});
+
+describe("a disk that fails while it is read", () => {
+  it("is a problem of the file, and an interruption is none", async () => {
+    const target = join(tempFolder(), "c");
+    await writeFolder(target, (dir) => dir.file("a", "x"));
+    const file = (await readManifest(target)).files.a!;
+    hooks.read = () => Promise.reject(failure("EIO"));
+    expect(await problemsOf(target, "a", file)).toEqual(["a cannot be read: EIO"]);
+    let times = 0;
+    hooks.read = () => (times++ < 3 ? Promise.reject(failure("EINTR")) : undefined);
+    expect(await problemsOf(target, "a", file)).toEqual([]);
+    expect(times).toBeGreaterThan(3);
+    hooks.lstat = () => Promise.reject(failure("EIO"));
+    expect((await errorOf(settleFolder(target))).code).toBe("CHECKPOINT");
+  });
+
+  it("is a typed error of what needed it", async () => {
+    const target = join(tempFolder(), "c");
+    hooks.readdir = () => Promise.reject(failure("EIO"));
+    expect((await errorOf(writeFolder(target, (dir) => dir.file("a", "x")))).code).toBe("CHECKPOINT");
+    delete hooks.readdir;
+    const folder = tempFolder();
+    writeFileSync(join(folder, ".lowrank.lock"), JSON.stringify({ pid: 999999999 }));
+    hooks.rename = () => Promise.reject(failure("EIO"));
+    expect((await errorOf(lockFolder(folder))).code).toBe("CHECKPOINT");
+    // What it left goes when it is tried again.
+    delete hooks.rename;
+    await (await lockFolder(folder)).release();
+    expect(readdirSync(folder)).toEqual([]);
+  });
+});
