@@ -158,14 +158,19 @@ export class CrashDisk {
     return this.steps.slice(0, count).flatMap((step) => ("announced" in step ? [step.announced] : []));
   }
 
+  /** Indices of the changes among the first `count` steps that a power cut may undo. */
+  unsafe(count: number): number[] {
+    const steps = this.steps.slice(0, count);
+    return [...steps.keys()].filter((i) => "change" in steps[i]! && !isSafe(steps, i));
+  }
+
   /** The files after a power cut behind the first `count` steps: name (folders with a slash) to content. */
   after(count: number, keep: Keep): Map<string, Buffer> {
     const steps = this.steps.slice(0, count);
     const kept = steps.map((step, i): boolean | "half" => {
       if (!("change" in step)) return false;
       const { change } = step;
-      const safe = steps.slice(i).some((later) => "sync" in later && touches(change, later.sync));
-      return safe || keep(change, i);
+      return isSafe(steps, i) || keep(change, i);
     });
     // A folder goes after what was in it.
     steps.forEach((step, i) => {
@@ -181,6 +186,12 @@ export class CrashDisk {
     });
     return list(disk);
   }
+}
+
+/** Whether a change was fsynced after it was made. */
+function isSafe(steps: readonly Step[], index: number): boolean {
+  const step = steps[index]!;
+  return "change" in step && steps.slice(index).some((later) => "sync" in later && touches(step.change, later.sync));
 }
 
 function touches({ file, entries }: Change, node: number): boolean {

@@ -47,7 +47,8 @@ describe.each(SCENARIOS)("%s", (scenario) => {
     for (let step = 0; step <= steps; step++) {
       const random = generator(SEED * 100_003 + step);
       const lottery: Keep = () => [true, false, "half" as const][Math.floor(random() * 3)]!;
-      for (const [i, keep] of [...LOSSES, ...Array.from({ length: RANDOM }, () => lottery)].entries()) {
+      const single = disk.unsafe(step).flatMap((one): Keep[] => [(_, index) => index !== one, (_, index) => index === one]);
+      for (const [i, keep] of [...LOSSES, ...single, ...Array.from({ length: RANDOM }, () => lottery)].entries()) {
         const state = disk.after(step, keep);
         const announced = disk.announced(step);
         const hash = createHash("sha256").update(announced.join());
