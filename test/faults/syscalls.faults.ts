@@ -165,7 +165,7 @@ describe.each(SCENARIOS)("%s", (scenario) => {
       `${scenario}: ${calls.length} calls, ${total} rounds: ${[...sweep.tally]
         .sort()
         .map(([key, n]) => `${key} ${n}`)
-        .join(", ")}`,
+        .join(", ")}; ${sweep.wrong.length} wrong`,
     );
     expect(sweep.wrong).toEqual([]);
     expect(missed).toEqual([]);
