@@ -4,9 +4,11 @@ import { join } from "node:path";
 import { beforeAll, beforeEach, describe, expect, it, vi } from "vitest";
 import { packSequences } from "../../src/models/batch.js";
 import { AutoModelForCausalLM } from "../../src/models/registry.js";
+import type { Linear } from "../../src/nn/linear.js";
 import * as products from "../../src/ops/matmul.js";
 import type { MergeDrift } from "../../src/peft/merge-check.js";
 import { getPeftModel, type PeftModel } from "../../src/peft/peft-model.js";
+import type { Weight } from "../../src/quant/weight.js";
 import { scope } from "../../src/tensor/scope.js";
 import { buildOnce, lowrank, makeModel } from "../cli/run.js";
 import { errorOf, tempFolder } from "../io/files.js";
@@ -31,6 +33,10 @@ const driftOf = async (peft: PeftModel, dtype?: "float32" | "bfloat16" | "float1
   });
   return drift!;
 };
+async function valuesOf(weight: Weight): Promise<Float32Array> {
+  using dense = weight.dequantize();
+  return dense.readFloat32();
+}
 async function logitsOf(model: Awaited<ReturnType<typeof loadTiny>>): Promise<Float32Array> {
   using logits = scope(() => model.logits(model.hiddenStates(packSequences([[10, 20, 30, 40, 50]], model.device))));
   return logits.readFloat32();
@@ -60,10 +66,8 @@ describe("merging", () => {
     const before = new Map<string, Float32Array>();
     const pairs = peft.trainable.plan.pairs;
     for (const { module, a, b, scale, rank } of pairs) {
-      const linear = new Map(peft.base.modules()).get(module) as never as {
-        weight: { dequantize(): { readFloat32(): Promise<Float32Array> }; inFeatures: number };
-      };
-      const w = await linear.weight.dequantize().readFloat32();
+      const linear = new Map(peft.base.modules()).get(module) as Linear;
+      const w = await valuesOf(linear.weight);
       const [A, B] = [await peft.trainable.arena.get(a).readFloat32(), await peft.trainable.arena.get(b).readFloat32()];
       const width = linear.weight.inFeatures;
       before.set(
@@ -84,10 +88,8 @@ describe("merging", () => {
     });
     let [error, size] = [0, 0];
     for (const [module, wanted] of before) {
-      const linear = new Map(model.modules()).get(module) as never as {
-        weight: { dequantize(): { readFloat32(): Promise<Float32Array> } };
-      };
-      const merged = await linear.weight.dequantize().readFloat32();
+      const linear = new Map(model.modules()).get(module) as Linear;
+      const merged = await valuesOf(linear.weight);
       for (const [i, value] of wanted.entries()) {
         error += (merged[i]! - value) ** 2;
         size += value ** 2;
