@@ -10,6 +10,7 @@ const TEXTS = [
   "Question: what is seven times six? Answer: 42.",
 ];
 const MOST_TOKENS = 32;
+const MOST_IS_KEPT = 0.9;
 
 /** Logits [tokens, vocabulary] of two short texts. */
 export interface Probe {
@@ -32,18 +33,16 @@ const percent = (share: number) => `${share < 1 ? (100 * share).toPrecision(2) :
 /** Says how far the merged model is from the unmerged one. */
 export function sayDrift(drift: MergeDrift, dtype: string, unmerged: Probe, merged: Probe): void {
   const rounding = `rounding to ${dtype} changes their outputs by ${percent(drift.rounding)}, at most ${percent(drift.worst.rounding)} (${drift.worst.path})`;
-  if (!Number.isFinite(drift.ofEffect)) {
+  if (Number.isNaN(drift.kept)) {
     say(`${paint("yellow", "warning:")} The adapter changes nothing: its product is zero in every linear`);
     say("  → See whether it was trained: a fresh adapter is zero.");
-  } else say(`Merged ${drift.linears} linears: ${rounding}, ${percent(drift.ofEffect)} of what the adapter changes`);
+  } else say(`Merged ${drift.linears} linears: ${rounding}; ${percent(drift.kept)} of what the adapter changes is kept`);
   const { largest, mean, same, places } = compare(unmerged, merged);
   say(
     `Merged against unmerged, on ${places} tokens of text: logits differ by ${mean.toPrecision(2)} on average, ${largest.toPrecision(2)} at most; the most likely token is the same in ${same} of ${places} places`,
   );
-  if (Number.isFinite(drift.ofEffect) && drift.ofEffect > 0.5) {
-    say(
-      `${paint("yellow", "warning:")} The rounding is ${percent(drift.ofEffect)} of what the adapter changes: much of it is lost`,
-    );
+  if (drift.kept < MOST_IS_KEPT) {
+    say(`${paint("yellow", "warning:")} Rounding takes away much of what the adapter changes`);
     say("  → Merge with --dtype float32, or keep the adapter beside its base.");
   }
 }

@@ -20,8 +20,8 @@ export interface MergeDrift {
   /** Change that rounding to the stored form makes, as a share of the outputs: of all linears together, and of the worst. */
   rounding: number;
   worst: { path: string; rounding: number };
-  /** The same as a share of what the adapters change; above 1 more is lost than was gained. Infinite when the adapters change nothing. */
-  ofEffect: number;
+  /** Share of the adapters' change that the stored weights still make: near 1 where rounding is noise, less where it rounds the change away. NaN when the adapters change nothing. */
+  kept: number;
 }
 
 /** Sums of squares, on the device until they are read. */
@@ -30,9 +30,19 @@ export interface Evidence {
   weight: Weight;
   base: Tensor;
   effect: Tensor;
+  /** What the merged weight changes, along what the adapters change. */
+  kept: Tensor;
   arithmetic: Tensor;
   rounding: Tensor;
 }
+
+export const sumsOf = ({ base, effect, kept, arithmetic, rounding }: Evidence): Tensor[] => [
+  base,
+  effect,
+  kept,
+  arithmetic,
+  rounding,
+];
 
 /**
  * Tries a merged weight on random inputs x [8, in]: `exact`, the sum in float32, and `merged`, the form that stays, against the base and
@@ -52,13 +62,20 @@ export function tryMerged(base: Weight, exact: Tensor, merged: Weight, pairs: re
     const wanted = pairs.reduce((sum, pair) => add(sum, less(through(base, pair), plain)), plain);
     const sum = Weight.borrow(exact);
     try {
-      return [plain, less(wanted, plain), less(through(sum), wanted), less(through(merged), wanted)].map(square);
+      const effect = less(wanted, plain);
+      const stored = through(merged);
+      return {
+        base: square(plain),
+        effect: square(effect),
+        kept: weightedSum(less(stored, plain), 1, effect),
+        arithmetic: square(less(through(sum), wanted)),
+        rounding: square(less(stored, wanted)),
+      };
     } finally {
       sum.dispose();
     }
   });
-  const [plain, effect, arithmetic, rounding] = sums as [Tensor, Tensor, Tensor, Tensor];
-  return { path, weight: merged, base: plain, effect, arithmetic, rounding };
+  return { path, weight: merged, ...sums };
 }
 
 /**
@@ -67,12 +84,16 @@ export function tryMerged(base: Weight, exact: Tensor, merged: Weight, pairs: re
  * @throws LowrankError NON_FINITE, or NATIVE where merged weights differ from base and adapters by more than rounding explains
  */
 export async function judgeMerged(tried: readonly Evidence[]): Promise<MergeDrift> {
-  const total = { outputs: 0, effect: 0, rounding: 0 };
+  const total = { outputs: 0, effect: 0, kept: 0, rounding: 0 };
   const worst = { path: "", rounding: 0 };
   for (const { path, weight, ...sums } of tried) {
-    const [base, effect, arithmetic, rounding] = (await Promise.all(
-      [sums.base, sums.effect, sums.arithmetic, sums.rounding].map((tensor) => tensor.item()),
-    )) as [number, number, number, number];
+    const [base, effect, kept, arithmetic, rounding] = await Promise.all([
+      sums.base.item(),
+      sums.effect.item(),
+      sums.kept.item(),
+      sums.arithmetic.item(),
+      sums.rounding.item(),
+    ]);
     const outputs = base + effect;
     if (!Number.isFinite(base + effect + arithmetic + rounding)) {
       throw new LowrankError("NON_FINITE", `Merging gives values that are not finite in ${path}`, {
@@ -90,6 +111,7 @@ export async function judgeMerged(tried: readonly Evidence[]): Promise<MergeDrif
     }
     total.outputs += outputs;
     total.effect += effect;
+    total.kept += kept;
     total.rounding += rounding;
     if (rounded >= worst.rounding) Object.assign(worst, { path, rounding: rounded });
   }
@@ -97,7 +119,7 @@ export async function judgeMerged(tried: readonly Evidence[]): Promise<MergeDrif
     linears: tried.length,
     rounding: Math.sqrt(total.rounding / (total.outputs || 1)),
     worst,
-    ofEffect: tried.length === 0 ? 0 : Math.sqrt(total.rounding / total.effect),
+    kept: total.kept / total.effect,
   };
 }
 

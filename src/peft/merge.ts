@@ -7,7 +7,7 @@ import { Weight } from "../quant/weight.js";
 import type { DType } from "../tensor/dtype.js";
 import { scope } from "../tensor/scope.js";
 import type { Tensor } from "../tensor/tensor.js";
-import { type Evidence, judgeMerged, type MergeDrift, tryMerged } from "./merge-check.js";
+import { type Evidence, judgeMerged, type MergeDrift, sumsOf, tryMerged } from "./merge-check.js";
 import type { BaseModel } from "./plan.js";
 
 export interface MergeOptions {
@@ -76,8 +76,7 @@ export async function mergeInto(base: BaseModel, names: readonly string[], optio
     for (const { content, old } of fresh) disposeContent(content, old);
     throw error;
   } finally {
-    for (const { base: plain, effect, arithmetic, rounding } of tried)
-      for (const sum of [plain, effect, arithmetic, rounding]) sum.dispose();
+    for (const evidence of tried) for (const sum of sumsOf(evidence)) sum.dispose();
   }
   for (const { linear, content } of fresh) Object.assign(linear, content);
   return fresh.map(({ linear, old }) => ({ linear, old }));
@@ -138,7 +137,7 @@ function mergedWeight(
     for (const { a, b, scale } of pairs) addInto(sum, matmul(b, a), scale);
     const merged = inForm(sum, weight, dtype);
     const evidence = tryMerged(weight, sum, merged, pairs, path);
-    for (const tensor of [evidence.base, evidence.effect, evidence.arithmetic, evidence.rounding]) tensor.keep();
+    for (const sum of sumsOf(evidence)) sum.keep();
     tried.push(evidence);
     return merged;
   });

@@ -99,17 +99,23 @@ describe("merging", () => {
     expect(drift!.rounding / Math.sqrt(error / size)).toBeLessThan(1.25);
   });
 
-  it("a 4-bit base: its own form loses a tenth, a dense one does not", async () => {
-    const quantized = async () => {
+  it("a 4-bit base that is quantised again loses what a weak adapter changes; a dense form keeps it", async () => {
+    const quantized = async (lora: { loraAlpha: number }) => {
       const model = await AutoModelForCausalLM.fromPretrained("lowrank/tiny", { loadIn4bit: true });
-      return getPeftModel(model, { r: 4, loraAlpha: 8, targetModules: "all-linear", initLoraWeights: false });
+      return getPeftModel(model, { r: 4, ...lora, targetModules: "all-linear", initLoraWeights: false });
     };
-    await using same = await quantized();
-    const again = await driftOf(same as never);
+    // Small beside the steps of the code book: most values round back to where they were.
+    const weak = { loraAlpha: 0.02 };
+    await using same = await quantized(weak);
+    expect((await driftOf(same as never)).kept).toBeLessThan(0.5);
+    await using dense = await quantized(weak);
+    const drift = await driftOf(dense as never, "float32");
+    expect(drift.kept).toBeCloseTo(1, 3);
+    await using strong = await quantized({ loraAlpha: 32 });
+    const again = await driftOf(strong as never);
+    expect(again.kept).toBeGreaterThan(0.9);
     expect(again.rounding).toBeGreaterThan(0.05);
     expect(again.rounding).toBeLessThan(0.2);
-    await using dense = await quantized();
-    expect((await driftOf(dense as never, "bfloat16")).rounding).toBeLessThan(2 ** -8.5);
   });
 
   it("several adapters at once", async () => {
@@ -124,10 +130,10 @@ describe("merging", () => {
 
   it("a fresh adapter changes nothing; nothing to merge is no drift", async () => {
     await using fresh = await tinyPeft();
-    expect((await driftOf(fresh, "bfloat16")).ofEffect).toBe(Number.POSITIVE_INFINITY);
+    expect((await driftOf(fresh, "bfloat16")).kept).toBeNaN();
     await using none = await tinyPeft();
     none.setAdapter([]);
-    expect(await driftOf(none)).toEqual({ linears: 0, rounding: 0, worst: { path: "", rounding: 0 }, ofEffect: 0 });
+    expect(await driftOf(none)).toEqual({ linears: 0, rounding: 0, worst: { path: "", rounding: 0 }, kept: Number.NaN });
   });
 
   it("refuses a weight that is wrong in one row, and changes nothing", () =>
@@ -179,7 +185,7 @@ describe("lowrank merge", () => {
     );
     await save(getPeftModel(await AutoModelForCausalLM.fromPretrained(model), { r: 4, targetModules: "all-linear" }), "fresh");
     await save(
-      getPeftModel(await AutoModelForCausalLM.fromPretrained(model), {
+      getPeftModel(await AutoModelForCausalLM.fromPretrained("lowrank/tiny"), {
         r: 4,
         loraAlpha: 1e-3,
         targetModules: "all-linear",
@@ -187,11 +193,12 @@ describe("lowrank merge", () => {
       }),
       "weak",
     );
+    // What changes less than half a step of bfloat16 in weights that are bfloat16 rounds back.
     const merge = (adapter: string, ...more: string[]) =>
       lowrank([
         "merge",
         "--model",
-        model,
+        adapter === "weak" ? "lowrank/tiny" : model,
         "--adapter",
         join(folder, adapter),
         "--out",
@@ -201,12 +208,12 @@ describe("lowrank merge", () => {
     const good = await merge("good");
     expect(good).toMatchObject({ code: 0 });
     expect(good.stderr).toMatch(
-      /Merged 15 linears: rounding to bfloat16 changes their outputs by 0\.\d+ %, at most 0\.\d+ % \(model\.\S+\), [\d.]+ % of what the adapter changes\nMerged against unmerged, on 32 tokens of text: logits differ by [\d.e-]+ on average, [\d.e-]+ at most; the most likely token is the same in \d+ of 32 places\n[\s\S]*Saved in/,
+      /Merged 15 linears: rounding to bfloat16 changes their outputs by 0\.\d+ %, at most 0\.\d+ % \(model\.\S+\); \d+ % of what the adapter changes is kept\nMerged against unmerged, on 32 tokens of text: logits differ by [\d.e-]+ on average, [\d.e-]+ at most; the most likely token is the same in \d+ of 32 places\n[\s\S]*Saved in/,
     );
     expect(good.stderr).not.toContain("warning");
     expect((await merge("fresh")).stderr).toMatch(/warning: The adapter changes nothing/);
     expect((await merge("weak")).stderr).toMatch(
-      /warning: The rounding is [\d.]+ % of what the adapter changes: much of it is lost\n {2}→ Merge with --dtype float32/,
+      /warning: Rounding takes away much of what the adapter changes\n {2}→ Merge with --dtype float32/,
     );
     expect((await merge("weak", "--dtype", "float32")).stderr).not.toContain("warning");
     expect(existsSync(join(folder, "good/merged/model.safetensors"))).toBe(true);
