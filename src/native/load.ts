@@ -1,6 +1,6 @@
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { LowrankError } from "../errors.js";
 import type { Addon } from "./surface.js";
@@ -10,19 +10,8 @@ const ABI = 2;
 
 const require = createRequire(import.meta.url);
 
-/** The folder of the package: the nearest one upwards with a package.json, from src/ as from dist/. */
-function packageRoot(): string {
-  let folder = dirname(fileURLToPath(import.meta.url));
-  while (!existsSync(join(folder, "package.json"))) {
-    const parent = dirname(folder);
-    if (parent === folder)
-      throw new LowrankError("NATIVE", "The package's folder cannot be found from its own files.", {
-        hint: "Reinstall it: npm install lowrank",
-      });
-    folder = parent;
-  }
-  return folder;
-}
+/** The folder of the package: as far from dist/native as from src/native. */
+const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 
 function failure(message: string, hint: string, details: Record<string, unknown>, cause?: unknown): LowrankError {
   return new LowrankError("NATIVE", message, {
@@ -102,6 +91,6 @@ let loaded: Addon | undefined;
 
 /** The native addon of this package, loaded once. Throws as {@link loadAddonFrom}. */
 export function loadAddon(): Addon {
-  loaded ??= loadAddonFrom(packageRoot());
+  loaded ??= loadAddonFrom(ROOT);
   return loaded;
 }

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { addon, cpu, F32, thrown, U8, upload } from "./helpers.js";
+import { addon, cpu, F32, I32, thrown, U8, upload } from "./helpers.js";
 
 const invalid = (op: string) => ({ code: "INVALID", op });
 
@@ -65,6 +65,59 @@ describe("wrong calls throw typed errors", () => {
     expect(thrown(() => make(8, 8, [absmax, absmax, 0, 0, 0, code])).message).toContain("codes has the wrong dtype");
     expect(thrown(() => make(8, 8, [codes, 0, 0, 0, 0, code])).code).toBe("INVALID");
     for (const t of [codes, absmax, code]) addon.free(t);
+  });
+
+  it("for outputs on top of indices, which the kernel has checked by then", async () => {
+    const bytes = addon.alloc(cpu, U8, [4096]);
+    addon.kernels.fill(cpu, bytes, 0);
+    const at = (dtype: number, ...shape: number[]) => addon.view(bytes, 0, dtype, shape);
+    const apart = (dtype: number, ...shape: number[]) => addon.view(bytes, 2048, dtype, shape);
+    const { kernels: k } = addon;
+    const refused = async (op: string, call: () => void) => {
+      let error: unknown;
+      try {
+        call();
+        await addon.synchronize(cpu);
+      } catch (thrown) {
+        error = thrown;
+      }
+      expect(error, op).toMatchObject({ code: "INVALID", op, message: expect.stringContaining("must not overlap") });
+    };
+    await refused("embedding", () => k.embedding(cpu, at(F32, 4, 2), apart(F32, 3, 2), at(I32, 4), 1));
+    await refused("embedding_grad", () => k.embeddingGrad(cpu, at(F32, 3, 2), apart(F32, 4, 2), at(I32, 4), 1));
+    await refused("adamw", () =>
+      k.adamw(cpu, at(F32, 8), apart(F32, 8), apart(F32, 8), apart(F32, 8), apart(U8, 64), at(U8, 32), 1, 0, 0, 0, 0),
+    );
+  });
+
+  it("for what would be read past its end, or off its alignment", async () => {
+    const bytes = addon.alloc(cpu, U8, [256]);
+    const odd = addon.view(bytes, 1, U8, [200]);
+    expect(thrown(() => addon.view(odd, 0, F32, [4])).message).toContain("no multiple of the element's 4 bytes");
+    const f = (...shape: number[]) => addon.alloc(cpu, F32, shape);
+    const group = (bias: number) =>
+      new Float64Array([f(7, 3), 0, 0, 0, 0, 0, 0, 1, addon.weightDense(f(5, 3)), bias, f(7, 5), 0, 0, 0]);
+    expect(thrown(() => addon.kernels.linear(cpu, group(addon.alloc(cpu, U8, [5])))).message).toContain(
+      "bias must be float32, bfloat16 or float16",
+    );
+    addon.kernels.prefetch(cpu, 0, 0, f(1));
+    await expect(addon.synchronize(cpu)).rejects.toMatchObject({ code: "INVALID", op: "prefetch" });
+    for (const value of [-1, 256, 0.5, Number.NaN]) {
+      addon.kernels.fill(cpu, bytes, value);
+      await expect(addon.synchronize(cpu)).rejects.toMatchObject({ code: "INVALID", op: "fill" });
+    }
+  });
+
+  it("for names and shapes that the system would take for others", () => {
+    const t = addon.alloc(cpu, U8, [1]);
+    expect(thrown(() => void addon.readFile(t, 0, "/dev/null\0.bin", 0, 0)).message).toContain("NUL");
+    for (const shape of [
+      [2 ** 40, 2 ** 10],
+      [0, 2 ** 47],
+      [2 ** 30, 0, 2 ** 30],
+    ])
+      expect(thrown(() => addon.alloc(cpu, F32, shape)).message).toContain("spans more than 2^47 bytes");
+    addon.free(t);
   });
 
   it("as errors with a code, an op and both named in the text", () => {

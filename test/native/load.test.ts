@@ -1,3 +1,4 @@
+import { execFileSync } from "node:child_process";
 import { copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
@@ -57,11 +58,67 @@ describe("the loader", () => {
     }
   });
 
+  it("says which library, symbol or newer system library is missing", () => {
+    const load = (text: string, ...flags: string[]) =>
+      failureIn(packageWith({ "build/Release/lowrank.node": { copyOf: library(text, ...flags) } }));
+    const nowhere = library("int none_of_that_name(void) { return 1; }", "-Wl,-soname,liblowrank-none.so.7");
+    expect(load("int none_of_that_name(void); int f(void) { return none_of_that_name(); }", nowhere)).toMatchObject({
+      code: "NATIVE",
+      message: expect.stringMatching(/^The native addon needs a library that is not installed: liblowrank-none\.so\.7: /),
+      hint: expect.stringContaining("libstdc++6"),
+    });
+    // A version that no system library has, as a binary of a newer distribution asks for.
+    const versioned = library(
+      "int none_of_that_name(void) { return 1; }",
+      "-Wl,-soname,libm.so.6",
+      `-Wl,--version-script=${written("versions", "GLIBC_9.99 { none_of_that_name; };")}`,
+    );
+    expect(load("int none_of_that_name(void); int f(void) { return none_of_that_name(); }", versioned)).toMatchObject({
+      code: "NATIVE",
+      message: "The native addon needs a newer C or C++ library than this system has.",
+      hint: expect.stringContaining("build from source"),
+    });
+    expect(load("int none_of_that_name(void); int (*f)(void) = none_of_that_name;").message).toMatch(
+      /^The native addon cannot be loaded: .*undefined symbol: none_of_that_name/,
+    );
+    expect(load("int f(void) { return 1; }")).toMatchObject({ code: "NATIVE", hint: "Build it again: npm run build" });
+  });
+
+  it("hands on what is no error at all", () => {
+    const root = packageWith({ "build/Release/lowrank.node": { copyOf: foreignAddon() } });
+    const path = join(root, "build/Release/lowrank.node");
+    const cache = createRequire(import.meta.url).cache;
+    Object.defineProperty(cache, path, {
+      configurable: true,
+      get() {
+        throw "a string";
+      },
+    });
+    try {
+      expect(failureIn(root).message).toBe("The native addon cannot be loaded: a string");
+    } finally {
+      delete cache[path];
+    }
+  });
+
   it("refuses an addon of another ABI", () => {
     const error = failureIn(packageWith({ "build/Release/lowrank.node": { copyOf: foreignAddon() } }));
     expect(error).toMatchObject({ code: "NATIVE", message: expect.stringContaining("ABI undefined but the library needs 2") });
   });
 });
+
+/** A file of this content in a folder of its own. */
+function written(name: string, content: string): string {
+  return join(packageWith({ [name]: content }), name);
+}
+
+/** A shared library compiled from C. */
+function library(text: string, ...flags: string[]): string {
+  const source = written("library.c", text);
+  const path = source.replace(/c$/, "so");
+  execFileSync("g++", ["-x", "c", "-shared", "-fPIC", "-o", path, source, "-x", "none", ...flags]);
+  return path;
+}
 
 /** Some other Node-API addon that is installed for the tests anyway. */
 function foreignAddon(): string {

@@ -70,7 +70,7 @@ LR_INLINE lr_error check_arena(const char* op, const lr_tensor& param, const lr_
       return check.error;
     }
   }
-  return success();
+  return check.error;
 }
 
 /* Counts the step, as done or as skipped; whether it happens. */
