@@ -278,6 +278,8 @@ export const OTHERS: Record<string, (w: World) => unknown[]> = {
     bytesAt(w),
     bytesAt(w),
   ],
+  // Nothing that would grow: the disk is not ours alone.
+  allocateFile: (w) => [w.of([w.folder, `${w.file}.none`, "/dev/null", "/proc/self/status", "", `${w.file}\0.x`]), bytesAt(w)],
   read: (w) => [w.f32(w.size())],
   synchronize: (w) => [w.d],
   weightDense: (w) => [w.floats(w.size(), w.size())],
