@@ -1,9 +1,11 @@
 #!/usr/bin/env node
-// Builds what is not built: the native addon (build/Release) and the library (dist). `--native` stops after the addon.
+// Builds what is not built: the native addon (build/Release), the emulated device (build/emu) and the library (dist). `--native` stops
+// before the library.
 import { spawnSync } from "node:child_process";
 import { chmodSync, copyFileSync, existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { emulatorIsCurrent, emulatorMakefile } from "./build-steps/emulator.mjs";
 import { hashFiles, stampIs, walk } from "./build-steps/files.mjs";
 import { withLock } from "./build-steps/lock.mjs";
 import { missingTools, nodeDir, packageScript } from "./build-steps/tools.mjs";
@@ -23,7 +25,7 @@ function fail(text) {
 }
 
 function nativeHash() {
-  const sources = walk(root, "native", (path) => !path.startsWith("native/test/") && /\.(h|cc|c|json)$/.test(path));
+  const sources = walk(root, "native", (path) => !/^native\/(test|cuda|emu)\//.test(path) && /\.(h|cc|c|json)$/.test(path));
   const words = [process.arch, process.platform, process.env.CXX ?? "", process.env.CXXFLAGS ?? "", process.versions.modules];
   return hashFiles(root, ["binding.gyp", ...sources], words);
 }
@@ -65,6 +67,24 @@ function buildNative() {
   return true;
 }
 
+/** The emulated device and the program that tests the emulator: the CUDA kernels, compiled for the host. */
+function buildEmulator() {
+  if (emulatorIsCurrent(root)) return true;
+  say("compiling the CUDA kernels for the emulated device (half a minute, once)");
+  const begin = Date.now();
+  const child = spawnSync("make", ["-s", "-j2", "-f", emulatorMakefile(root)], {
+    cwd: root,
+    encoding: "utf8",
+    maxBuffer: 1 << 28,
+  });
+  if (child.status !== 0) {
+    process.stderr.write(`${child.stdout ?? ""}${child.stderr ?? child.error}`);
+    return fail("the emulated device failed: the compiler's words are above");
+  }
+  say(`emulated device: done in ${((Date.now() - begin) / 1000).toFixed(1)} s`);
+  return true;
+}
+
 function buildDist() {
   const hash = distHash();
   if (stampIs(distStamp, hash)) return true;
@@ -87,6 +107,6 @@ function buildDist() {
   return true;
 }
 
-if (!nativeIsCurrent() || !(onlyNative || distIsCurrent())) {
-  withLock(join(root, ".cache/build.lock"), say, () => buildNative() && (onlyNative || buildDist()));
+if (!nativeIsCurrent() || !emulatorIsCurrent(root) || !(onlyNative || distIsCurrent())) {
+  withLock(join(root, ".cache/build.lock"), say, () => buildNative() && buildEmulator() && (onlyNative || buildDist()));
 }

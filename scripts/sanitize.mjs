@@ -12,7 +12,7 @@ const root = join(dirname(fileURLToPath(import.meta.url)), "..");
 const shadow = join(root, ".cache/sanitize");
 const COMMON = "-O1 -g1 -fno-omit-frame-pointer -fno-sanitize-recover=all";
 const MEMORY = `${COMMON} -fsanitize=address,undefined,float-cast-overflow -fno-sanitize=vptr`;
-const TESTS = ["test/native", "test/tensor", "test/ops", "test/quant", "test/autograd"];
+const TESTS = ["test/native", "test/emu", "test/tensor", "test/ops", "test/quant", "test/autograd"];
 // They look at the build itself, or end 200 processes that take a second each here.
 const NOT = ["build", "objects", "load", "exits"].map((name) => `test/native/${name}.test.ts`);
 

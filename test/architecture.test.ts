@@ -40,6 +40,12 @@ const NATIVE: Readonly<Record<string, readonly string[]>> = {
   "cpu/isa": ["cpu", "cpu/simd"],
   "cpu/simd": [],
   test: ["abi", "core", "cpu", "addon"],
+  // The kernels see the contract, the tables of codes and, where no nvcc compiles them, the emulator in CUDA's place.
+  cuda: ["abi", "cuda/device"],
+  "cuda/device": ["abi", "emu"],
+  "cuda/ops": ["cuda", "cuda/device", "core"],
+  emu: [],
+  "test/emu": ["cuda/device", "emu"],
 };
 /** Files of a folder that only these may be included from, where the folder is more than its users need. */
 const DOORS: Readonly<Record<string, readonly string[]>> = {
@@ -49,6 +55,9 @@ const DOORS: Readonly<Record<string, readonly string[]>> = {
   "test→addon": ["addon/handles.h"],
   "cpu→core": [],
   "cpu/ops→core": ["core/codes.h"],
+  "cuda/ops→core": ["core/codes.h"],
+  "cuda/ops→cuda": ["cuda/table.cuh"],
+  "cuda/device→emu": ["emu/cuda_emu.h", "emu/numbers.h"],
 };
 
 const root = join(import.meta.dirname, "..");
@@ -119,7 +128,7 @@ describe("src", () => {
 });
 
 describe("native", () => {
-  const sources = files("native", [".h", ".cc"]);
+  const sources = files("native", [".h", ".cc", ".cu", ".cuh"]);
 
   test("every folder stands in the table", () => {
     expect([...new Set(sources.map(folderOfNative))].filter((folder) => !(folder in NATIVE))).toEqual([]);

@@ -20,6 +20,13 @@ napi_value open_device_js(napi_env env, napi_callback_info info) {
   });
 }
 
+napi_value open_plugin_js(napi_env env, napi_callback_info info) {
+  return guarded(env, info, "openPlugin", [](Call& call) {
+    call.arity(2);
+    return call.from(open_plugin(call.string(0), call.string(1)).number);
+  });
+}
+
 napi_value device_info(napi_env env, napi_callback_info info) {
   return guarded(env, info, "deviceInfo", [](Call& call) {
     call.arity(1);
@@ -121,6 +128,7 @@ napi_value init(napi_env env, napi_value exports) {
     }
     napi_add_env_cleanup_hook(env, close_environment, environment.release());
     define(env, exports, "openDevice", open_device_js);
+    define(env, exports, "openPlugin", open_plugin_js);
     define(env, exports, "deviceInfo", device_info);
     define(env, exports, "memory", memory);
     define(env, exports, "resetPeak", reset_peak);

@@ -56,32 +56,54 @@ void Device::trim() {
   memory.trim();
 }
 
-Device& open_device(const std::string& name) {
+namespace {
+
+// The device of that name, else a new one over what `open` returns: a backend and its number of host threads.
+template <class Open>
+Device& known_or_new(const std::string& name, Open open) {
   std::lock_guard<std::mutex> lock(devices_mutex);
   int number = 0;
   for (; number < kMaxDevices && devices[number]; number++)
     if (devices[number].load()->name == name) return *devices[number];
   if (number == kMaxDevices) LR_THROW(LR_INVALID, "openDevice", "more than %d devices", kMaxDevices);
-  const size_t first = name.find(':'), second = first == std::string::npos ? first : name.find(':', first + 1);
-  const auto part = [&](size_t from, size_t to) { return from == std::string::npos ? std::string() : name.substr(from + 1, to == std::string::npos ? to : to - from - 1); };
-  const std::string isa = part(first, second), threads = part(second, std::string::npos);
-  if (name.substr(0, first) != "cpu")
-    LR_THROW(LR_INVALID, "openDevice", "no device \"%.100s\": this build knows \"cpu\", \"cpu:<isa>\" and \"cpu:<isa>:<threads>\"", name.c_str());
-  const int count = threads.empty() ? thread_count("LOWRANK_THREADS", std::getenv("LOWRANK_THREADS")) : thread_count("the number of threads", threads.c_str());
   lr_error error{};
-  const lr_backend* backend = lr_cpu_open(isa.empty() ? std::getenv("LOWRANK_ISA") : isa.c_str(), &error);
+  int threads = 1;
+  const lr_backend* backend = open(&threads, &error);
   if (!backend) {
     error.op = "openDevice";
     throw Fault{error};
   }
   if (backend->abi != LR_ABI_VERSION || backend->size != sizeof(lr_backend)) LR_THROW(LR_DEVICE, "openDevice", "the backend of \"%.100s\" was built for another ABI", name.c_str());
   try {
-    Device* device = new Device(number, name, *backend, count, memory_limit());
+    Device* device = new Device(number, name, *backend, threads, memory_limit());
     devices[number].store(device, std::memory_order_release);
     return *device;
   } catch (const std::system_error& failure) {
-    LR_THROW(LR_DEVICE, "openDevice", "the system grants no %d threads: %s", count + 1, failure.what());
+    LR_THROW(LR_DEVICE, "openDevice", "the system grants no %d threads: %s", threads + 1, failure.what());
   }
+}
+
+}  // namespace
+
+Device& open_device(const std::string& name) {
+  return known_or_new(name, [&](int* count, lr_error* error) {
+    const size_t first = name.find(':'), second = first == std::string::npos ? first : name.find(':', first + 1);
+    const auto part = [&](size_t from, size_t to) { return from == std::string::npos ? std::string() : name.substr(from + 1, to == std::string::npos ? to : to - from - 1); };
+    const std::string isa = part(first, second), threads = part(second, std::string::npos);
+    if (name.substr(0, first) != "cpu")
+      LR_THROW(LR_INVALID, "openDevice", "no device \"%.100s\": this build knows \"cpu\", \"cpu:<isa>\" and \"cpu:<isa>:<threads>\"", name.c_str());
+    *count = threads.empty() ? thread_count("LOWRANK_THREADS", std::getenv("LOWRANK_THREADS")) : thread_count("the number of threads", threads.c_str());
+    return lr_cpu_open(isa.empty() ? std::getenv("LOWRANK_ISA") : isa.c_str(), error);
+  });
+}
+
+Device& open_plugin(const std::string& name, const std::string& path) {
+  return known_or_new(name, [&](int*, lr_error* error) {
+    std::string failure;
+    void* entry = load_symbol(path.c_str(), "lr_backend_open", &failure);
+    if (!entry) LR_THROW(LR_DEVICE, "openDevice", "the plugin of \"%.40s\" cannot be loaded: %.160s", name.c_str(), failure.c_str());
+    return reinterpret_cast<lr_backend_open_fn>(entry)(0, error);
+  });
 }
 
 Device* find_device(int number) { return number < 0 || number >= kMaxDevices ? nullptr : devices[number].load(std::memory_order_acquire); }

@@ -30,6 +30,8 @@ struct Device {
 // "cpu", "cpu:<isa>" or "cpu:<isa>:<threads>"; what the name leaves open comes from LOWRANK_ISA and LOWRANK_THREADS, else the best
 // variant and all cores. LOWRANK_MEMORY_LIMIT bounds the memory of each device. Throws a Fault; LR_DEVICE: the system grants no threads.
 Device& open_device(const std::string& name);
+// The device `name` that the plugin, a shared library at `path`, brings. Throws LR_DEVICE, which says why it cannot be used.
+Device& open_plugin(const std::string& name, const std::string& path);
 // NULL when there is no device of that number.
 Device* find_device(int number);
 

@@ -1,5 +1,6 @@
 #include "platform.h"
 
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
@@ -104,6 +105,16 @@ int allocate_file(const char* path, uint64_t bytes) {
   (void)path, (void)bytes;
   return EOPNOTSUPP;
 #endif
+}
+
+void* load_symbol(const char* path, const char* symbol, std::string* failure) {
+  void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+  void* found = library ? dlsym(library, symbol) : nullptr;
+  if (!found) {
+    const char* text = dlerror();
+    *failure = text ? text : std::string(path) + " lacks " + symbol;
+  }
+  return found;
 }
 
 void name_thread(const char* name) {

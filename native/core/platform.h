@@ -19,6 +19,9 @@ std::string read_file(const char* path, void* to, uint64_t position, uint64_t le
 // Takes `bytes` of the disk for a file that exists. 0, or the errno: EOPNOTSUPP where the file system or system cannot.
 int allocate_file(const char* path, uint64_t bytes);
 
+// The address of `symbol` in the shared library at `path`, which stays loaded. NULL, with a sentence, when there is none.
+void* load_symbol(const char* path, const char* symbol, std::string* failure);
+
 void name_thread(const char* name);
 
 // One pause of a spinning loop.

@@ -94,3 +94,19 @@ export function loadAddon(): Addon {
   loaded ??= loadAddonFrom(ROOT);
   return loaded;
 }
+
+/**
+ * Path of the library that brings the device `name`, or undefined when this installation has none. The emulated device exists where the
+ * package was built from its sources: it is for tests, and in no package.
+ */
+export function pluginOf(name: string): string | undefined {
+  if (name !== "emu") return undefined;
+  const path = join(ROOT, "build/emu/lowrank_emu.so");
+  return existsSync(path) ? path : undefined;
+}
+
+/** The number of the device `name`, opened by the addon itself or by the plugin that brings it. */
+export function openDevice(addon: Addon, name: string): number {
+  const plugin = pluginOf(name);
+  return plugin === undefined ? addon.openDevice(name) : addon.openPlugin(name, plugin);
+}

@@ -172,6 +172,8 @@ export interface Addon {
 
   /** Opens a device ("cpu", "cpu:<isa>" or "cpu:<isa>:<threads>") and returns its number; the same name gives the same number. */
   openDevice(name: string): number;
+  /** Opens the device that a plugin, the shared library at `path`, brings; the same name gives the same number. Throws DEVICE. */
+  openPlugin(name: string, path: string): number;
   deviceInfo(d: number): DeviceInfo;
   memory(d: number): MemoryStats;
   resetPeak(d: number): void;

@@ -1,5 +1,5 @@
 import { LowrankError } from "../errors.js";
-import { loadAddon } from "../native/load.js";
+import { loadAddon, openDevice, pluginOf } from "../native/load.js";
 import type { Addon, DeviceInfo, Kernels, MemoryStats } from "../native/surface.js";
 import { native, nativeAsync } from "./native-errors.js";
 
@@ -39,7 +39,7 @@ export class Device {
 /** Opens a device. Variants that this machine cannot run, which LOWRANK_ISA may ask for, are as absent as unknown ones. */
 function opened(name: string, addon: Addon): number {
   try {
-    return native(() => addon.openDevice(name));
+    return native(() => openDevice(addon, name));
   } catch (cause) {
     if (!(cause instanceof LowrankError) || cause.code === "OUT_OF_MEMORY" || cause.code === "NATIVE") throw cause;
     throw new LowrankError("DEVICE_NOT_FOUND", cause.message, { hint: "Choose another device, or unset LOWRANK_ISA.", cause });
@@ -55,7 +55,7 @@ const devices = new Map<string, Device>();
 export function getDevice(name = "cpu"): Device {
   const known = devices.get(name);
   if (known) return known;
-  if (name !== "cpu") {
+  if (name !== "cpu" && pluginOf(name) === undefined) {
     throw new LowrankError("DEVICE_NOT_FOUND", `There is no device '${name}'`, { hint: "This version computes on 'cpu' only." });
   }
   const device = new Device(name, loadAddon());

@@ -51,11 +51,12 @@ describe("the build", () => {
       ...list.core,
       ...list.cpu,
       ...Object.values(list.isa).flatMap((v) => (v as { sources?: string[] }).sources ?? []),
+      ...list.cuda.sources,
+      ...list.emu.sources,
+      ...list.emu.tests,
     ];
-    const git = spawnSync("git", ["ls-files", "native/addon/*.cc", "native/core/*.cc", "native/cpu/*.cc"], {
-      cwd: root,
-      encoding: "utf8",
-    });
+    const folders = ["addon", "core", "cpu", "emu"].map((folder) => `native/${folder}/*.cc`);
+    const git = spawnSync("git", ["ls-files", ...folders, "native/*.cu"], { cwd: root, encoding: "utf8" });
     expect(listed.sort()).toEqual(git.stdout.trim().split("\n").sort());
   });
 });

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { rmsNorm, rope, swiglu } from "../reference/layers.js";
 import { gaussian, gradientError, relativeError, weighted } from "../reference/numeric.js";
-import { isas, Raw, refusal, sameBits, withRaw } from "./raw.js";
+import { devices, isas, Raw, refusal, sameBits, withRaw } from "./raw.js";
 
 const shapes = [
   [1, 1],
@@ -11,9 +11,7 @@ const shapes = [
   [70, 33],
 ] as const;
 
-describe.each(isas)("layers on %s", (isa) => {
-  const device = `cpu:${isa}`;
-
+describe.each(devices)("layers on %s", (device) => {
   describe.each(shapes)("rms_norm of %i rows of %i", (rows, d) => {
     it.each([false, true])("and its gradients equal float64, unit offset %s", async (unitOffset) => {
       await withRaw(device, async (raw) => {
@@ -158,8 +156,8 @@ describe("layers", () => {
     expect(sameBits(results[2]!, results[0])).toBe(true);
   });
 
-  it("refuse shapes that do not fit", async () => {
-    await withRaw("cpu", async (raw) => {
+  it.each(["cpu", "emu"])("refuse shapes that do not fit, on %s", async (device) => {
+    await withRaw(device, async (raw) => {
       const [x, w] = [raw.out([2, 64]), raw.out([32])];
       const error = await refusal(raw, () => raw.kernels.rmsNorm(raw.d, raw.out([2, 64]), 0, 0, x, 0, w, 1e-6, 0));
       expect(error).toMatchObject({ code: "INVALID", op: "rms_norm" });

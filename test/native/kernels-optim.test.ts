@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { type AdamWOptions, adamwStep } from "../reference/adamw.js";
 import { gaussian, relativeError } from "../reference/numeric.js";
-import { isas, Raw, refusal, sameBits, withRaw } from "./raw.js";
+import { devices, isas, Raw, refusal, sameBits, withRaw } from "./raw.js";
 
 interface Segment {
   begin: number;
@@ -38,9 +38,9 @@ async function header(raw: Raw, t: number) {
 
 const options: AdamWOptions = { lr: 0.01, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0.1 };
 
-describe.each(isas)("adamw on %s", (isa) => {
+describe.each(devices)("adamw on %s", (device) => {
   it.each([1, 65, 40000])("equals float64 over ten clipped steps, %i elements", async (n) => {
-    await withRaw(`cpu:${isa}`, async (raw) => {
+    await withRaw(device, async (raw) => {
       const param = gaussian(n, 1);
       const zero = new Float32Array(n);
       const t = {
@@ -89,7 +89,7 @@ describe.each(isas)("adamw on %s", (isa) => {
   });
 
   it.each([0, 0.5])("keeps a small mean after a large gradient, beta1 %d", async (beta1) => {
-    await withRaw(`cpu:${isa}`, async (raw) => {
+    await withRaw(device, async (raw) => {
       const grads = [gaussian(33, 3, 1e4), gaussian(33, 4, 1e-3)] as const;
       const t = {
         p: raw.from(gaussian(33, 1), [33]),
@@ -109,7 +109,7 @@ describe.each(isas)("adamw on %s", (isa) => {
   });
 
   it("gives segments their own rate and decay and leaves the rest alone", async () => {
-    await withRaw(`cpu:${isa}`, async (raw) => {
+    await withRaw(device, async (raw) => {
       const n = 1024;
       const [param, grad] = [gaussian(n, 1), gaussian(n, 2)] as const;
       const segments: Segment[] = [
@@ -147,7 +147,7 @@ describe.each(isas)("adamw on %s", (isa) => {
     ["infinity in the gradient", [Number.POSITIVE_INFINITY], [1]],
     ["a loss that is not finite", [1], [Number.NaN]],
   ])("skips a step with %s: only the counters move", async (_, g, loss) => {
-    await withRaw(`cpu:${isa}`, async (raw) => {
+    await withRaw(device, async (raw) => {
       const n = 300;
       const grad = gaussian(n, 2);
       grad[299] = g[0] as number;
@@ -193,8 +193,8 @@ describe("adamw", () => {
     expect(sameBits(results[2]!, results[0])).toBe(true);
   });
 
-  it("refuses 8-bit moments and segments that are not aligned", async () => {
-    await withRaw("cpu", async (raw) => {
+  it.each(["cpu", "emu"])("refuses 8-bit moments and segments that are not aligned, on %s", async (device) => {
+    await withRaw(device, async (raw) => {
       const tensors = [0, 1, 2, 3].map(() => raw.from(new Float32Array(512), [512])) as [number, number, number, number];
       const call = (s: Segment) => () =>
         raw.kernels.adamw(

@@ -2,14 +2,13 @@ import { describe, expect, it } from "vitest";
 import { CODE_BOOKS, DYNAMIC_SIGNED, dynamicMap } from "../../src/quant/codes.js";
 import { gaussian, relativeError } from "../reference/numeric.js";
 import { quantize4bit, quantize8bit } from "../reference/quant.js";
-import { addon, isas, refusal, sameBits, withRaw } from "./raw.js";
+import { addon, devices, refusal, sameBits, withRaw } from "./raw.js";
 
 // The tables themselves are checked by the golden kinds nf4_tables and qmap.
 const tables = { ...CODE_BOOKS, dynamic_signed: DYNAMIC_SIGNED, dynamic_unsigned: dynamicMap(false) };
 const orders = { nf4: [...Array(16).keys()], fp4: [11, 10, 13, 12, 15, 14, 9, 0, 8, 1, 6, 7, 4, 5, 2, 3] };
 
-describe.each(isas)("quantisation on %s", (isa) => {
-  const device = `cpu:${isa}`;
+describe.each(devices)("quantisation on %s", (device) => {
   const table = (name: keyof typeof tables) => tables[name];
 
   for (const type of ["nf4", "fp4"] as const) {
@@ -135,8 +134,8 @@ describe.each(isas)("quantisation on %s", (isa) => {
 });
 
 describe("quantisation", () => {
-  it("refuses block sizes bitsandbytes has not", async () => {
-    await withRaw("cpu", async (raw) => {
+  it.each(["cpu", "emu"])("refuses block sizes bitsandbytes has not, on %s", async (device) => {
+    await withRaw(device, async (raw) => {
       const t = { x: raw.out([96]), codes: raw.out([48], "uint8"), absmax: raw.out([1]) };
       const error = await refusal(raw, () => raw.kernels.quantize4bit(raw.d, t.codes, t.absmax, 0, t.x, 0, 96));
       expect(error).toMatchObject({ code: "INVALID", op: "quantize_4bit" });

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { gaussian, relativeError } from "../reference/numeric.js";
 import { sgdStep } from "../reference/sgd.js";
-import { isas, Raw, refusal, sameBits, withRaw } from "./raw.js";
+import { devices, isas, Raw, refusal, sameBits, withRaw } from "./raw.js";
 
 /** One lr_optim_segment. */
 function segment(begin: number, end: number, lrScale: number, weightDecay: number): Uint8Array {
@@ -28,9 +28,9 @@ const VARIANTS = [
   { momentum: 0.8, dampening: 0, nesterov: true, weightDecay: 0.1 },
 ];
 
-describe.each(isas)("sgd on %s", (isa) => {
+describe.each(devices)("sgd on %s", (device) => {
   it.each(VARIANTS)("equals float64 over six clipped steps: %o", async (variant) => {
-    await withRaw(`cpu:${isa}`, async (raw) => {
+    await withRaw(device, async (raw) => {
       for (const n of [1, 65, 40000]) {
         const param = gaussian(n, 1);
         const t = {
@@ -59,7 +59,7 @@ describe.each(isas)("sgd on %s", (isa) => {
   });
 
   it("gives segments their own rate and decay and leaves the rest alone", async () => {
-    await withRaw(`cpu:${isa}`, async (raw) => {
+    await withRaw(device, async (raw) => {
       const n = 1024;
       const [param, grad] = [gaussian(n, 1), gaussian(n, 2)] as const;
       const table = new Uint8Array([...segment(0, 100, 1, 0.5), ...segment(512, 700, 16, 0)]);
@@ -87,7 +87,7 @@ describe.each(isas)("sgd on %s", (isa) => {
     ["infinity in the gradient", Number.POSITIVE_INFINITY, 1],
     ["a loss that is not finite", 1, Number.NaN],
   ])("skips a step with %s: only the counters move", async (_, last, loss) => {
-    await withRaw(`cpu:${isa}`, async (raw) => {
+    await withRaw(device, async (raw) => {
       const n = 300;
       const grad = gaussian(n, 2);
       grad[299] = last;
@@ -107,7 +107,9 @@ describe.each(isas)("sgd on %s", (isa) => {
       expect(await counters(raw, t.header)).toEqual([0, 2, 2]);
     });
   });
+});
 
+describe.each(isas)("sgd on cpu:%s", (isa) => {
   it("gives the same bits with 1, 2 and 4 threads", async () => {
     const n = 200_000;
     const results = [];
@@ -134,8 +136,8 @@ describe.each(isas)("sgd on %s", (isa) => {
 });
 
 describe("sgd", () => {
-  it("refuses a momentum without buffer, and nesterov without momentum", async () => {
-    await withRaw("cpu", async (raw) => {
+  it.each(["cpu", "emu"])("refuses a momentum without buffer, and nesterov without momentum, on %s", async (device) => {
+    await withRaw(device, async (raw) => {
       const [p, g, b] = [0, 1, 2].map(() => raw.from(new Float32Array(512), [512])) as [number, number, number];
       const header = raw.from(new Uint8Array(64), [64]);
       const segments = raw.from(segment(0, 512, 1, 0), [32]);

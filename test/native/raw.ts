@@ -1,14 +1,16 @@
-import { loadAddon } from "../../src/native/load.js";
+import { loadAddon, openDevice } from "../../src/native/load.js";
 import { NATIVE_DTYPES, type TensorHandle } from "../../src/native/surface.js";
 
 export const addon = loadAddon();
 /** Variants of the kernels that this machine can run. */
 export const isas = addon.availableIsas();
+/** The same as devices, and the emulated one, which runs the CUDA kernels. */
+export const devices = [...isas.map((isa) => `cpu:${isa}`), "emu"];
 
 type Data = Float32Array | Int32Array | Uint8Array | Uint16Array;
 type DTypeName = (typeof NATIVE_DTYPES)[number];
 /** Not a multiple of a vector: kernels must not rely on more than 8-byte alignment. */
-const GUARD = 72;
+const UNALIGNED = 72;
 const GUARD_BYTE = 0xa5;
 
 interface Placed {
@@ -23,10 +25,15 @@ export class Raw {
   readonly kernels = addon.kernels;
   private readonly placed = new Map<TensorHandle, Placed>();
 
-  constructor(device: string, threads?: number) {
+  /** `guard`: bytes of a guard zone, so that 64 places every tensor at a multiple of 64. */
+  constructor(
+    device: string,
+    threads?: number,
+    private readonly guard = UNALIGNED,
+  ) {
     const before = process.env.LOWRANK_THREADS;
     if (threads !== undefined) process.env.LOWRANK_THREADS = String(threads);
-    this.d = addon.openDevice(device);
+    this.d = openDevice(addon, device);
     if (before === undefined) delete process.env.LOWRANK_THREADS;
     else process.env.LOWRANK_THREADS = before;
   }
@@ -45,9 +52,9 @@ export class Raw {
     const placed = this.placed.get(t);
     if (!placed) throw new Error("not a tensor of this device");
     const all = new Uint8Array(await addon.read(placed.storage));
-    const guards = [...all.subarray(0, GUARD), ...all.subarray(GUARD + placed.bytes)];
+    const guards = [...all.subarray(0, this.guard), ...all.subarray(this.guard + placed.bytes)];
     if (guards.some((byte) => byte !== GUARD_BYTE)) throw new Error("a kernel wrote outside its tensor");
-    return all.slice(GUARD, GUARD + placed.bytes);
+    return all.slice(this.guard, this.guard + placed.bytes);
   }
 
   async f32(t: TensorHandle): Promise<Float32Array> {
@@ -72,11 +79,11 @@ export class Raw {
   }
 
   private place(data: Uint8Array, shape: readonly number[], dtype: DTypeName): TensorHandle {
-    const all = new Uint8Array(data.length + 2 * GUARD).fill(GUARD_BYTE);
-    all.set(data, GUARD);
+    const all = new Uint8Array(data.length + 2 * this.guard).fill(GUARD_BYTE);
+    all.set(data, this.guard);
     const storage = addon.alloc(this.d, NATIVE_DTYPES.indexOf("uint8"), [all.length]);
     addon.upload(storage, all);
-    const t = addon.view(storage, GUARD, NATIVE_DTYPES.indexOf(dtype), shape);
+    const t = addon.view(storage, this.guard, NATIVE_DTYPES.indexOf(dtype), shape);
     this.placed.set(t, { storage, bytes: data.length, dtype });
     return t;
   }

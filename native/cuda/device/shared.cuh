@@ -1,0 +1,43 @@
+// Values in memory: 16-bit floats as types of their own, elements of any float dtype, vectors of 16 bytes.
+#ifndef LOWRANK_CUDA_DEVICE_SHARED_CUH
+#define LOWRANK_CUDA_DEVICE_SHARED_CUH
+#include "mma.cuh"
+
+namespace lr {
+
+struct bf16 { uint16_t bits; };
+struct f16 { uint16_t bits; };
+
+__device__ __forceinline__ float to_float(float x) { return x; }
+__device__ __forceinline__ float to_float(bf16 x) { return __uint_as_float((uint32_t)x.bits << 16); }
+__device__ __forceinline__ float to_float(f16 x) { return f16_to_float(x.bits); }
+template <class T> __device__ __forceinline__ T from_float(float x);
+template <> __device__ __forceinline__ float from_float<float>(float x) { return x; }
+template <> __device__ __forceinline__ bf16 from_float<bf16>(float x) { return {(uint16_t)pack_bf16(x, 0.0f)}; }
+template <> __device__ __forceinline__ f16 from_float<f16>(float x) { return {(uint16_t)pack_f16(x, 0.0f)}; }
+__device__ __forceinline__ float round_bf16(float x) { return to_float(from_float<bf16>(x)); }
+
+// 16 bytes at once; the address must be a multiple of 16.
+__device__ __forceinline__ float4 load4(const float* p) {
+#if !defined(__CUDACC__)
+  emu::vector_access(p, 16);
+#endif
+  return *reinterpret_cast<const float4*>(p);
+}
+__device__ __forceinline__ void store4(float* p, float4 v) {
+#if !defined(__CUDACC__)
+  emu::vector_access(p, 16);
+#endif
+  *reinterpret_cast<float4*>(p) = v;
+}
+inline bool aligned16(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
+
+// Calls body with a value of the element type, float, bf16 or f16, for `using T = decltype(value)`. On the host.
+template <class Body> void with_type(int32_t dtype, Body body) {
+  if (dtype == LR_F32) body(float{});
+  else if (dtype == LR_BF16) body(bf16{});
+  else body(f16{});
+}
+
+}  // namespace lr
+#endif
