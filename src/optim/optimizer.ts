@@ -1,6 +1,6 @@
 import { LowrankError } from "../errors.js";
 import { native } from "../tensor/native-errors.js";
-import { detached } from "../tensor/scope.js";
+import { scope } from "../tensor/scope.js";
 import { Tensor } from "../tensor/tensor.js";
 import type { ParameterArena } from "./arena.js";
 
@@ -46,13 +46,17 @@ export abstract class ArenaOptimizer<Moment extends string> implements Optimizer
     this.#name = name;
     this.arena = arena;
     const { device } = arena;
-    const state: Partial<Record<Moment | "header", Tensor>> = {};
-    this.#segments = detached(() => {
-      for (const moment of moments) state[moment] = Tensor.zeros(arena.values.shape, { device });
-      state.header = Tensor.from(new Uint8Array(HEADER_BYTES), [HEADER_BYTES], { device });
-      return Tensor.from(segmentBytes(arena, weightDecay), [arena.segments.length * SEGMENT_BYTES], { device });
-    });
-    this.state = state as Record<Moment | "header", Tensor>;
+    // In a scope all are freed when one finds no memory.
+    const { state, segments } = scope(() => ({
+      state: {
+        ...Object.fromEntries(moments.map((moment) => [moment, Tensor.zeros(arena.values.shape, { device })])),
+        header: Tensor.from(new Uint8Array(HEADER_BYTES), [HEADER_BYTES], { device }),
+      } as Record<Moment | "header", Tensor>,
+      segments: Tensor.from(segmentBytes(arena, weightDecay), [arena.segments.length * SEGMENT_BYTES], { device }),
+    }));
+    for (const tensor of [...Object.values<Tensor>(state), segments]) tensor.keep();
+    this.state = state;
+    this.#segments = segments;
   }
 
   step(lr: number, loss?: Tensor): void {

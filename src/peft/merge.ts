@@ -112,9 +112,14 @@ function mergedContent(
   const biased = names.flatMap((name) => linear.adapters.pairs.get(name) ?? []).filter(({ bias }) => bias);
   const { bias } = linear;
   if (!bias || biased.length === 0) return { weight, bias };
-  const sum = scope(() => cast(bias, "float32")).keep();
-  for (const pair of biased) addInto(sum, pair.bias!, pair.scale);
-  return { weight, bias: sum };
+  try {
+    const sum = scope(() => cast(bias, "float32")).keep();
+    for (const pair of biased) addInto(sum, pair.bias!, pair.scale);
+    return { weight, bias: sum };
+  } catch (error) {
+    weight.dispose();
+    throw error;
+  }
 }
 
 /**

@@ -69,8 +69,7 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
   addAdapter(name: string, config: LoraConfig, options: { seed?: number } = {}): void {
     this.#assertNew(name);
     const adapter = Adapter.create(this.base, config, options.seed ?? 42);
-    adapter.setTrainable(true);
-    this.#register(name, adapter);
+    this.#add(name, adapter, true);
     if (this.#adapters.size === 1) this.setAdapter(name);
   }
 
@@ -85,9 +84,7 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
       });
     }
     const adapter = await Adapter.load(this.base, path, options);
-    this.#assertNew(name);
-    if (options.isTrainable) adapter.setTrainable(true);
-    this.#register(name, adapter);
+    this.#add(name, adapter, options.isTrainable === true);
   }
 
   /** Chooses which adapters act from the next call on: one, or several whose deltas are summed. Calls in progress keep theirs. */
@@ -248,7 +245,15 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
     this.dispose();
   }
 
-  #register(name: string, adapter: Adapter): void {
+  /** Takes an adapter over; frees it when it cannot be added. */
+  #add(name: string, adapter: Adapter, trainable: boolean): void {
+    try {
+      this.#assertNew(name);
+      if (trainable) adapter.setTrainable(true);
+    } catch (error) {
+      adapter.dispose();
+      throw error;
+    }
     this.#adapters.set(name, adapter);
     adapter.attach(this.base, name);
   }

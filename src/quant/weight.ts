@@ -214,7 +214,7 @@ export class FourBitBuilder {
     });
   }
 
-  /** The finished weight; with double quantisation absmax is quantised now. */
+  /** The finished weight; with double quantisation absmax is quantised now. When it throws, the builder is still to be disposed of. */
   finish(): Weight {
     const { blocksize, quantType, doubleQuant, round } = this.#options;
     const { device } = this.#codes;

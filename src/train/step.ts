@@ -68,6 +68,8 @@ export class TrainStep {
       scope(() => this.#optimizer.step(lr, weightedSum(losses)));
       return this.#report(losses);
     } catch (error) {
+      // Nothing half done stays: the optimizer's launch comes last, so weights and moments are as they were.
+      arena.zeroGrad();
       losses.dispose();
       throw error;
     }

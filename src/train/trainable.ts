@@ -6,7 +6,7 @@ import type { PeftModel } from "../peft/peft-model.js";
 import { native } from "../tensor/native-errors.js";
 
 /** What a trainer trains: a model, the arena of the parameters that change, and how the result is written. */
-export interface Trainable {
+export interface Trainable extends Disposable {
   readonly model: CausalLM;
   readonly arena: ParameterArena;
   readonly counts: { trainable: number; all: number };
@@ -14,6 +14,8 @@ export interface Trainable {
   readonly byteLength: number;
   /** Writes what was trained, in the form others load, into a folder that is being saved. */
   write(dir: FolderWriter): Promise<void>;
+  /** Frees what only training needs; the model keeps what it learnt. */
+  [Symbol.dispose](): void;
 }
 
 /** The active adapter of a model with adapters. */
@@ -28,6 +30,7 @@ export function adapterTrainable(peft: PeftModel<CausalLM>): Trainable {
     byteLength,
     // A run trains one adapter, which lies in the folder itself whatever its name.
     write: (dir) => adapter.write(dir, "", peft.base),
+    [Symbol.dispose]: () => adapter.setTrainable(false),
   };
 }
 
@@ -41,18 +44,24 @@ export function fullTrainable(model: CausalLM): Trainable {
     slots.map(({ path, tensor }) => ({ name: path, shape: tensor.shape })),
     model.device,
   );
+  try {
+    arena.setTrainable(true);
+  } catch (error) {
+    arena.dispose();
+    throw error;
+  }
   const { kernels, number } = model.device;
   for (const { path, tensor, replace } of slots) {
     const parameter = arena.get(path);
     native(() => kernels.copy(number, parameter.handle, tensor.handle));
     replace(parameter);
   }
-  arena.setTrainable(true);
   return {
     model,
     arena,
     counts: { trainable: arena.size, all: countBase(model) },
     byteLength: arena.size * 4 + 65_536,
     write: (dir) => model.writeFiles(dir, { dtype: "float32" }),
+    [Symbol.dispose]: () => arena.dispose(),
   };
 }

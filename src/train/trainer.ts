@@ -85,7 +85,7 @@ export class Trainer {
     // Before full-parameter training takes the weights over. A run that writes nothing needs no identity.
     const base = model instanceof PeftModel ? model.base : model;
     const baseHash = this.args.outputDir === undefined ? null : await base.baseHash();
-    const trainable = model instanceof PeftModel ? adapterTrainable(model) : fullTrainable(model);
+    using trainable = model instanceof PeftModel ? adapterTrainable(model) : fullTrainable(model);
     await using run = new Run(this.args, { ...this.#options, findings }, trainable, baseHash);
     yield* run.events(options.signal);
   }
@@ -141,7 +141,7 @@ class Run {
       baseLr: args.learningRate,
       kwargs: args.lrSchedulerKwargs,
     });
-    // Last of what can fail: it takes memory that only a finished run gives back.
+    // Last of what can fail: it takes memory that only the run's disposal gives back.
     const common = { weightDecay: args.weightDecay, maxGradNorm: args.maxGradNorm };
     this.#optimizer =
       args.optim === "sgd"
@@ -273,10 +273,13 @@ class Run {
     const lr = this.#schedule(index);
     const report = this.#step.run(batch.microBatches, lr, index * this.#args.gradientAccumulationSteps);
     // A failure is reported where the step is awaited, also when the loop has been left before.
-    report.catch(() => {});
+    const ended: Promise<unknown> = report.catch(() => {}).finally(() => this.#inFlight.delete(ended));
+    this.#inFlight.add(ended);
     return { index, lr, tokens: batch.tokens, targetTokens: batch.targetTokens, report };
   }
 
+  /** Steps whose reports are still being read: their tensors go when that is done. */
+  readonly #inFlight = new Set<Promise<unknown>>();
   #lastStepAt = performance.now();
   /** Tokens and seconds of the last steps: single ones are uneven, because a step is enqueued while the one before runs. */
   readonly #recent: { tokens: number; seconds: number }[] = [];
@@ -377,9 +380,8 @@ class Run {
   async [Symbol.asyncDispose](): Promise<void> {
     // Whatever is still enqueued must not outlive its buffers' owners.
     await this.#trainable.model.device.synchronize().catch(() => {});
+    await Promise.allSettled(this.#inFlight);
     this.#optimizer.dispose();
-    if (this.#options.model instanceof PeftModel) this.#trainable.arena.setTrainable(false);
-    else this.#trainable.arena.dispose();
     await this.#folder?.close();
   }
 }
