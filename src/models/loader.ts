@@ -56,10 +56,11 @@ export async function loadWeights(
   const loaded = new ModelWeights();
   const sizeOf = ({ name }: PlannedTensor) => checkpoint.tensors.get(name)!.end - checkpoint.tensors.get(name)!.begin;
   const total = planned.reduce((sum, spec) => sum + sizeOf(spec), 0);
-  let quantizer: StreamQuantizer | undefined;
+  const quantizer = options.quantize
+    ? new StreamQuantizer(options.device, { ...options.quantize, round: options.round })
+    : undefined;
   let done = 0;
   try {
-    if (options.quantize) quantizer = new StreamQuantizer(options.device, { ...options.quantize, round: options.round });
     for (const spec of planned) {
       options.signal?.throwIfAborted();
       await loadOne(checkpoint, spec, options, quantizer, loaded);

@@ -1,4 +1,4 @@
-/** What `Trainer.run()` yields and `lowrank train --json` prints, one object an event. */
+/** What `Trainer.run()` yields and `lowrank train --json` prints, one object an event. Numbers that are not finite are null in JSON. */
 export type TrainEvent =
   | StartEvent
   | StepEvent

@@ -25,7 +25,7 @@ import {
 import type { StepEvent, TrainResult } from "./events.js";
 import { configDifferences } from "./resume-rule.js";
 import { type RunIdentity, type RunState, readRunState, restoreTensors, stateBytes, writeRunState } from "./run-state.js";
-import { sortedJson, trainerLogEntry, trainerStateJson } from "./state.js";
+import { finiteOrNull, sortedJson, trainerLogEntry, trainerStateJson } from "./state.js";
 import type { Trainable } from "./trainable.js";
 
 export interface RunFolderOptions {
@@ -119,16 +119,18 @@ export class RunFolder {
     state.logHistory.push({
       epoch: event.epoch,
       step: event.step,
-      loss: event.loss,
-      grad_norm: event.gradNorm,
+      loss: finiteOrNull(event.loss),
+      grad_norm: finiteOrNull(event.gradNorm),
       learning_rate: event.lr,
+      ...(event.skipped && { skipped: true as const }),
     });
     await this.#log?.append(
       trainerLogEntry({
         step: event.step,
         totalSteps,
         epoch: event.epoch,
-        loss: event.loss,
+        loss: finiteOrNull(event.loss),
+        ...(event.skipped && { skipped: true as const }),
         lr: event.lr,
         elapsedSeconds: state.runtimeSeconds,
         remainingSeconds: event.etaSeconds,
@@ -139,14 +141,14 @@ export class RunFolder {
   }
 
   async logEvaluation(state: RunState, loss: number, seconds: number, totalSteps: number, epoch: number): Promise<void> {
-    state.logHistory.push({ epoch, step: state.step, eval_loss: loss, eval_runtime: seconds });
+    state.logHistory.push({ epoch, step: state.step, eval_loss: finiteOrNull(loss), eval_runtime: seconds });
     const remainingSeconds = (state.runtimeSeconds / Math.max(1, state.step)) * (totalSteps - state.step);
     await this.#log?.append(
       trainerLogEntry({
         step: state.step,
         totalSteps,
         epoch,
-        evalLoss: loss,
+        evalLoss: finiteOrNull(loss),
         elapsedSeconds: state.runtimeSeconds,
         remainingSeconds,
         totalTokens: state.trainedTokens,
@@ -192,6 +194,7 @@ export class RunFolder {
         train_runtime: result.runtimeSeconds,
         train_steps_per_second: result.steps / Math.max(1e-9, result.runtimeSeconds),
         ...(result.evalLoss === undefined ? {} : { eval_loss: result.evalLoss }),
+        ...(result.skippedSteps === 0 ? {} : { skipped_steps: result.skippedSteps }),
       }),
     );
   }

@@ -1,8 +1,11 @@
 /** trainer_state.json, trainer_log.jsonl and all_results.json in the forms of transformers and LLaMA-Factory (formats.md D.4). */
 
 export type LogEntry =
-  | { epoch: number; step: number; loss: number; grad_norm: number; learning_rate: number }
-  | { epoch: number; step: number; eval_loss: number; eval_runtime: number };
+  | { epoch: number; step: number; loss: number | null; grad_norm: number | null; learning_rate: number; skipped?: true }
+  | { epoch: number; step: number; eval_loss: number | null; eval_runtime: number };
+
+/** JSON has neither NaN nor infinity, and readers of `NaN` as Python writes it are few: null. */
+export const finiteOrNull = (value: number): number | null => (Number.isFinite(value) ? value : null);
 
 /** The part of transformers' TrainerState that notebooks and dashboards read. */
 export interface TrainerState {
@@ -66,8 +69,10 @@ export interface LogLine {
   epoch: number;
   elapsedSeconds: number;
   remainingSeconds: number;
-  loss?: number;
-  evalLoss?: number;
+  loss?: number | null;
+  evalLoss?: number | null;
+  /** The step changed nothing, because loss or gradient was not finite. */
+  skipped?: true;
   lr?: number;
   tokensPerSecond?: number;
   totalTokens: number;
@@ -86,6 +91,7 @@ export function trainerLogEntry(line: LogLine): Record<string, unknown> {
     total_steps: line.totalSteps,
     ...(line.loss === undefined ? {} : { loss: line.loss }),
     ...(line.evalLoss === undefined ? {} : { eval_loss: line.evalLoss }),
+    ...(line.skipped ? { skipped: true } : {}),
     ...(line.lr === undefined ? {} : { lr: line.lr }),
     epoch: Number(line.epoch.toFixed(4)),
     percentage: Number(((100 * line.step) / Math.max(1, line.totalSteps)).toFixed(2)),

@@ -73,7 +73,8 @@ export class Trainer {
   }
 
   /**
-   * Abort: the step in progress ends, a checkpoint is saved and announced, then `signal.reason` is thrown. Leaving the loop with `break`
+   * Abort: the step in progress ends (an evaluation does not: the resumed run does it), a checkpoint is saved and announced, then
+   * `signal.reason` is thrown. Leaving the loop with `break`
    * stops and frees without saving.
    */
   async *run(options: { signal?: AbortSignal } = {}): AsyncGenerator<TrainEvent, void, void> {
@@ -224,28 +225,26 @@ class Run {
   }
 
   async *#steps(signal: AbortSignal | undefined): AsyncGenerator<TrainEvent, void, void> {
-    const args = this.#args;
-    const saveEvery = stepCount(args.saveSteps, this.#totalSteps);
-    const evalEvery = stepCount(args.evalSteps ?? args.loggingSteps, this.#totalSteps);
-    const logEvery = stepCount(args.loggingSteps, this.#totalSteps);
+    const { step, logHistory } = this.#state;
+    const logEvery = stepCount(this.#args.loggingSteps, this.#totalSteps);
+    const due = this.#due(step);
+    // The run was interrupted before this step's evaluation, or in it.
+    if (step > 0 && due.evaluates && !logHistory.some((entry) => entry.step === step && "eval_loss" in entry)) {
+      const evaluation = await this.#evaluate(step, signal);
+      if (evaluation) yield evaluation;
+      if (evaluation && due.saves) yield await this.#save();
+    }
     this.#lastStepAt = performance.now();
-    let pending = this.#state.step < this.#totalSteps ? this.#enqueue(this.#state.step) : undefined;
+    let pending = step < this.#totalSteps ? this.#enqueue(step) : undefined;
     while (pending) {
       const current: PendingStep = pending;
       const number = current.index + 1;
       const last = number === this.#totalSteps;
-      const epochEnds = number % this.#batches.stepsPerEpoch === 0;
-      const saves =
-        this.#folder !== undefined &&
-        args.saveStrategy !== "no" &&
-        (last || (args.saveStrategy === "steps" ? number % saveEvery === 0 : epochEnds));
-      const evaluates =
-        this.#options.evalDataset !== undefined &&
-        args.evalStrategy !== "no" &&
-        (last || (args.evalStrategy === "steps" ? number % evalEvery === 0 : epochEnds));
-      // The next step may only be enqueued before this one is read when nothing has to see the state in between.
+      const { saves, evaluates } = this.#due(number);
       const aborted = signal?.aborted === true;
-      pending = last || saves || evaluates || aborted ? undefined : this.#enqueue(number);
+      // The next step may only be enqueued before this one is read when nothing has to see the state in between, and not after a
+      // skipped step: the run may have to stop with exactly this state.
+      pending = last || saves || evaluates || aborted || !this.#steady ? undefined : this.#enqueue(number);
       const report = await current.report;
       const event = this.#record(current, report);
       if (number % logEvery === 0 || last) await this.#folder?.log(this.#state, event, this.#totalSteps);
@@ -255,17 +254,43 @@ class Run {
           type: "warning",
           message: `Step ${number}: the loss or gradient is not finite; the step changed nothing (${report.consecutive} in a row)`,
         };
-        if (report.consecutive >= MAX_SKIPPED) throw this.#diverged(report);
+        if (report.consecutive >= MAX_SKIPPED) {
+          if (this.#folder) yield await this.#save(true);
+          throw this.#diverged(report);
+        }
       } else yield* this.#warn(this.#watch.see(event));
-      // An abort that came while the next step was already enqueued: it ends, and is part of what is saved.
-      if (signal?.aborted && pending === undefined) {
-        if (this.#folder) yield await this.#save(true);
-        throw signal.reason;
+      // An abort that comes while the next step is already enqueued waits for it: it is part of what is saved.
+      const stops = () => signal?.aborted === true && pending === undefined;
+      if (evaluates && !stops()) {
+        const evaluation = await this.#evaluate(number, signal);
+        if (evaluation) yield evaluation;
       }
-      if (evaluates) yield await this.#evaluate(number);
-      if (saves) yield await this.#save();
+      let resumable = false;
+      if (this.#folder && (saves || stops())) {
+        resumable = stops() || !this.#args.saveOnlyModel;
+        yield await this.#save(resumable);
+      }
+      if (stops()) {
+        if (this.#folder && !resumable) yield await this.#save(true);
+        throw signal!.reason;
+      }
       if (pending === undefined && !last) pending = this.#enqueue(number);
     }
+  }
+
+  /** What is to be done once that many steps are. */
+  #due(step: number): { saves: boolean; evaluates: boolean } {
+    const args = this.#args;
+    const saveEvery = stepCount(args.saveSteps, this.#totalSteps);
+    const evalEvery = stepCount(args.evalSteps ?? args.loggingSteps, this.#totalSteps);
+    const last = step === this.#totalSteps;
+    const epochEnds = step % this.#batches.stepsPerEpoch === 0;
+    const comes = (strategy: string, every: number) =>
+      strategy !== "no" && (last || (strategy === "steps" ? step % every === 0 : epochEnds));
+    return {
+      saves: this.#folder !== undefined && comes(args.saveStrategy, saveEvery),
+      evaluates: this.#options.evalDataset !== undefined && comes(args.evalStrategy, evalEvery),
+    };
   }
 
   #enqueue(index: number): PendingStep {
@@ -278,6 +303,8 @@ class Run {
     return { index, lr, tokens: batch.tokens, targetTokens: batch.targetTokens, report };
   }
 
+  /** The last step that was read was finite. */
+  #steady = false;
   /** Steps whose reports are still being read: their tensors go when that is done. */
   readonly #inFlight = new Set<Promise<unknown>>();
   #lastStepAt = performance.now();
@@ -295,6 +322,7 @@ class Run {
     state.step = step.index + 1;
     state.trainedTokens += step.tokens;
     state.skippedSteps = report.skipped;
+    this.#steady = report.finite;
     if (report.finite) {
       state.targetTokens += step.targetTokens;
       state.lossSum += report.loss * step.targetTokens;
@@ -320,7 +348,8 @@ class Run {
     return this.#state.step / this.#batches.stepsPerEpoch;
   }
 
-  async #evaluate(step: number): Promise<EvalEvent> {
+  /** Undefined when an abort cut it off: nothing of it is kept. */
+  async #evaluate(step: number, signal: AbortSignal | undefined): Promise<EvalEvent | undefined> {
     const started = performance.now();
     const batches = new BatchDealer(makeUnits(this.#options.evalDataset!), {
       batchSize: this.#args.perDeviceEvalBatchSize,
@@ -330,12 +359,15 @@ class Run {
     });
     const parts: BatchEvaluation[] = [];
     for (let i = 0; i < batches.stepsPerEpoch; i++) {
-      for (const tokens of batches.at(batches.cursorAt(i)).microBatches)
+      for (const tokens of batches.at(batches.cursorAt(i)).microBatches) {
+        if (signal?.aborted) return undefined;
         parts.push(await evaluateBatch(this.#trainable.model, tokens));
+      }
     }
     const { loss, perplexity, targetTokens, meanTokenAccuracy } = summarize(parts);
     const state = this.#state;
-    if (state.bestMetric === null || loss < state.bestMetric) {
+    // What is not finite is never the best, and JSON could not keep it.
+    if (Number.isFinite(loss) && (state.bestMetric === null || loss < state.bestMetric)) {
       state.bestMetric = loss;
       state.bestGlobalStep = step;
     }
