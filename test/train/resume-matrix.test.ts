@@ -16,6 +16,7 @@ const CASES: [name: string, job: Case][] = [
   ],
   ["gradient checkpointing", { args: { ...BASE, gradientCheckpointing: true }, lora: { loraDropout: 0.3, loraBias: true } }],
   ["evaluation in between", { args: BASE, lora: {}, evaluates: true }],
+  ["an evaluation that is best at first", { args: { ...BASE, learningRate: 1e-20 }, lora: {}, evaluates: true }],
   ["an NF4 base", { args: { ...BASE, weightDecay: 0.1 }, lora: { loraDropout: 0.1 }, loadIn4bit: true }],
   ["bfloat16 products", { args: BASE, lora: { loraDropout: 0.1 }, dtype: "bfloat16" }],
   ["all parameters", { args: { ...BASE, maxSteps: 4 } }],
