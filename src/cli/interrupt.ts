@@ -2,21 +2,29 @@ import { LowrankError } from "../errors.js";
 import { EXIT } from "./exit.js";
 import { say } from "./output.js";
 
+/** The second of two signals so close is the first one again: npm passes Ctrl-C on to a child that the terminal has told already. */
+const SAME_MS = 200;
+
 /**
- * Runs `body` with a signal that Ctrl-C and SIGTERM abort; a second Ctrl-C ends the process at once. `notice` is what the first one
- * says. The reason that the signal carries leads to exit code 130.
+ * Runs `body` with a signal that Ctrl-C, SIGTERM and SIGHUP (the terminal is gone) abort; a second Ctrl-C ends the process at once.
+ * `notice` is what the first one says. The reason that the signal carries leads to exit code 130.
  */
 export async function interruptible<T>(notice: string, body: (signal: AbortSignal) => Promise<T>): Promise<T> {
   const controller = new AbortController();
-  const stop = () => {
-    if (controller.signal.aborted) process.exit(EXIT.interrupted);
-    say(`\n${notice}`);
-    controller.abort(new LowrankError("ABORTED", "interrupted"));
+  let first = 0;
+  const stop = (name: NodeJS.Signals) => {
+    if (!controller.signal.aborted) {
+      first = performance.now();
+      // Writing to a terminal that is gone must not end what is to be saved.
+      if (name === "SIGHUP") for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
+      say(`\n${notice}`);
+      controller.abort(new LowrankError("ABORTED", "interrupted"));
+    } else if (name === "SIGINT" && performance.now() - first > SAME_MS) process.exit(EXIT.interrupted);
   };
-  process.on("SIGINT", stop).on("SIGTERM", stop);
+  process.on("SIGINT", stop).on("SIGTERM", stop).on("SIGHUP", stop);
   try {
     return await body(controller.signal);
   } finally {
-    process.off("SIGINT", stop).off("SIGTERM", stop);
+    process.off("SIGINT", stop).off("SIGTERM", stop).off("SIGHUP", stop);
   }
 }

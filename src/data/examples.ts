@@ -1,3 +1,4 @@
+import { setImmediate } from "node:timers/promises";
 import { LowrankError } from "../errors.js";
 import type { Conversation } from "../text/chat-template.js";
 import { isIllDefined, type MaskedConversation, maskConversations, maskTurns } from "../text/masks.js";
@@ -82,6 +83,8 @@ export async function buildExamples(
   for (let start = 0; start < rows.length; start += CHUNK) {
     await builder.add(rows.slice(start, start + CHUNK), start);
     options.onProgress?.(Math.min(rows.length, start + CHUNK), rows.length);
+    // Plain text never waits for anything: signals and timers must get their turn.
+    await setImmediate();
   }
   return builder.finish();
 }

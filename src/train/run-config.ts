@@ -90,12 +90,15 @@ export async function prepareData(config: TrainConfig, options: PrepareOptions =
   const validationRows = split?.validation ?? (config.evalDataset && (await read(config.evalDataset)));
   const build = (part: readonly DataRow[], onProgress?: (done: number, total: number) => void) =>
     buildExamples(part, tokenizer, {
+      onProgress: (done, total) => {
+        signal?.throwIfAborted();
+        onProgress?.(done, total);
+      },
       chatTemplate,
       cutoffLen: config.cutoffLen,
       trainOnPrompt: config.trainOnPrompt,
       maskHistory: config.maskHistory,
       ...(config.enableThinking !== null && { variables: { enable_thinking: config.enableThinking } }),
-      ...(onProgress && { onProgress }),
     });
   const { examples: train, stats } = await build(trainRows, options.onTokenize);
   signal?.throwIfAborted();

@@ -15,8 +15,8 @@ export interface Outcome {
 export interface RunOptions {
   env?: Record<string, string>;
   stdin?: string;
-  /** Sends a signal to the child when stdout first matches. */
-  signalWhen?: { pattern: RegExp; signal: NodeJS.Signals };
+  /** Sends a signal to the child when stdout or stderr first matches, and perhaps another some milliseconds later. */
+  signalWhen?: { pattern: RegExp; signal: NodeJS.Signals; again?: { after: number; signal: NodeJS.Signals } };
   /** Words before the command, such as `unshare -rm`. */
   wrapper?: readonly string[];
 }
@@ -33,15 +33,21 @@ export function lowrank(args: readonly string[], options: RunOptions = {}): Prom
   const child = spawn(program!, rest, { cwd: root, env: { ...process.env, HF_HUB_OFFLINE: "1", ...options.env } });
   const outcome = { stdout: "", stderr: "" };
   let signalled = false;
+  const watch = () => {
+    if (!signalled && options.signalWhen?.pattern.test(outcome.stdout + outcome.stderr)) {
+      signalled = true;
+      const { signal, again } = options.signalWhen;
+      child.kill(signal);
+      if (again) setTimeout(() => child.kill(again.signal), again.after);
+    }
+  };
   child.stdout.setEncoding("utf8").on("data", (text: string) => {
     outcome.stdout += text;
-    if (!signalled && options.signalWhen?.pattern.test(outcome.stdout)) {
-      signalled = true;
-      child.kill(options.signalWhen.signal);
-    }
+    watch();
   });
   child.stderr.setEncoding("utf8").on("data", (text: string) => {
     outcome.stderr += text;
+    watch();
   });
   child.stdin.end(options.stdin ?? "");
   return new Promise((resolve, reject) => {

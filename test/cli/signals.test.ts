@@ -1,0 +1,136 @@
+import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { beforeAll, describe, expect, it } from "vitest";
+import { tempFolder } from "../io/files.js";
+import { outcome } from "../train/matrix.js";
+import { buildOnce, jsonLines, lowrank } from "./run.js";
+
+beforeAll(buildOnce);
+
+/** A run on the embedded model: accumulation, dropout, evaluation and checkpoints of its own. */
+function makeJob(more: Record<string, unknown> = {}, rows = 24): { config: string; out: string } {
+  const folder = tempFolder();
+  const out = join(folder, "out");
+  const data = Array.from({ length: rows }, (_, i) => ({
+    instruction: `Count to ${i % 24}`,
+    input: "",
+    output: "abcdefghijklmnopqrstuvwxyz".slice(0, 1 + (i % 24)),
+  }));
+  writeFileSync(join(folder, "rows.json"), JSON.stringify(data));
+  const config = join(folder, "job.yaml");
+  const keys = {
+    model_name_or_path: "lowrank/tiny",
+    stage: "sft",
+    do_train: true,
+    finetuning_type: "lora",
+    lora_rank: 4,
+    lora_dropout: 0.1,
+    lora_target: "all",
+    dataset: join(folder, "rows.json"),
+    cutoff_len: 64,
+    output_dir: out,
+    logging_steps: 1,
+    per_device_train_batch_size: 2,
+    gradient_accumulation_steps: 2,
+    learning_rate: 1e-3,
+    max_steps: 14,
+    save_steps: 4,
+    val_size: 0.2,
+    eval_strategy: "steps",
+    eval_steps: 3,
+    ...more,
+  };
+  writeFileSync(
+    config,
+    Object.entries(keys)
+      .map(([key, value]) => `${key}: ${JSON.stringify(value)}\n`)
+      .join(""),
+  );
+  return { config, out };
+}
+
+/** All a finished run leaves but the paths, which differ from job to job. */
+const leftBy = ({ out }: { out: string }) => outcome(out);
+
+describe("lowrank train", () => {
+  it("saves first at SIGTERM, Ctrl-C and SIGHUP, in a step, in an evaluation and in a save, and resumes to the same", async () => {
+    const whole = makeJob();
+    expect(await lowrank(["train", whole.config])).toMatchObject({ code: 0 });
+    const parts = makeJob();
+    const stops: [RegExp, NodeJS.Signals][] = [
+      [/"type":"step","step":2,/, "SIGTERM"],
+      [/"type":"eval","step":3,/, "SIGHUP"],
+      [/"type":"step","step":6,/, "SIGINT"], // its evaluation comes now
+      [/"type":"step","step":8,/, "SIGTERM"], // its save comes now
+      [/"type":"checkpoint","step":12,/, "SIGINT"],
+    ];
+    let reached = 0;
+    for (const [pattern, signal] of stops) {
+      const resume = reached > 0 ? ["--resume"] : [];
+      const stopped = await lowrank(["train", parts.config, "--json", ...resume], { signalWhen: { pattern, signal } });
+      const events = jsonLines(stopped.stdout);
+      if (events.at(-1)?.type === "done") break; // it was too fast for the signal
+      expect(stopped.stderr).toContain("a checkpoint is saved");
+      expect(stopped.stderr).toContain(`lowrank train ${parts.config} --resume`);
+      expect(stopped.code).toBe(130);
+      expect(events.at(-1)).toMatchObject({ type: "checkpoint" });
+      expect(events.at(-1)!.step).toBeGreaterThan(reached);
+      reached = events.at(-1)!.step as number;
+      expect(existsSync(join(parts.out, ".lowrank.lock"))).toBe(false);
+    }
+    expect(reached).toBeGreaterThan(0);
+    expect(await lowrank(["train", parts.config, "--resume"])).toMatchObject({ code: 0 });
+    expect(leftBy(parts)).toEqual(leftBy(whole));
+  });
+
+  it("ends with 130 and leaves nothing when it is stopped while it tokenises or loads", async () => {
+    const { config, out } = makeJob({}, 20_000);
+    for (const [pattern, signal] of [
+      [/./, "SIGINT"],
+      [/Loading/, "SIGTERM"],
+    ] as const) {
+      const stopped = await lowrank(["train", config, "max_steps=1000000"], { signalWhen: { pattern, signal } });
+      expect(stopped.code, stopped.stderr).toBe(130);
+      expect(existsSync(out) ? readdirSync(out).filter((name) => !name.startsWith("checkpoint-")) : []).not.toContain(
+        "adapter_config.json",
+      );
+    }
+  });
+
+  it("ends at once at a second Ctrl-C, but not at one that follows within an instant, nor at a second SIGTERM", async () => {
+    const long = {
+      max_steps: 1_000_000,
+      eval_strategy: "no",
+      val_size: 0,
+      per_device_train_batch_size: 12,
+      gradient_accumulation_steps: 200,
+      disable_shuffling: true,
+    };
+    const pattern = /"type":"start"/;
+    const twice = makeJob(long, 2400);
+    const ended = await lowrank(["train", twice.config, "--json"], {
+      signalWhen: { pattern, signal: "SIGINT", again: { after: 500, signal: "SIGINT" } },
+    });
+    expect(ended.code).toBe(130);
+    expect(jsonLines(ended.stdout).map(({ type }) => type)).not.toContain("checkpoint");
+
+    for (const again of [
+      { after: 20, signal: "SIGINT" as const },
+      { after: 300, signal: "SIGTERM" as const },
+    ]) {
+      const { config } = makeJob({ ...long, gradient_accumulation_steps: 60 }, 2400);
+      const saved = await lowrank(["train", config, "--json"], { signalWhen: { pattern, signal: "SIGINT", again } });
+      expect(saved.code).toBe(130);
+      expect(jsonLines(saved.stdout).at(-1)).toMatchObject({ type: "checkpoint" });
+    }
+  });
+
+  it("tells what differs when the base has changed under its run, and what the checkpoint says of it", async () => {
+    const { config, out } = makeJob({ max_steps: 2, save_steps: 1, eval_strategy: "no" });
+    expect(await lowrank(["train", config])).toMatchObject({ code: 0 });
+    const manifest = JSON.parse(readFileSync(join(out, "checkpoint-1", "manifest.json"), "utf8"));
+    const side = JSON.parse(readFileSync(join(out, "checkpoint-1", "lowrank_adapter.json"), "utf8"));
+    expect(manifest.baseHash).toMatch(/^[0-9a-f]{64}$/);
+    expect(side.base_hash).toBe(manifest.baseHash);
+  });
+});
