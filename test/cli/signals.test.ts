@@ -5,7 +5,7 @@ import { tempFolder } from "../io/files.js";
 import { outcome } from "../train/matrix.js";
 import { buildOnce, jsonLines, lowrank } from "./run.js";
 
-beforeAll(buildOnce);
+beforeAll(buildOnce, 600_000);
 
 /** A run on the embedded model: accumulation, dropout, evaluation and checkpoints of its own. */
 function makeJob(more: Record<string, unknown> = {}, rows = 24): { config: string; out: string } {
@@ -102,8 +102,8 @@ describe("lowrank train", () => {
       max_steps: 1_000_000,
       eval_strategy: "no",
       val_size: 0,
-      per_device_train_batch_size: 12,
-      gradient_accumulation_steps: 200,
+      per_device_train_batch_size: 800,
+      gradient_accumulation_steps: 1,
       disable_shuffling: true,
     };
     const pattern = /"type":"start"/;
@@ -118,7 +118,7 @@ describe("lowrank train", () => {
       { after: 20, signal: "SIGINT" as const },
       { after: 300, signal: "SIGTERM" as const },
     ]) {
-      const { config } = makeJob({ ...long, gradient_accumulation_steps: 60 }, 2400);
+      const { config } = makeJob({ ...long, per_device_train_batch_size: 200 }, 2400);
       const saved = await lowrank(["train", config, "--json"], { signalWhen: { pattern, signal: "SIGINT", again } });
       expect(saved.code).toBe(130);
       expect(jsonLines(saved.stdout).at(-1)).toMatchObject({ type: "checkpoint" });

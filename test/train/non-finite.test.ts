@@ -26,6 +26,10 @@ interface Options {
   value?: number;
   /** Steps (from 1) whose gradient gets an infinite value just before the optimizer looks at it. */
   spoiledGradients?: readonly number[];
+  /** Steps whose loss becomes NaN there, while its gradient stays finite. */
+  spoiledLosses?: readonly number[];
+  /** The spoiled row is put right after the first evaluation. */
+  heals?: boolean;
   args?: TrainingArguments;
   outputDir?: string;
   evaluates?: boolean;
@@ -34,7 +38,7 @@ interface Options {
 
 /** Eight examples in their own order, two micro-batches of two each step: step k holds the examples 4k - 4 to 4k - 1, twice over. */
 async function run(options: Options): Promise<{ events: TrainEvent[]; error: unknown; weights: string }> {
-  const { dtype = "float32", poisoned = [], value = Number.NaN, spoiledGradients = [], outputDir } = options;
+  const { dtype = "float32", poisoned = [], value = Number.NaN, spoiledGradients = [], spoiledLosses = [], outputDir } = options;
   await using model = await AutoModelForCausalLM.fromPretrained(TINY, { dtype });
   using row = model.model.embedTokens.weight.slice(POISON, POISON + 1);
   row.upload(new Float32Array(row.size).fill(value));
@@ -49,6 +53,7 @@ async function run(options: Options): Promise<{ events: TrainEvent[]; error: unk
       using spoiled = arena.gradients!.slice(3, 4);
       spoiled.upload(Float32Array.of(Number.POSITIVE_INFINITY));
     }
+    if (spoiledLosses.includes(step)) getDevice().addon.upload(loss, Float32Array.of(Number.NaN));
     gradStats(d, header, gradients, loss);
   };
   const args: TrainingArguments = {
@@ -71,6 +76,7 @@ async function run(options: Options): Promise<{ events: TrainEvent[]; error: unk
     controller.signal,
     (event) => {
       events.push(event);
+      if (event.type === "eval" && options.heals) row.upload(new Float32Array(row.size).fill(0.1));
       if (event.type === "step" && event.step === options.abortAt) controller.abort("stop");
     },
   ).catch((caught) => {
@@ -106,13 +112,16 @@ describe("a step whose loss or gradient is not finite", () => {
     ["a gradient alone, in the first step", [1], { spoiledGradients: [1] }],
     ["a gradient alone, in the last step", [4], { spoiledGradients: [4] }],
     ["a gradient alone, with bfloat16 products, twice in a row", [2, 3], { spoiledGradients: [2, 3], dtype: "bfloat16" }],
+    ["a loss alone", [2], { spoiledLosses: [2] }],
     ["with sgd", [2], { spoiledGradients: [2], args: { optim: "sgd" } }],
   ])("%s: changes neither weights nor moments nor the count of steps", async (_, skipped, options) => {
     const outputDir = join(tempFolder(), "run");
     const { events, error } = await run({ ...options, outputDir });
     expect(error).toBeUndefined();
     expect(skippedOf(events)).toEqual(skipped);
-    expect(events.filter((event) => event.type === "warning")).toHaveLength(skipped.length);
+    expect(events.filter((event) => event.type === "warning" && /^Step \d+: .* not finite/.test(event.message))).toHaveLength(
+      skipped.length,
+    );
     expect(events.at(-1)).toMatchObject({ type: "done", result: { steps: 4, skippedSteps: skipped.length } });
     for (let step = 2; step <= 4; step++) {
       const same = JSON.stringify(await stateOf(outputDir, step)) === JSON.stringify(await stateOf(outputDir, step - 1));
@@ -149,6 +158,14 @@ describe("a step whose loss or gradient is not finite", () => {
     }
     expect(await readJsonFile(join(outputDir, "checkpoint-4", "lowrank_state.json"))).toMatchObject({ skippedSteps: 2 });
     expect(await readJsonFile(join(outputDir, "all_results.json"))).toMatchObject({ skipped_steps: 2 });
+  });
+
+  it("makes no evaluation the best one", async () => {
+    const args = { evalStrategy: "steps" as const, evalSteps: 2, maxSteps: 3 };
+    const { events } = await run({ poisoned: [4], heals: true, evaluates: true, args });
+    const evaluated = events.flatMap((event) => (event.type === "eval" ? [event.loss] : []));
+    expect(evaluated).toEqual([Number.NaN, expect.any(Number)]);
+    expect(events.at(-1)).toMatchObject({ result: { evalLoss: evaluated[1] } });
   });
 
   it("is counted on by a resumed run, which ends as the uninterrupted one", async () => {
