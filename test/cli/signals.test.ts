@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import { tempFolder } from "../io/files.js";
 import { outcome } from "../train/matrix.js";
-import { buildOnce, jsonLines, lowrank } from "./run.js";
+import { buildOnce, jsonLines, lowrank, makeModel } from "./run.js";
 
 beforeAll(buildOnce, 600_000);
 
@@ -124,13 +124,35 @@ describe("lowrank train", () => {
       expect(jsonLines(saved.stdout).at(-1)).toMatchObject({ type: "checkpoint" });
     }
   });
+});
 
-  it("tells what differs when the base has changed under its run, and what the checkpoint says of it", async () => {
-    const { config, out } = makeJob({ max_steps: 2, save_steps: 1, eval_strategy: "no" });
+describe("a base whose content changes under its path", () => {
+  it("is named: a resume refuses it unless told, and so do chat and generate with the adapter", async () => {
+    const model = await makeModel(join(tempFolder(), "model"));
+    const { config, out } = makeJob({ model_name_or_path: model, max_steps: 2, save_steps: 1, eval_strategy: "no" });
     expect(await lowrank(["train", config])).toMatchObject({ code: 0 });
-    const manifest = JSON.parse(readFileSync(join(out, "checkpoint-1", "manifest.json"), "utf8"));
-    const side = JSON.parse(readFileSync(join(out, "checkpoint-1", "lowrank_adapter.json"), "utf8"));
-    expect(manifest.baseHash).toMatch(/^[0-9a-f]{64}$/);
-    expect(side.base_hash).toBe(manifest.baseHash);
+    const read = (name: string) => JSON.parse(readFileSync(join(out, "checkpoint-1", name), "utf8"));
+    const hash = read("manifest.json").baseHash;
+    expect(hash).toMatch(/^[0-9a-f]{64}$/);
+    expect(read("lowrank_adapter.json").base_hash).toBe(hash);
+
+    const weights = join(model, "model.safetensors");
+    const bytes = readFileSync(weights);
+    bytes[bytes.length - 4]! ^= 1;
+    writeFileSync(weights, bytes);
+    const again = ["train", config, "max_steps=3", "--resume", "--allow-change", "max_steps"];
+    const refused = await lowrank(again);
+    expect(refused.code).toBe(2);
+    expect(refused.stderr).toContain(`base: "${hash}" →`);
+    expect(refused.stderr).toContain("--allow-change base");
+    expect(await lowrank([...again, "--allow-change", "base"])).toMatchObject({ code: 0 });
+
+    // The last checkpoint was trained on the changed base, the first one was not.
+    const generate = ["generate", "--model", model, "--prompt", "Count", "--max-new-tokens", "2", "--adapter"];
+    expect(await lowrank([...generate, out])).toMatchObject({ code: 0 });
+    const other = await lowrank([...generate, join(out, "checkpoint-1")]);
+    expect(other.code).toBe(1);
+    expect(other.stderr).toMatch(/was trained on .*\n.*--ignore-mismatched-base/);
+    expect(await lowrank([...generate, join(out, "checkpoint-1"), "--ignore-mismatched-base"])).toMatchObject({ code: 0 });
   });
 });
