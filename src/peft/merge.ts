@@ -141,9 +141,14 @@ function mergedWeight(
     const sum = weight.dequantize("float32");
     for (const { a, b, scale } of pairs) addInto(sum, matmul(b, a), scale);
     const merged = inForm(sum, weight, dtype);
-    const evidence = tryMerged(weight, sum, merged, pairs, path);
-    for (const sum of sumsOf(evidence)) sum.keep();
-    tried.push(evidence);
+    try {
+      const evidence = tryMerged(weight, sum, merged, pairs, path);
+      for (const tensor of sumsOf(evidence)) tensor.keep();
+      tried.push(evidence);
+    } catch (error) {
+      merged.dispose();
+      throw error;
+    }
     return merged;
   });
 }
