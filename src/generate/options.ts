@@ -142,5 +142,9 @@ function check(options: ResolvedOptions, vocabSize: number): void {
     require(Number.isInteger(s[name] ?? 0) && (s[name] ?? 0) >= 0, `${name} must be an integer >= 0, not ${s[name]}`);
   }
   if (mistakes.length > 0)
-    throw new LowrankError("INVALID_CONFIG", `Generation options: ${mistakes.join("; ")}`, { details: { mistakes } });
+    throw new LowrankError(
+      "INVALID_CONFIG",
+      `Generation options (of the call or of generation_config.json): ${mistakes.join("; ")}`,
+      { details: { mistakes } },
+    );
 }

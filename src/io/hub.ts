@@ -3,6 +3,8 @@ import { join, resolve } from "node:path";
 import { LowrankError } from "../errors.js";
 import { HubCache, hubCacheFolder, hubHome } from "./hub-cache.js";
 import { downloadFile, linkedController, type RemoteFile, reasonOf } from "./hub-download.js";
+import { LIMITS } from "./input.js";
+import { type JsonObject, parseJsonObject } from "./json.js";
 import { settleFolder } from "./settle.js";
 import { checkSpace } from "./space.js";
 
@@ -74,7 +76,7 @@ export async function resolveModel(idOrPath: string, options: ResolveOptions = {
   }
   if (listing.status >= 500 && cached !== undefined) return cached;
   if (!listing.ok) throw refused(idOrPath, revision, listing);
-  const { commit, files } = readListing(idOrPath, await listing.json());
+  const { commit, files } = readListing(idOrPath, await listingText(idOrPath, listing, options.signal));
   await download(cache, commit, files, headers, options).catch((error) => {
     // A gated model's listing is public, its files are not.
     const status = error instanceof LowrankError ? error.details.status : undefined;
@@ -120,28 +122,57 @@ async function download(
   for (const file of missing) await cache.link(commit, file.name, file.hash);
 }
 
+/** The body of an answer; no more of it than a listing may have. */
+async function listingText(id: string, response: Response, signal: AbortSignal | undefined): Promise<string> {
+  const parts: Uint8Array[] = [];
+  let size = 0;
+  try {
+    for await (const part of response.body ?? []) {
+      parts.push(part);
+      size += part.length;
+      if (size > LIMITS.config.bytes) break;
+    }
+    return new TextDecoder("utf-8", { fatal: true }).decode(Buffer.concat(parts));
+  } catch (error) {
+    signal?.throwIfAborted();
+    throw badListing(id, "was cut short or is no text", error);
+  }
+}
+
 /** The files of a repository that a model or adapter is read from: configuration, tokenizer, templates and safetensors at its top. */
-function readListing(id: string, listing: unknown): { commit: string; files: RemoteFile[] } {
-  const { sha, siblings } = (listing ?? {}) as { sha?: unknown; siblings?: unknown };
-  const bad = (what: string) =>
-    new LowrankError("HUB", `${endpoint()} gave a listing of ${id} that ${what}`, { hint: "Check HF_ENDPOINT." });
-  if (typeof sha !== "string" || !/^[0-9a-f]{40}$/.test(sha) || !Array.isArray(siblings)) throw bad("cannot be understood");
-  const names: string[] = siblings.map((sibling) => String(sibling?.rfilename));
+function readListing(id: string, text: string): { commit: string; files: RemoteFile[] } {
+  const bad = (what: string, cause?: unknown) => badListing(id, what, cause);
+  let listing: JsonObject;
+  try {
+    listing = parseJsonObject(text, "the listing");
+  } catch (error) {
+    throw bad(`cannot be understood: ${(error as Error).message}`, error);
+  }
+  const { sha, siblings: given } = listing;
+  if (typeof sha !== "string" || !/^[0-9a-f]{40}$/.test(sha) || !Array.isArray(given)) throw bad("cannot be understood");
+  const siblings = given.filter((sibling): sibling is Sibling => typeof (sibling as JsonObject | null)?.rfilename === "string");
+  const names = siblings.map(({ rfilename }) => rfilename);
   if (!names.some((name) => name.endsWith(".safetensors")) && names.some((name) => /\.(bin|pt|pth)$/.test(name))) {
     throw new LowrankError("UNSUPPORTED", `${id} has its weights as Python pickles only; only safetensors files are read`, {
       hint: "Look for a safetensors version or convert it: https://huggingface.co/spaces/safetensors/convert.",
     });
   }
   const files = siblings
-    .filter(({ rfilename }) => isNeeded(String(rfilename)))
+    .filter(({ rfilename }) => isNeeded(rfilename))
     .map(({ rfilename, size, blobId, lfs }): RemoteFile => {
-      const hash = lfs?.sha256 ?? blobId;
-      if (typeof hash !== "string" || !/^([0-9a-f]{40}|[0-9a-f]{64})$/.test(hash) || !Number.isSafeInteger(size) || size < 0) {
+      const hash = (lfs as JsonObject | null | undefined)?.sha256 ?? blobId;
+      if (typeof hash !== "string" || !/^([0-9a-f]{40}|[0-9a-f]{64})$/.test(hash) || !isSize(size))
         throw bad(`has no size or hash for ${rfilename}`);
-      }
       return { name: rfilename, url: `${endpoint()}/${id}/resolve/${sha}/${encodeURIComponent(rfilename)}`, size, hash };
     });
   return { commit: sha, files };
+}
+
+type Sibling = JsonObject & { rfilename: string };
+const isSize = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 0;
+
+function badListing(id: string, what: string, cause?: unknown): LowrankError {
+  return new LowrankError("HUB", `${endpoint()} gave a listing of ${id} that ${what}`, { hint: "Check HF_ENDPOINT.", cause });
 }
 
 const isNeeded = (name: string) =>

@@ -44,6 +44,8 @@ export async function loadPretrained(idOrPath: string, options: FromPretrainedOp
   const { onProgress, signal } = options;
   const folder = await resolveFolder(idOrPath, options);
   const { family, config } = resolveConfig(await readConfigFile(folder));
+  const generationPath = await pathInside(folder, "generation_config.json");
+  const generation = existsSync(generationPath) ? await readJsonFile(generationPath) : {};
   const bf16 = usesBf16(options.dtype ?? "auto", device);
   const checkpoint = await openCheckpoint(folder);
   try {
@@ -56,8 +58,6 @@ export async function loadPretrained(idOrPath: string, options: FromPretrainedOp
       signal,
       onProgress: onProgress && ((progress) => onProgress({ phase: "load", ...progress })),
     });
-    const generationPath = await pathInside(folder, "generation_config.json");
-    const generation = existsSync(generationPath) ? await readJsonFile(generationPath) : {};
     return construct(family.model, {
       config,
       weights,

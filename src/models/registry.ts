@@ -40,7 +40,7 @@ export function resolveConfig(json: Readonly<Record<string, unknown>>): { family
   if (!family) {
     throw new LowrankError(
       "UNSUPPORTED",
-      `model_type ${JSON.stringify(type)} is not supported: this version runs ${supportedModelTypes().join(", ")}`,
+      `config.json: model_type ${JSON.stringify(type)?.slice(0, 100)} is not supported: this version runs ${supportedModelTypes().join(", ")}`,
       {
         hint: "Choose a model of one of these families.",
         details: { modelType: type, supported: supportedModelTypes() },

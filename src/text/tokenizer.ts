@@ -288,7 +288,10 @@ export class Tokenizer {
   private idOfPiece(token: string): number {
     const id = this.backend.token_to_id(token) ?? this.backend.model?.unk_token_id;
     if (id === undefined)
-      throw new LowrankError("INVALID_FILE", `The tokenizer has no id for ${JSON.stringify(token)} and no unknown token`);
+      throw new LowrankError(
+        "INVALID_FILE",
+        `The tokenizer in ${this.folder} has no id for ${JSON.stringify(token)} and no unknown token`,
+      );
     return id;
   }
 

@@ -76,7 +76,12 @@ function parseYaml(text: string, source: string): JsonObject {
   if (text.length > LIMITS.yaml.bytes) throw invalid(source, [`longer than ${LIMITS.yaml.bytes} characters`]);
   let value: unknown;
   try {
-    const document = parseDocument(text, { version: "1.1", uniqueKeys: true, customTags: customTags as never });
+    const document = parseDocument(text, {
+      version: "1.1",
+      uniqueKeys: true,
+      logLevel: "error",
+      customTags: customTags as never,
+    });
     const [error] = document.errors;
     if (error) throw error;
     value = document.toJS({ maxAliasCount: 100 });

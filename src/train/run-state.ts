@@ -2,7 +2,7 @@ import { join } from "node:path";
 import { LowrankError } from "../errors.js";
 import type { FolderWriter } from "../io/durable.js";
 import { LIMITS } from "../io/input.js";
-import { readJsonFile } from "../io/json.js";
+import { type Json, readJsonFile } from "../io/json.js";
 import { openSafetensors } from "../io/safetensors.js";
 import { type TensorEntry, writeSafetensors } from "../io/safetensors-write.js";
 import type { Optimizer } from "../optim/optimizer.js";
@@ -63,15 +63,41 @@ export async function writeRunState(dir: FolderWriter, state: RunState, optimize
 
 /** The state of a verified checkpoint, without its tensors. Throws CHECKPOINT when the run cannot be continued from it. */
 export async function readRunState(folder: string): Promise<RunState> {
-  try {
-    return (await readJsonFile(join(folder, STATE_FILE), LIMITS.runState)) as unknown as RunState;
-  } catch (cause) {
+  const path = join(folder, STATE_FILE);
+  const state = await readJsonFile(path, LIMITS.runState).catch((cause) => {
+    if (!(cause instanceof LowrankError) || cause.code !== "NOT_FOUND") throw cause;
     throw new LowrankError("CHECKPOINT", `${folder} cannot be continued: it was saved without optimizer state`, {
       hint: "Start a new run from its weights: set adapter_name_or_path to that folder.",
       cause,
     });
+  });
+  const wrong = Object.entries(FORM).find(([key, fits]) => !fits(state[key] ?? null));
+  if (wrong) {
+    const found = JSON.stringify(state[wrong[0]]) ?? "nothing";
+    throw new LowrankError("CHECKPOINT", `${path} cannot be continued: its ${wrong[0]} is ${found.slice(0, 100)}`, {
+      hint: "Resume from another checkpoint.",
+      details: { file: path, key: wrong[0] },
+    });
   }
+  return state as unknown as RunState;
 }
+
+const isCount = (value: Json) => Number.isSafeInteger(value) && (value as number) >= 0;
+const isNumber = (value: Json) => typeof value === "number";
+const isObject = (value: Json) => typeof value === "object" && value !== null && !Array.isArray(value);
+/** What each part of a state is. The identity is compared, not used. */
+const FORM: Record<keyof RunState, (value: Json) => boolean> = {
+  step: isCount,
+  trainedTokens: isCount,
+  targetTokens: isCount,
+  lossSum: isNumber,
+  runtimeSeconds: isNumber,
+  skippedSteps: isCount,
+  bestMetric: (value) => value === null || isNumber(value),
+  bestGlobalStep: (value) => value === null || isCount(value),
+  logHistory: (value) => Array.isArray(value) && value.every(isObject),
+  identity: isObject,
+};
 
 /** Puts the saved bytes back into the optimizer and its parameters. */
 export async function restoreTensors(folder: string, optimizer: Optimizer): Promise<void> {
