@@ -64,11 +64,19 @@ async function readCsv(path: string): Promise<Row[]> {
   return rows;
 }
 
-/** The parser decodes without complaint; here bytes that are no UTF-8 are refused. */
+/** What the parser would take without complaint: bytes that are no UTF-8, and cells without end. */
 async function* utf8(path: string): AsyncGenerator<Buffer> {
   const decoder = new TextDecoder("utf-8", { fatal: true });
+  let commas = 0;
+  let line = 1;
   try {
     for await (const chunk of chunks(path)) {
+      for (const byte of chunk) {
+        if (byte === 0x2c && ++commas > LIMITS.commas) throw badData(path, `line ${line} has more than ${LIMITS.commas} commas`);
+        if (byte !== 0x0a) continue;
+        commas = 0;
+        line++;
+      }
       decoder.decode(chunk, { stream: true });
       yield Buffer.from(chunk);
     }

@@ -83,10 +83,19 @@ export function addedToken(entry: Record<string, unknown>): AddedToken {
 
 /** Refuses a vocabulary (BPE, WordPiece: a map from text to id) with values that are no ids. */
 export function checkIds(json: Readonly<Record<string, unknown>>): void {
+  checkPieces(json.pre_tokenizer);
   const vocab = (json.model as { vocab?: unknown } | null | undefined)?.vocab;
   if (typeof vocab !== "object" || vocab === null || Array.isArray(vocab)) return;
   for (const [token, id] of Object.entries(vocab))
     if (!isId(id)) throw new Error(`the vocabulary gives ${JSON.stringify(token)} the id ${JSON.stringify(id)}`);
+}
+
+/** Pieces of length 0 would be cut without end. */
+function checkPieces(part: unknown): void {
+  if (typeof part !== "object" || part === null) return;
+  const { type, length } = part as { type?: unknown; length?: unknown };
+  if (type === "FixedLength" && !(Number.isInteger(length) && (length as number) > 0)) throw new Error("pieces of length 0");
+  for (const value of Object.values(part)) checkPieces(value);
 }
 
 /** Says what a folder without tokenizer.json lacks. */

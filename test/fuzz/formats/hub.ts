@@ -43,7 +43,7 @@ export const format: Format = {
   seeds: [
     filesOf({
       "listing.json": listing,
-      [`models--org--name/refs/main`]: sha,
+      "models--org--name/refs/main": sha,
       [`models--org--name/snapshots/${sha}/config.json`]: config,
     }),
   ],
