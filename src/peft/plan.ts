@@ -68,6 +68,16 @@ export function modelModules(model: BaseModel): ModelModules {
 
 /** Throws INVALID_CONFIG or ADAPTER_MISMATCH, with every mistake listed, when the configuration does not fit the model. */
 export function planAdapter(model: BaseModel, config: LoraConfig): AdapterPlan {
+  for (const [key, entries] of Object.entries({
+    target_modules: config.targetModules,
+    exclude_modules: config.excludeModules,
+    modules_to_save: config.modulesToSave,
+  }))
+    if (Array.isArray(entries) && entries.length > MOST_ENTRIES)
+      throw new LowrankError(
+        "INVALID_CONFIG",
+        `the LoRA configuration's ${key} has ${entries.length} entries, more than ${MOST_ENTRIES}`,
+      );
   // Patterns may backtrack without end.
   return withinTime(
     PATTERN_MS,
@@ -81,6 +91,8 @@ export function planAdapter(model: BaseModel, config: LoraConfig): AdapterPlan {
 }
 
 const PATTERN_MS = 800;
+/** Each is compared with every module. */
+const MOST_ENTRIES = 10_000;
 
 function plan(model: BaseModel, config: LoraConfig): AdapterPlan {
   const selection = resolveTargets(modelModules(model), config);
