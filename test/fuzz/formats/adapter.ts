@@ -12,7 +12,7 @@ for (const [name, content] of filesOf(modelFiles())) writeFileSync(join(base, na
 const model = await AutoModelForCausalLM.fromPretrained(base, { dtype: "float32" });
 rmSync(base, { recursive: true });
 const side = { format_version: 1, base_model_name_or_path: "tiny", base_hash: null, quantization: null };
-const regex = { ...ADAPTER, target_modules: ".*\\.(q_proj|down_proj)", exclude_modules: ".*nothing.*" };
+const regex = { ...ADAPTER, target_modules: ".*\\.(q_proj|down_proj)", exclude_modules: ".*\\.gate_proj" };
 
 export const format: Format = {
   name: "adapter",
