@@ -14,14 +14,14 @@ export function withinTime<T>(milliseconds: number, body: () => T, tooLong: () =
   const outer = context.body;
   context.body = body;
   try {
-    for (let limit = Math.ceil(milliseconds); ; limit *= 4) {
+    for (let limit = Math.ceil(milliseconds); ; limit *= 2) {
       const before = process.cpuUsage();
       try {
         return script.runInContext(context, { timeout: limit }) as T;
       } catch (error) {
         if ((error as NodeJS.ErrnoException | undefined)?.code !== "ERR_SCRIPT_EXECUTION_TIMEOUT") throw error;
         const { user, system } = process.cpuUsage(before);
-        if ((user + system) / 1000 >= milliseconds / 2 || limit > milliseconds * 50) throw tooLong();
+        if ((user + system) / 1000 >= milliseconds / 2 || limit > milliseconds * 100) throw tooLong();
       }
     }
   } finally {

@@ -90,7 +90,7 @@ export function planAdapter(model: BaseModel, config: LoraConfig): AdapterPlan {
   );
 }
 
-const PATTERN_MS = 800;
+const PATTERN_MS = 400;
 /** Each is compared with every module. */
 const MOST_ENTRIES = 10_000;
 

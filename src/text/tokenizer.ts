@@ -130,7 +130,7 @@ export class Tokenizer {
     };
     try {
       if (timely) return make();
-      return withinTime(800 + text.length / 200, make, () => new LowrankError("INVALID_FILE", "it does not come to an end"));
+      return withinTime(400 + text.length / 200, make, () => new LowrankError("INVALID_FILE", "it does not come to an end"));
     } catch (cause) {
       throw new LowrankError("INVALID_FILE", `${path} is not a tokenizer this version can read: ${(cause as Error).message}`, {
         cause,
@@ -268,7 +268,7 @@ export class Tokenizer {
   /** Runs a step whose time depends on the file's own regular expressions; 5 characters a millisecond is a hundredth of what others need. */
   private limited<T>(length: number, body: () => T): T {
     if (!this.timed) return body();
-    return withinTime(800 + length / 5, body, () => {
+    return withinTime(400 + length / 5, body, () => {
       return new LowrankError(
         "INVALID_FILE",
         `The tokenizer in ${this.folder} takes too long for a text of ${length} characters`,
