@@ -10,6 +10,7 @@ import { type AddedToken, AddedTokenSplitter } from "./added-tokens.js";
 import { cleanUpSpaces, mendDecoder, StreamDecoder } from "./decode.js";
 import { isTimely } from "./known-patterns.js";
 import { type Offset, tokenOffsets } from "./offsets.js";
+import { mendPreTokenizer } from "./pre-tokenize.js";
 import {
   addedToken,
   checkIds,
@@ -89,6 +90,7 @@ export class Tokenizer {
     this.padId = idOf(specialTokens.pad);
     this.unkId = idOf(specialTokens.unk);
     if (backend.decoder) mendDecoder(backend.decoder);
+    if (backend.pre_tokenizer) mendPreTokenizer(backend.pre_tokenizer);
   }
 
   /**

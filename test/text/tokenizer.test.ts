@@ -68,6 +68,12 @@ describe("a byte tokenizer", () => {
     expect([tok.vocabSize, tok.eosId, tok.bosId, tok.padId]).toEqual([258, END, BOS, undefined]);
   });
 
+  it("takes U+FEFF for no white space, as the Rust library does", async () => {
+    const merging = await byteTokenizer(join(folder, "merging"), { merges: [["\u010a", "\u010a"]] });
+    expect(merging.encode("\n\n")).toEqual([258]);
+    expect(merging.encode("\n\n\ufeff")).toEqual([10, 10, 0xef, 0xbb, 0xbf]);
+  });
+
   it("tells which characters each token covers", () => {
     const { ids, offsets } = tok.encodeWithOffsets("a é😀<end>b");
     expect(ids).toEqual(tok.encode("a é😀<end>b"));
