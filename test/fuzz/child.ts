@@ -12,11 +12,11 @@ export interface ChildMessage {
   /** The mutant that is opened next; the parent's clock runs for it. */
   begin?: number;
   failed?: { seed: number; problems: string[] };
-  done?: { refused: number; accepted: number; codes: Record<string, number> };
+  done?: { refused: number; accepted: number; codes: Record<string, number>; seconds: number; bytes: number };
 }
 
 const CODES = new Set(
-  "INVALID_ARGUMENT INVALID_CONFIG INVALID_FILE NOT_FOUND UNSUPPORTED SHAPE_MISMATCH OUT_OF_MEMORY ADAPTER_MISMATCH TEMPLATE DATASET CHECKPOINT HUB LOCKED NON_FINITE".split(
+  "INVALID_ARGUMENT INVALID_CONFIG INVALID_FILE NOT_FOUND UNSUPPORTED SHAPE_MISMATCH OUT_OF_MEMORY ADAPTER_MISMATCH TEMPLATE DATASET CHECKPOINT HUB NO_SPACE LOCKED NON_FINITE".split(
     " ",
   ),
 );
@@ -24,7 +24,7 @@ const tell = (message: ChildMessage) => new Promise<void>((done) => process.send
 const unhandled: unknown[] = [];
 process.on("unhandledRejection", (reason) => unhandled.push(reason));
 
-const [name = "", first = "0", count = "0"] = process.argv.slice(2);
+const [name = "", first = "0", count = "0", deadline = "Infinity"] = process.argv.slice(2);
 const format = await FORMATS[name]!();
 const gc = globalThis.gc!;
 const root = mkdtempSync(join(tmpdir(), "lowrank-fuzz-"));
@@ -42,8 +42,8 @@ for (const seed of format.seeds) {
 }
 openedOutside(root);
 
-const totals = { refused: 0, accepted: 0, codes: {} as Record<string, number> };
-for (let seed = Number(first); seed < Number(first) + Number(count); seed++) {
+const totals = { refused: 0, accepted: 0, codes: {} as Record<string, number>, seconds: 0, bytes: 0 };
+for (let seed = Number(first); seed < Number(first) + Number(count) && Date.now() < Number(deadline); seed++) {
   await tell({ begin: seed });
   const problems = await problemsOf(format, seed);
   if (problems.length > 0) await tell({ failed: { seed, problems } });
@@ -85,6 +85,8 @@ async function problemsOf(format: Format, seed: number): Promise<string[]> {
     taken = await measure(open);
     openedOutside(folder);
   }
+  totals.seconds = Math.max(totals.seconds, taken.seconds);
+  totals.bytes = Math.max(totals.bytes, taken.bytes);
   if (taken.seconds > LIMIT_SECONDS) problems.push(`it took ${taken.seconds.toFixed(2)} s`);
   if (taken.bytes > LIMIT_BYTES) problems.push(`it took ${Math.round(taken.bytes / 2 ** 20)} MB`);
   if (outside.length > 0) problems.push(`outside the folder were opened: ${outside.join(", ")}`);

@@ -4,6 +4,7 @@
  */
 import { type ChildProcess, fork } from "node:child_process";
 import { mkdirSync, writeFileSync } from "node:fs";
+import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import type { ChildMessage } from "./child.js";
@@ -21,9 +22,8 @@ const { values } = parseArgs({
 });
 /** A mutant that has not ended by then hangs. */
 const STUCK_MS = 20_000;
-/** Mutants of one child: what leaks slowly shows, and a crash loses little. */
-const BATCH = 250;
-const WORKERS = 2;
+/** Mutants of one child: what leaks slowly shows, and the seconds it takes to begin count little. */
+const BATCH = 500;
 
 const names = values.format === undefined ? Object.keys(FORMATS) : values.format.split(",");
 const unknown = names.filter((name) => !FORMATS[name]);
@@ -31,8 +31,9 @@ if (unknown.length > 0) throw new Error(`unknown format ${unknown.join(", ")}; k
 const first = Number(values.seed ?? 1);
 const most =
   values.mutants === undefined ? (values.minutes === undefined ? 1000 : Number.POSITIVE_INFINITY) : Number(values.mutants);
-const deadline = values.minutes === undefined ? Number.POSITIVE_INFINITY : performance.now() + Number(values.minutes) * 60_000;
+const deadline = values.minutes === undefined ? Number.POSITIVE_INFINITY : Date.now() + Number(values.minutes) * 60_000;
 const keep = values.keep ?? "fuzz-failures";
+const reports: Promise<void>[] = [];
 
 interface Total {
   mutants: number;
@@ -40,10 +41,13 @@ interface Total {
   refused: number;
   codes: Record<string, number>;
   failures: number;
+  /** The most that one mutant took. */
+  seconds: number;
+  bytes: number;
   next: number;
 }
 const totals = new Map<string, Total>(
-  names.map((name) => [name, { mutants: 0, accepted: 0, refused: 0, codes: {}, failures: 0, next: first }]),
+  names.map((name) => [name, { mutants: 0, accepted: 0, refused: 0, codes: {}, failures: 0, seconds: 0, bytes: 0, next: first }]),
 );
 
 /** Runs one child; resolves with the seed it got stuck or died at, if it did. */
@@ -52,11 +56,15 @@ function batch(name: string, from: number, count: number, total: Total): Promise
     let at = from;
     let finished = false;
     let timer: NodeJS.Timeout;
-    const child: ChildProcess = fork(join(import.meta.dirname, "child.ts"), [name, String(from), String(count)], {
-      execArgv: ["--import", "tsx", "--expose-gc", "--max-semi-space-size=4"],
-      env: { ...process.env, HF_HUB_OFFLINE: "1" },
-      stdio: ["ignore", "ignore", "inherit", "ipc"],
-    });
+    const child: ChildProcess = fork(
+      join(import.meta.dirname, "child.ts"),
+      [name, String(from), String(count), String(deadline)],
+      {
+        execArgv: ["--import", "tsx", "--expose-gc", "--max-semi-space-size=4"],
+        env: { ...process.env, HF_HUB_OFFLINE: "1" },
+        stdio: ["ignore", "ignore", "inherit", "ipc"],
+      },
+    );
     const watch = (ms: number) => {
       clearTimeout(timer);
       timer = setTimeout(() => child.kill("SIGKILL"), ms);
@@ -68,11 +76,13 @@ function batch(name: string, from: number, count: number, total: Total): Promise
         at = begin;
         total.mutants++;
       }
-      if (failed) void report(name, failed.seed, failed.problems, total);
+      if (failed) reports.push(report(name, failed.seed, failed.problems, total));
       if (done) {
         finished = true;
         total.accepted += done.accepted;
         total.refused += done.refused;
+        total.seconds = Math.max(total.seconds, done.seconds);
+        total.bytes = Math.max(total.bytes, done.bytes);
         for (const [code, n] of Object.entries(done.codes)) total.codes[code] = (total.codes[code] ?? 0) + n;
       }
     });
@@ -104,7 +114,7 @@ async function report(name: string, seed: number, problems: string[], total: Tot
 
 /** The formats take turns, so that each has had its share whenever the time is up. */
 function nextBatch(): [string, Total, number] | undefined {
-  if (performance.now() > deadline) return undefined;
+  if (Date.now() > deadline) return undefined;
   const open = [...totals].filter(([, total]) => total.next < first + most);
   const [name, total] = open.sort(([, a], [, b]) => a.next - b.next)[0] ?? [];
   return name === undefined || total === undefined ? undefined : [name, total, Math.min(BATCH, first + most - total.next)];
@@ -120,13 +130,15 @@ async function worker(): Promise<void> {
 }
 
 const began = performance.now();
-await Promise.all(Array.from({ length: WORKERS }, worker));
-for (const [name, { mutants, accepted, refused, codes, failures }] of totals) {
+await Promise.all(Array.from({ length: availableParallelism() }, worker));
+await Promise.all(reports);
+for (const [name, { mutants, accepted, refused, codes, failures, seconds, bytes }] of totals) {
   const list = Object.entries(codes).map(([code, n]) => `${code} ${n}`);
+  const worst = `at most ${(seconds * 1000).toFixed(0)} ms CPU and ${(bytes / 2 ** 20).toFixed(0)} MB`;
   console.log(
-    `${name.padEnd(12)} ${mutants} mutants: ${accepted} accepted, ${refused} refused (${list.join(", ")}), ${failures} failures`,
+    `${name.padEnd(11)} ${mutants} mutants from seed ${first}: ${failures} failures, ${worst}; ${accepted} accepted, ${refused} refused (${list.join(", ")})`,
   );
 }
-console.log(`seed ${first}, ${((performance.now() - began) / 1000).toFixed(0)} s`);
+console.log(`${((performance.now() - began) / 1000).toFixed(0)} s`);
 const failures = [...totals.values()].reduce((sum, total) => sum + total.failures, 0);
 process.exit(failures > 0 ? 1 : 0);

@@ -1,5 +1,5 @@
 /** What a mutant may take and leave behind, measured from outside the code that opens it. */
-import fs, { readdirSync, readFileSync, realpathSync, writeFileSync } from "node:fs";
+import fs, { readdirSync, readFileSync, readlinkSync, realpathSync, writeFileSync } from "node:fs";
 import { syncBuiltinESMExports } from "node:module";
 import { dirname, sep } from "node:path";
 import { getDevice } from "../../src/tensor/device.js";
@@ -28,7 +28,15 @@ export async function measure(body: () => Promise<void>): Promise<Taken> {
   return { seconds: (user + system) / 1e6, bytes: status("VmHWM") - before };
 }
 
-const openFiles = () => readdirSync("/proc/self/fd").length;
+/** Connections are not counted: the HTTP client keeps some open for its next request. */
+const openFiles = () => readdirSync("/proc/self/fd").filter((fd) => !isSocket(`/proc/self/fd/${fd}`)).length;
+const isSocket = (path: string) => {
+  try {
+    return readlinkSync(path).startsWith("socket:");
+  } catch {
+    return false; // the one that listed the folder is closed
+  }
+};
 const prototypes = () =>
   [Object, Array, String, Number, Function, Promise, Map].map(({ prototype }) => Reflect.ownKeys(prototype).length).join();
 
