@@ -6,12 +6,12 @@ import { canonical, makeFolders, removeStale, syncFolder, tempName } from "./fol
 import { exclusive, hasContent, tidy } from "./lock.js";
 import {
   addChecksum,
+  formerManifest,
   isFileName,
   MANIFEST,
   type ManifestFacts,
   type ManifestFile,
   manifestText,
-  readManifest,
 } from "./manifest.js";
 import { COMMIT, drop, finishCommit, moveInto } from "./settle.js";
 import { Reservation } from "./space.js";
@@ -78,7 +78,7 @@ async function replaceFolder(path: string, body: (dir: FolderWriter) => Promise<
     const folders = new Set<string>([temp]);
     await body({ file: (name, content) => addFile(temp, name, content, files, folders, space) });
     if (inside) await assertFree(path, Object.keys(files));
-    const untouched = inside && !options.replace ? await readManifest(path).catch(() => undefined) : undefined;
+    const untouched = inside && !options.replace ? await formerManifest(path) : undefined;
     const manifest = addChecksum({ formatVersion: 1, ...options.facts, files: { ...untouched?.files, ...files } });
     await writeNew(join(temp, MANIFEST), manifestText(manifest), space);
     for (const folder of folders) await syncFolder(folder);
@@ -161,7 +161,7 @@ async function writeNew(path: string, body: FileBody, space: Reservation): Promi
   let size = 0;
   const write = async (bytes: Uint8Array) => {
     await space.give(bytes.byteLength);
-    await writeFully(handle, bytes);
+    await writeFully(handle, bytes, size);
     hash.update(bytes);
     size += bytes.byteLength;
   };
@@ -177,10 +177,10 @@ async function writeNew(path: string, body: FileBody, space: Reservation): Promi
   return { size, sha256: hash.digest("hex") };
 }
 
-async function writeFully(handle: FileHandle, bytes: Uint8Array): Promise<void> {
+async function writeFully(handle: FileHandle, bytes: Uint8Array, at: number): Promise<void> {
   const PART = 1 << 28;
   for (let done = 0; done < bytes.byteLength; ) {
-    const { bytesWritten } = await handle.write(bytes, done, Math.min(PART, bytes.byteLength - done));
+    const { bytesWritten } = await handle.write(bytes, done, Math.min(PART, bytes.byteLength - done), at + done);
     done += bytesWritten;
   }
 }

@@ -75,6 +75,18 @@ export async function readManifest(folder: string): Promise<Manifest> {
   return manifest;
 }
 
+/**
+ * The manifest of what a save replaces; undefined where there is none, or a damaged one. A disk that fails is no reason to believe so:
+ * files of the old state would stay beside the new ones.
+ */
+export async function formerManifest(folder: string): Promise<Manifest | undefined> {
+  return readManifest(folder).catch((error) => {
+    const refused = error instanceof LowrankError ? (error.cause as NodeJS.ErrnoException | undefined) : error;
+    if ((error as LowrankError).code !== "NOT_FOUND" && refused?.syscall !== undefined) throw refused;
+    return undefined;
+  });
+}
+
 /** Checks a saved folder against its manifest: every listed file is there with its size and SHA-256. Files not listed do not matter. */
 export async function verifyFolder(folder: string): Promise<FolderVerdict> {
   let manifest: Manifest;

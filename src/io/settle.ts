@@ -3,7 +3,7 @@ import { dirname, join } from "node:path";
 import { LowrankError } from "../errors.js";
 import { canonical, syncFolder } from "./folders.js";
 import { exclusive } from "./lock.js";
-import { MANIFEST, type Manifest, problemsOf, readManifest, verifyFolder } from "./manifest.js";
+import { formerManifest, MANIFEST, type Manifest, problemsOf, readManifest, verifyFolder } from "./manifest.js";
 import { writing } from "./system-errors.js";
 
 /** Inside a folder: its next state, complete and on the disk, on its way into place. */
@@ -54,7 +54,7 @@ export async function finishCommit(path: string): Promise<string[]> {
 /** Moves a complete commit into place; whatever interrupts it, the same call finishes it. */
 export async function moveInto(path: string, next: Manifest): Promise<void> {
   const commit = join(path, COMMIT);
-  const former = await readManifest(path).catch(() => undefined);
+  const former = await formerManifest(path);
   const touched = new Set([path]);
   for (const name of Object.keys(next.files)) {
     if (!(await exists(join(commit, name)))) continue; // moved before, or untouched by this save

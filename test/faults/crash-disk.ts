@@ -111,6 +111,12 @@ export class CrashDisk {
         handle.at += result;
         return;
       }
+      case "pwrite64":
+        if (handle) {
+          const at = Number(/, \d+, (\d+)\) =/.exec(text)![1]);
+          this.#change({ file: handle.node, bytes: { at, data: strings[0]!.subarray(0, result) } });
+        }
+        return;
       case "ftruncate":
       case "fallocate": {
         if (handle) this.#change({ file: handle.node, bytes: { size: Number(/, (\d+)\) =/.exec(text)![1]) } });
@@ -144,7 +150,6 @@ export class CrashDisk {
       case "rmdir":
         if (first) this.#change({ entries: [{ ...first, node: undefined }], removed: first.node! });
         return;
-      case "pwrite64":
       case "writev":
       case "pwritev":
       case "renameat2":

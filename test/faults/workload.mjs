@@ -2,7 +2,8 @@
  * What the fault tests run in processes of their own, on dist/: how a folder is prepared, the work during which something goes wrong,
  * and what must be true of the folder afterwards. Everything is deterministic, so "right" means equal to files of an undisturbed run.
  */
-import { cpSync, existsSync, readdirSync, readFileSync } from "node:fs";
+import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { pathToFileURL } from "node:url";
 
@@ -159,7 +160,9 @@ function exportScenario(save, over) {
       if (over) cpSync(join(at, "A"), join(at, "before", "out"), { recursive: true });
     },
     warmUp: async () => {
-      models ??= await tinyModels();
+      const scratch = mkdtempSync(join(tmpdir(), "lowrank-warm-"));
+      for (const which of ["A", "B"]) await save(join(scratch, "out"), which);
+      rmSync(scratch, { recursive: true });
     },
     async work(dir, announce) {
       await save(outOf(dir), "B");

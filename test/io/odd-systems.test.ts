@@ -1,5 +1,6 @@
 /** File systems without hard links, systems without /proc, disks that fail while they are read: what this machine is not. */
 import { readdirSync, writeFileSync } from "node:fs";
+import { rename } from "node:fs/promises";
 import { join } from "node:path";
 import { afterEach, describe, expect, it, vi } from "vitest";
 import { writeFolder } from "../../src/io/durable.js";
@@ -102,6 +103,23 @@ describe("a disk that fails while it is read", () => {
     expect(times).toBeGreaterThan(3);
     hooks.lstat = () => Promise.reject(failure("EIO"));
     expect((await errorOf(settleFolder(target))).code).toBe("CHECKPOINT");
+  });
+
+  it("does not leave files of the old state beside the new ones", async () => {
+    const target = tempFolder();
+    await writeFolder(target, (dir) => dir.file("old", "x"));
+    let renamed = false;
+    hooks.rename = (from, to) => {
+      renamed = true; // the commit: from here the old manifest cannot be read
+      delete hooks.rename;
+      return rename(from as string, to as string);
+    };
+    hooks.read = () => (renamed ? Promise.reject(failure("EIO")) : undefined);
+    const replaced = writeFolder(target, (dir) => dir.file("new", "x"), { replace: true });
+    expect((await errorOf(replaced)).code).toBe("CHECKPOINT");
+    delete hooks.read;
+    expect(await settleFolder(target)).toEqual([]);
+    expect(readdirSync(target).sort()).toEqual(["manifest.json", "new"]);
   });
 
   it("is a typed error of what needed it", async () => {
