@@ -278,6 +278,11 @@ export const OTHERS: Record<string, (w: World) => unknown[]> = {
     bytesAt(w),
     bytesAt(w),
   ],
+  // Files that are no plugin: a real one is opened by test/emu.
+  openPlugin: (w) => [
+    w.of(["emu", "cpu", "", "plugin\0"]),
+    w.of([w.folder, w.file, `${w.file}.none`, "/dev/null", "", `${w.file}\0.so`]),
+  ],
   // Nothing that would grow: the disk is not ours alone.
   allocateFile: (w) => [w.of([w.folder, `${w.file}.none`, "/dev/null", "/proc/self/status", "", `${w.file}\0.x`]), bytesAt(w)],
   read: (w) => [w.f32(w.size())],
