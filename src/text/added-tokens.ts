@@ -20,8 +20,8 @@ export interface AddedTokenPiece {
   readonly token?: AddedToken;
 }
 
-const WORD_END = /[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}]$/u;
-const WORD_START = /^[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}]/u;
+const WORD_END = /[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]$/u;
+const WORD_START = /^[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]/u;
 const SPACE = /^\p{White_Space}$/u;
 
 /** Cuts added tokens out of a text: leftmost match, longest first, as the Rust library `tokenizers` does. */

@@ -71,14 +71,21 @@ function decodeByteFallback(tokens: string[]): string[] {
   return out;
 }
 
+/** Marks are spaces; those of the first token stand for the prefix and go, all of them, unless none is ever put there. */
+function decodeMetaspace(tokens: string[], config: { replacement?: unknown; prepend_scheme?: unknown }): string[] {
+  const mark = (config.replacement ?? "▁") as string;
+  return tokens.map((token, i) => token.replaceAll(mark, i === 0 && config.prepend_scheme !== "never" ? "" : " "));
+}
+
 /**
- * Replaces the two steps of a decoder in which the library differs from the Rust one: byte-level text (U+FEFF, and added
- * tokens, which pass through the byte table too) and byte fallback (invalid runs).
+ * Replaces the three steps of a decoder in which the library differs from the Rust one: byte-level text (U+FEFF, and added
+ * tokens, which pass through the byte table too), byte fallback (invalid runs) and Metaspace (the first token).
  */
 export function mendDecoder(decoder: Decoder): void {
   const { type } = decoder.config;
   if (type === "ByteLevel") decoder.decode_chain = decodeByteLevel;
   if (type === "ByteFallback") decoder.decode_chain = decodeByteFallback;
+  if (type === "Metaspace") decoder.decode_chain = (tokens: string[]) => decodeMetaspace(tokens, decoder.config);
   if (type === "Sequence") for (const part of (decoder as Decoder & { decoders: Decoder[] }).decoders) mendDecoder(part);
 }
 

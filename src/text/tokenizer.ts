@@ -7,8 +7,10 @@ import { LIMITS, pathInside } from "../io/input.js";
 import { parseJsonObject } from "../io/json.js";
 import { withinTime } from "../io/time-limit.js";
 import { type AddedToken, AddedTokenSplitter } from "./added-tokens.js";
+import { mendModel } from "./bpe.js";
 import { cleanUpSpaces, mendDecoder, StreamDecoder } from "./decode.js";
 import { isTimely } from "./known-patterns.js";
+import { mendNormalizer } from "./normalize.js";
 import { type Offset, tokenOffsets } from "./offsets.js";
 import { mendPreTokenizer } from "./pre-tokenize.js";
 import {
@@ -21,6 +23,7 @@ import {
   TOKENIZER_FILES,
   tokenText,
 } from "./tokenizer-files.js";
+import { checkParts, modelType } from "./tokenizer-parts.js";
 
 export interface EncodeOptions {
   /** Let the post-processor put the model's special tokens around the text (default true). */
@@ -39,7 +42,7 @@ type Section = { start: number; end: number } & ({ added: AddedToken } | { token
 
 /**
  * A Hugging Face tokenizer (tokenizer.json). Ids and texts equal those of the Rust library `tokenizers`; the differences of
- * the JavaScript one (added tokens inside words, invalid bytes, U+FEFF, empty lists) are mended here.
+ * the JavaScript one are mended from outside, or refused (`checkParts`).
  */
 export class Tokenizer {
   /** Number of ids, added tokens included. */
@@ -52,12 +55,15 @@ export class Tokenizer {
   readonly unkId: number | undefined;
   private readonly raw: AddedTokenSplitter;
   private readonly normalized: AddedTokenSplitter;
+  /** Texts that the decoder gets for normalized added tokens. */
+  private readonly decoded: ReadonlyMap<number, string>;
   private readonly specialIds: ReadonlySet<number>;
   private readonly byteLevel: boolean;
   private readonly cleanUp: boolean;
 
   /**
    * @param backend the library's tokenizer
+   * @param json tokenizer.json
    * @param addedTokens `added_tokens` of tokenizer.json
    * @param config tokenizer_config.json
    * @param chatTemplates named templates; `default` is the one to use
@@ -66,6 +72,7 @@ export class Tokenizer {
    */
   private constructor(
     private readonly backend: Backend,
+    json: Record<string, unknown>,
     addedTokens: AddedToken[],
     config: Record<string, unknown>,
     readonly chatTemplates: Readonly<Record<string, string>>,
@@ -74,11 +81,15 @@ export class Tokenizer {
     byteLevel: boolean,
     private readonly timed: boolean,
   ) {
-    const normalizer = backend.normalizer;
+    const part = (name: string) => json[name] as Record<string, unknown>;
+    if (backend.normalizer) mendNormalizer(backend.normalizer, part("normalizer"));
+    if (backend.pre_tokenizer) mendPreTokenizer(backend.pre_tokenizer, part("pre_tokenizer"));
+    if (backend.model) mendModel(backend.model);
+    if (backend.decoder) mendDecoder(backend.decoder);
     this.raw = new AddedTokenSplitter(addedTokens.filter((t) => !t.normalized).map((t) => [t.content, t]));
-    this.normalized = new AddedTokenSplitter(
-      addedTokens.filter((t) => t.normalized).map((t) => [normalizer ? normalizer.normalize(t.content) : t.content, t]),
-    );
+    const normalized = addedTokens.filter((t) => t.normalized).map((t) => [this.normalize(t.content), t] as [string, AddedToken]);
+    this.normalized = new AddedTokenSplitter(normalized);
+    this.decoded = new Map(normalized.map(([content, { id }]) => [id, content]));
     this.specialIds = new Set(addedTokens.filter((t) => t.special).map((t) => t.id));
     this.vocabSize = backend.model?.tokens_to_ids.size ?? 0;
     this.cleanUp = config.clean_up_tokenization_spaces === true;
@@ -89,8 +100,6 @@ export class Tokenizer {
     this.eosId = idOf(specialTokens.eos);
     this.padId = idOf(specialTokens.pad);
     this.unkId = idOf(specialTokens.unk);
-    if (backend.decoder) mendDecoder(backend.decoder);
-    if (backend.pre_tokenizer) mendPreTokenizer(backend.pre_tokenizer);
   }
 
   /**
@@ -104,6 +113,8 @@ export class Tokenizer {
     if (text === undefined) throw await missingTokenizer(folder);
     const json: Record<string, unknown> = parseJsonObject(text, path, LIMITS.tokenizer);
     const config = (await readOptionalJson(folder, "tokenizer_config.json")) ?? {};
+    const type = modelType(json.model);
+    if (type !== undefined) json.model = { ...(json.model as object), type };
     const map = (await readOptionalJson(folder, "special_tokens_map.json")) ?? {};
     const chatTemplates = await readChatTemplates(folder, config);
     const special: Partial<Record<SpecialName, string>> = {};
@@ -111,6 +122,7 @@ export class Tokenizer {
       const content = tokenText(config[`${name}_token`]) ?? tokenText(map[`${name}_token`]);
       if (content !== undefined) special[name] = content;
     }
+    checkParts(json, path);
     const timely = isTimely(json);
     const make = () => {
       for (const key of ["normalizer", "pre_tokenizer", "post_processor", "decoder"]) json[key] ??= null;
@@ -119,6 +131,7 @@ export class Tokenizer {
       checkIds(json);
       const tokenizer = new Tokenizer(
         new Backend(json, config),
+        json,
         added,
         config,
         chatTemplates,
@@ -200,7 +213,7 @@ export class Tokenizer {
     for (let i = 0; i < ids.length; i++) {
       const id = ids[i] as number;
       if (options.skipSpecialTokens && this.specialIds.has(id)) continue;
-      const token = this.idToToken(id);
+      const token = this.decoded.get(id) ?? this.idToToken(id);
       if (token !== undefined) tokens.push(token);
     }
     if (tokens.length === 0) return "";
@@ -302,9 +315,7 @@ export class Tokenizer {
   }
 
   private *sections(text: string): Generator<Section> {
-    let index = 0;
     for (const piece of this.raw.split(text)) {
-      const section_index = index++;
       if (piece.token) {
         yield { start: piece.start, end: piece.end, added: piece.token };
         continue;
@@ -324,7 +335,7 @@ export class Tokenizer {
         }
         const changed = normal.slice(part.start, part.end);
         const words = this.backend.pre_tokenizer
-          ? this.backend.pre_tokenizer.pre_tokenize(changed, { section_index })
+          ? this.backend.pre_tokenizer.pre_tokenize(changed, { section_index: piece.start + part.start }) // 0 at the text's beginning only
           : [changed];
         const tokens = this.backend.model ? this.backend.model._call(words) : words;
         yield { start, end, tokens, raw: text.slice(start, end), changed: this.byteLevel ? changed : words.join("") };
