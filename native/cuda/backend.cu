@@ -1,5 +1,6 @@
 // The plugin's door: memory, the stream, the table. Every entry waits for its kernels before it returns (`finish`), so errors name their op.
 // One device a process for now. Entries that are missing here stay NULL, and the addon says UNSUPPORTED with the op's name.
+#include "device/indices.cuh"
 #include "table.cuh"
 
 namespace lr {
@@ -7,6 +8,7 @@ namespace {
 
 cudaStream_t the_stream;
 void* the_small_buffer;
+Finding* the_finding;
 
 void* alloc(size_t bytes) {
   void* data = nullptr;
@@ -57,6 +59,9 @@ lr_backend make_table() {
   t.swiglu = swiglu;
   t.swiglu_grad = swiglu_grad;
   t.linear = linear;
+  t.attention = attention;
+  t.attention_grad = attention_grad;
+  t.kv_append = kv_append;
   t.quantize_4bit = quantize_4bit;
   t.dequantize_4bit = dequantize_4bit;
   t.quantize_8bit = quantize_8bit;
@@ -72,6 +77,7 @@ lr_backend make_table() {
 
 cudaStream_t stream() { return the_stream; }
 void* small_buffer() { return the_small_buffer; }
+Finding* finding() { return the_finding; }
 
 }  // namespace lr
 
@@ -81,6 +87,7 @@ extern "C" __attribute__((visibility("default"))) const lr_backend* lr_backend_o
   cudaError_t status = cudaSetDevice(device);
   if (status == cudaSuccess && !lr::the_stream) status = cudaStreamCreate(&lr::the_stream);
   if (status == cudaSuccess && !lr::the_small_buffer) status = cudaMalloc(&lr::the_small_buffer, lr::kSmallBuffer);
+  if (status == cudaSuccess && !lr::the_finding) status = cudaMalloc((void**)&lr::the_finding, sizeof(lr::Finding));
   if (status == cudaSuccess) return &table;
   error->code = LR_DEVICE;
   error->op = "openDevice";

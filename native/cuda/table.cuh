@@ -29,6 +29,9 @@ lr_error rope(lr_queue*, lr_tensor y, lr_tensor x, lr_tensor table, int32_t inve
 lr_error swiglu(lr_queue*, lr_tensor y, lr_tensor gate, lr_tensor up);
 lr_error swiglu_grad(lr_queue*, lr_tensor dgate, lr_tensor dup, lr_tensor dy, lr_tensor gate, lr_tensor up);
 lr_error linear(lr_queue*, const lr_linear_group* group);
+lr_error attention(lr_queue*, const lr_attention_args* args);
+lr_error attention_grad(lr_queue*, const lr_attention_args* args);
+lr_error kv_append(lr_queue*, lr_tensor k_pool, lr_tensor v_pool, lr_tensor k, lr_tensor v, lr_tensor cu_q, lr_tensor kv_len, lr_tensor block_table);
 lr_error quantize_4bit(lr_queue*, lr_tensor codes, lr_tensor absmax, lr_tensor non_finite, lr_tensor x, int32_t code4, int32_t blocksize);
 lr_error dequantize_4bit(lr_queue*, lr_tensor y, const lr_weight* weight);
 lr_error quantize_8bit(lr_queue*, lr_tensor codes, lr_tensor absmax, lr_tensor x, lr_tensor map, int32_t blocksize);

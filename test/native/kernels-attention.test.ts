@@ -1,15 +1,10 @@
 import { describe, expect, it } from "vitest";
-import { type AttentionShape, attention } from "../reference/attention.js";
-import { gaussian, gradientError, relativeError, weighted } from "../reference/numeric.js";
-import { isas, Raw, refusal, sameBits, withRaw } from "./raw.js";
+import { attention } from "../reference/attention.js";
+import { gradientError, relativeError, weighted } from "../reference/numeric.js";
+import { type AttentionCase, base, cumulative, inputs, run, self, words } from "./attention.js";
+import { devices, isas, Raw, refusal, sameBits, withRaw } from "./raw.js";
 
-interface Case extends AttentionShape {
-  name: string;
-}
-
-const self = (...lengths: number[]) => lengths.map((n) => ({ queries: n, keys: n }));
-const base = { heads: 1, kvHeads: 1, d: 8, scale: 0.4 };
-const cases: Case[] = [
+const cases: AttentionCase[] = [
   { ...base, name: "one token", lengths: self(1) },
   { ...base, name: "odd head size", d: 3, lengths: self(5) },
   { ...base, name: "two tiles of keys, head size 65", d: 65, scale: 0.125, lengths: self(70) },
@@ -33,79 +28,9 @@ const cases: Case[] = [
   { ...base, name: "an empty sequence", lengths: self(2, 0, 3) },
 ];
 
-function inputs(c: Case, seed: number) {
-  const tokens = c.lengths.reduce((n, s) => n + s.queries, 0);
-  const keys = c.lengths.reduce((n, s) => n + s.keys, 0);
-  return {
-    tokens,
-    keys,
-    q: gaussian(tokens * c.heads * c.d, seed),
-    k: gaussian(keys * c.kvHeads * c.d, seed + 1),
-    v: gaussian(keys * c.kvHeads * c.d, seed + 2),
-    dout: gaussian(tokens * c.heads * c.d, seed + 3),
-    cuQ: cumulative(c.lengths.map((s) => s.queries)),
-    cuK: cumulative(c.lengths.map((s) => s.keys)),
-  };
-}
-
-const cumulative = (counts: readonly number[]): Int32Array =>
-  Int32Array.from([0, ...counts.map((_, i) => counts.slice(0, i + 1).reduce((a, b) => a + b, 0))]);
-
-/** Fields of lr_attention_args in order. */
-const words = (a: Record<string, number>): Float64Array =>
-  Float64Array.from(
-    [
-      "out",
-      "lse",
-      "q",
-      "k",
-      "v",
-      "cuQ",
-      "cuK",
-      "kvLen",
-      "blockTable",
-      "scale",
-      "softcap",
-      "window",
-      "maxQ",
-      "dout",
-      "dq",
-      "dk",
-      "dv",
-    ],
-    (name) => a[name] ?? 0,
-  );
-
-async function run(raw: Raw, c: Case, seed: number) {
-  const x = inputs(c, seed);
-  const queryShape = [x.tokens, c.heads, c.d];
-  const keyShape = [x.keys, c.kvHeads, c.d];
-  const t = {
-    q: raw.from(x.q, queryShape),
-    k: raw.from(x.k, keyShape),
-    v: raw.from(x.v, keyShape),
-    dout: raw.from(x.dout, queryShape),
-    cuQ: raw.from(x.cuQ, [x.cuQ.length]),
-    cuK: raw.from(x.cuK, [x.cuK.length]),
-    out: raw.out(queryShape),
-    lse: raw.out([x.tokens, c.heads]),
-    dq: raw.out(queryShape),
-    dk: raw.out(keyShape),
-    dv: raw.out(keyShape),
-    scale: c.scale,
-    softcap: c.softcap ?? 0,
-    window: c.window ?? 0,
-    maxQ: Math.max(...c.lengths.map((s) => s.queries)),
-  };
-  raw.kernels.attention(raw.d, words(t));
-  raw.kernels.attentionGrad(raw.d, words(t));
-  const [out, lse, dq, dk, dv] = await Promise.all([t.out, t.lse, t.dq, t.dk, t.dv].map((h) => raw.f32(h)));
-  return { x, out, lse, dq, dk, dv } as { x: typeof x } & Record<"out" | "lse" | "dq" | "dk" | "dv", Float32Array>;
-}
-
-describe.each(isas)("attention on %s", (isa) => {
+describe.each(devices)("attention on %s", (device) => {
   it.each(cases)("equals float64: $name", async (c) => {
-    await withRaw(`cpu:${isa}`, async (raw) => {
+    await withRaw(device, async (raw) => {
       const { x, out, lse, dq, dk, dv } = await run(raw, c, 11);
       const expected = attention(x.q, x.k, x.v, c);
       const tolerance = c.scale > 1 ? 1e-4 : 1e-5;
@@ -119,7 +44,7 @@ describe.each(isas)("attention on %s", (isa) => {
   });
 
   it("gives a query that sees one key a gradient of exactly zero", async () => {
-    await withRaw(`cpu:${isa}`, async (raw) => {
+    await withRaw(device, async (raw) => {
       const windowed = await run(raw, { ...base, name: "window of one", heads: 3, d: 80, lengths: self(40), window: 1 }, 31);
       expect(windowed.dq.every((v) => v === 0) && windowed.dk.every((v) => v === 0)).toBe(true);
       const packed = await run(raw, { ...base, name: "first tokens", d: 80, lengths: self(1, 5) }, 32);
@@ -129,8 +54,8 @@ describe.each(isas)("attention on %s", (isa) => {
   });
 
   it("reads keys from a paged cache that kvAppend filled in steps", async () => {
-    await withRaw(`cpu:${isa}`, async (raw) => {
-      const c: Case = {
+    await withRaw(device, async (raw) => {
+      const c: AttentionCase = {
         ...base,
         name: "",
         heads: 4,
@@ -189,7 +114,7 @@ describe.each(isas)("attention on %s", (isa) => {
 describe("attention", () => {
   it("gives the same bits with 1, 2 and 4 threads", async () => {
     const best = isas.at(-1) as string;
-    const c: Case = { ...base, name: "", heads: 9, kvHeads: 3, d: 64, scale: 0.125, lengths: self(100, 37) };
+    const c: AttentionCase = { ...base, name: "", heads: 9, kvHeads: 3, d: 64, scale: 0.125, lengths: self(100, 37) };
     const devices = [new Raw(`cpu:${best}`, 1), new Raw("cpu", 2), new Raw("cpu:", 4)];
     const [one, ...others] = await Promise.all(devices.map((raw) => run(raw, c, 3)));
     for (const other of others) {

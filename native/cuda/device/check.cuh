@@ -44,6 +44,12 @@ struct Check {
     require(t.dtype == LR_F32 || t.dtype == LR_BF16 || t.dtype == LR_F16, "%s must be float32, bfloat16 or float16 but is %s", name, dtype_name(t.dtype));
     elements_of(name, t, count);
   }
+  // Indices are checked before they are used: an output on top of them would replace them in between.
+  void apart(const char* name, const lr_tensor& indices, const char* other_name, const lr_tensor& other) {
+    if (failed || !present(indices) || !present(other)) return;
+    const char *a = (const char*)indices.data, *b = (const char*)other.data;
+    require(a + bytes_of(indices) <= b || b + bytes_of(other) <= a, "%s must not overlap %s", other_name, name);
+  }
   void rank(const char* name, const lr_tensor& t, int32_t rank) {
     require(t.rank == rank, "%s must have %d dimensions but has %d", name, (int)rank, (int)t.rank);
   }

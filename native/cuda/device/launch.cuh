@@ -77,6 +77,7 @@ inline int64_t elements(const lr_tensor& t) {
   for (int i = 0; i < t.rank; i++) n *= t.shape[i];
   return n;
 }
+inline size_t bytes_of(const lr_tensor& t) { return (size_t)elements(t) * (t.dtype == LR_F32 || t.dtype == LR_I32 ? 4 : t.dtype == LR_U8 ? 1 : 2); }
 inline bool present(const lr_tensor& t) { return t.data != nullptr; }
 
 }  // namespace lr

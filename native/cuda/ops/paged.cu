@@ -1,0 +1,103 @@
+// The index tensors of packed sequences and of the paged cache: their check on the device, and the sentences of all findings.
+#include "../device/indices.cuh"
+#include "../table.cuh"
+
+namespace lr {
+namespace {
+
+// One block. Rules in the order of cpu/ops/paged.h; the lowest violation of the first rule is found.
+__global__ void check_sequences_kernel(Finding* found, Sequences s, int64_t tokens, int64_t rows) {
+  LR_SHARED_MEMORY(memory);
+  unsigned long long* lowest = (unsigned long long*)memory;
+  const auto rises = [&](const int32_t* cu, int64_t total, Rule ends, Rule falls) {
+    if (cu[0] != 0 || cu[s.count] != total) return leave(found, ends, total, cu[0], cu[s.count]), false;
+    const int64_t at = first_where(s.count, lowest, [&](int64_t i) { return cu[i] > cu[i + 1]; });
+    if (at < s.count) leave(found, falls, cu[at], cu[at + 1]);
+    return at == s.count;
+  };
+  if (!rises(s.cu_q, tokens, kCuQEnds, kCuQFalls)) return;
+  if (!s.block_table) {
+    if (s.cu_k == s.cu_q && rows != tokens) return leave(found, kCuQEnds, rows, 0, tokens);
+    if (s.cu_k != s.cu_q && !rises(s.cu_k, rows, kCuKEnds, kCuKFalls)) return;
+    return leave(found, kFine);
+  }
+  const int64_t room = s.table_width * kPageSize;
+  int64_t at = first_where(s.count, lowest, [&](int64_t i) { return s.kv_len[i] < s.queries(i) || s.kv_len[i] > room; });
+  // The CPU meets a wrong page of an earlier sequence first.
+  const auto outside = [&](int64_t i) { return s.block_table[i] < 0 || s.block_table[i] >= rows; };
+  const int64_t page = first_where(at * s.table_width, lowest, [&](int64_t i) {
+    return i % s.table_width < ((int64_t)s.kv_len[i / s.table_width] + kPageSize - 1) / kPageSize && outside(i);
+  });
+  if (page < at * s.table_width) return leave(found, kPageOutside, page / s.table_width, page % s.table_width, s.block_table[page], rows);
+  if (at == s.count) return leave(found, kFine);
+  if (s.kv_len[at] < s.queries(at)) return leave(found, kKeysFew, at, s.kv_len[at], s.queries(at));
+  leave(found, kKeysMany, at, s.kv_len[at], s.table_width, room);
+}
+
+const char* sentence(int64_t rule) {
+  switch (rule) {
+    case kIdOutside: return "ids[%lld] is %lld but the table has %lld rows";
+    case kCuQEnds: return "cu_q must run from 0 to %lld but runs from %lld to %lld";
+    case kCuKEnds: return "cu_k must run from 0 to %lld but runs from %lld to %lld";
+    case kCuQFalls: return "cu_q must not fall but goes from %lld to %lld";
+    case kCuKFalls: return "cu_k must not fall but goes from %lld to %lld";
+    case kKeysFew: return "kv_len[%lld] is %lld, less than the %lld queries of its sequence";
+    case kKeysMany: return "kv_len[%lld] is %lld but its %lld blocks hold %lld keys";
+    case kPageOutside: return "block_table[%lld, %lld] is %lld but the pool has %lld blocks";
+    case kLabelOutside: return "label %lld of row %lld is outside [0, %lld) and is not -100";
+    default: return "an index is wrong";
+  }
+}
+
+}  // namespace
+
+lr_error finish_checked(const char* op) {
+  Finding found = {};
+  cudaMemcpyAsync(&found, finding(), sizeof found, cudaMemcpyDeviceToHost, stream());
+  lr_error error = finish(op);
+  if (error.code != LR_OK || found.rule == kFine) return error;
+  error.code = LR_INVALID;
+  error.op = op;
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+  snprintf(error.text, sizeof error.text, sentence(found.rule), (long long)found.at[0], (long long)found.at[1], (long long)found.at[2], (long long)found.at[3]);
+#pragma GCC diagnostic pop
+  return error;
+}
+
+void check_sequences(Check& check, const lr_tensor& cu_q, const lr_tensor& cu_k, const lr_tensor& kv_len, const lr_tensor& block_table) {
+  check.tensor("cu_q", cu_q, LR_I32);
+  check.require(elements(cu_q) >= 1, "cu_q must have at least 1 element");
+  if (check.failed) return;
+  check.optional("cu_k", cu_k, LR_I32, elements(cu_q));
+  if (!present(block_table)) return;
+  const int64_t n = elements(cu_q) - 1;
+  check.tensor("kv_len", kv_len, LR_I32, n);
+  check.tensor("block_table", block_table, LR_I32);
+  check.rank("block_table", block_table, 2);
+  check.require(block_table.shape[0] == n, "block_table must have %lld rows, one a sequence, but has %lld", (long long)n, (long long)block_table.shape[0]);
+}
+
+void check_apart(Check& check, const char* name, const lr_tensor& output, const lr_tensor& cu_q, const lr_tensor& cu_k, const lr_tensor& kv_len,
+                 const lr_tensor& block_table) {
+  check.apart("cu_q", cu_q, name, output);
+  check.apart("cu_k", cu_k, name, output);
+  check.apart("kv_len", kv_len, name, output);
+  check.apart("block_table", block_table, name, output);
+}
+
+Sequences sequences_of(const lr_tensor& cu_q, const lr_tensor& cu_k, const lr_tensor& kv_len, const lr_tensor& block_table) {
+  const bool paged = present(block_table);
+  return {(const int32_t*)cu_q.data,
+          (const int32_t*)(present(cu_k) ? cu_k.data : cu_q.data),
+          (const int32_t*)kv_len.data,
+          paged ? (const int32_t*)block_table.data : nullptr,
+          elements(cu_q) - 1,
+          paged ? block_table.shape[1] : 0};
+}
+
+void enqueue_check(const Sequences& sequences, int64_t tokens, int64_t rows) {
+  LR_LAUNCH(check_sequences_kernel, 1, kThreads, sizeof(unsigned long long), finding(), sequences, tokens, rows);
+}
+
+}  // namespace lr
