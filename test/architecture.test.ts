@@ -43,7 +43,7 @@ const NATIVE: Readonly<Record<string, readonly string[]>> = {
   // The kernels see the contract, the tables of codes and, where no nvcc compiles them, the emulator in CUDA's place.
   cuda: ["abi", "cuda/device"],
   "cuda/device": ["abi", "emu"],
-  "cuda/ops": ["cuda", "cuda/device", "core"],
+  "cuda/ops": ["abi", "cuda", "cuda/device", "core"],
   emu: [],
   "test/emu": ["cuda/device", "emu"],
 };

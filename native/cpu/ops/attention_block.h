@@ -6,7 +6,7 @@
 #ifndef LOWRANK_CPU_OPS_ATTENTION_BLOCK_H
 #define LOWRANK_CPU_OPS_ATTENTION_BLOCK_H
 #include "../simd/math.h"
-#include "check.h"
+#include "common.h"
 #include "paged.h"
 #include "ranges.h"
 #include "tile.h"

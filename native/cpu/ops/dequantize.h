@@ -2,7 +2,7 @@
  * says so) and of 8-bit blocks (value = map[code] * absmax[block]). */
 #ifndef LOWRANK_CPU_OPS_DEQUANTIZE_H
 #define LOWRANK_CPU_OPS_DEQUANTIZE_H
-#include "check.h"
+#include "common.h"
 #include "pack.h"
 #include "ranges.h"
 

@@ -1,7 +1,7 @@
 /* fill, copy (with conversion), axpy, add, scale_rows: flat float32 loops over a fixed partition. */
 #ifndef LOWRANK_CPU_OPS_ELEMENTWISE_H
 #define LOWRANK_CPU_OPS_ELEMENTWISE_H
-#include "check.h"
+#include "common.h"
 #include "ranges.h"
 
 namespace LR_ISA { namespace {

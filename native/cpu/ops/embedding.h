@@ -1,7 +1,7 @@
 /* embedding: y[t, :] = scale * table[ids[t], :], and its gradient. Ids are checked before anything is written. */
 #ifndef LOWRANK_CPU_OPS_EMBEDDING_H
 #define LOWRANK_CPU_OPS_EMBEDDING_H
-#include "check.h"
+#include "common.h"
 #include "ranges.h"
 
 namespace LR_ISA { namespace {

@@ -9,7 +9,7 @@
 #ifndef LOWRANK_CPU_OPS_HEAD_H
 #define LOWRANK_CPU_OPS_HEAD_H
 #include "../simd/math.h"
-#include "check.h"
+#include "common.h"
 #include "lora.h"
 
 namespace LR_ISA { namespace {

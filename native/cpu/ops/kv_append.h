@@ -1,7 +1,7 @@
 /* kv_append: writes the new keys and values of every sequence into its blocks of the paged cache. */
 #ifndef LOWRANK_CPU_OPS_KV_APPEND_H
 #define LOWRANK_CPU_OPS_KV_APPEND_H
-#include "check.h"
+#include "common.h"
 #include "paged.h"
 #include "ranges.h"
 

@@ -5,11 +5,11 @@
  */
 #ifndef LOWRANK_CPU_OPS_LORA_H
 #define LOWRANK_CPU_OPS_LORA_H
+#include "../../abi/linear.h"
 #include "gemm.h"
 
 namespace LR_ISA { namespace {
 
-constexpr int kMaxLayers = 8;
 constexpr int64_t kPartPanels = 4; /* panels of rows in a part */
 
 struct Range {
@@ -18,12 +18,6 @@ struct Range {
 };
 LR_INLINE Range meet(const lr_segment& s, Range rows) { return {max64(s.row_begin, rows.begin), min64(s.row_end, rows.end)}; }
 
-LR_INLINE int64_t rank_of(const lr_segment& s) { return s.a.shape[0]; }
-LR_INLINE int64_t max_rank(const lr_linear& layer) {
-  int64_t r = 0;
-  for (int s = 0; s < layer.segment_count; s++) r = max64(r, rank_of(layer.segments[s]));
-  return r;
-}
 LR_INLINE const float* f32(const lr_tensor& t) { return static_cast<const float*>(t.data); }
 LR_INLINE float* f32_out(const lr_tensor& t) { return static_cast<float*>(t.data); }
 
@@ -95,53 +89,6 @@ LR_INLINE void drop_rows(lr_queue* queue, const lr_linear_group& g, Range chunk,
     memcpy(out + i * k, f32(g.x) + row * k, (size_t)k * sizeof(float));
     dropout_span(g.dropout, (uint64_t)row * (uint64_t)k, k, out + i * k);
   });
-}
-
-LR_INLINE bool is_matrix(const lr_tensor& t, int64_t rows, int64_t columns) {
-  return t.data && t.dtype == LR_F32 && t.rank == 2 && t.shape[0] == rows && t.shape[1] == columns;
-}
-
-lr_error check_weight(const char* op, const lr_weight& w) {
-  if (w.n < 1 || w.k < 1 || !w.data) return invalid(op, "the weight is empty");
-  if (w.kind == LR_WEIGHT_DENSE) {
-    if (w.dtype != LR_F32 && w.dtype != LR_BF16 && w.dtype != LR_F16) return invalid(op, "a dense weight must be float32, bfloat16 or float16, not dtype %d", w.dtype);
-    return success();
-  }
-  if (w.kind != LR_WEIGHT_4BIT) return invalid(op, "unknown kind of weight %d", w.kind);
-  if (!w.code || !w.absmax || w.blocksize < 1) return invalid(op, "a 4-bit weight needs code, absmax and a blocksize above 0 (it has %d)", w.blocksize);
-  if (w.nested_absmax && (!w.nested_code || !w.nested_offset || w.nested_blocksize < 1)) return invalid(op, "a nested absmax needs nested_code, nested_offset and a nested_blocksize above 0");
-  return success();
-}
-
-/* What all three entries ask of a group. */
-lr_error check_group(const char* op, const lr_linear_group& g) {
-  if (!g.x.data || g.x.dtype != LR_F32 || g.x.rank != 2) return invalid(op, "x must be float32 [rows, k]");
-  if (g.count < 1 || g.count > kMaxLayers) return invalid(op, "a group has 1 to %d layers, not %d", kMaxLayers, g.count);
-  if (!(g.dropout.p >= 0.0f && g.dropout.p < 1.0f)) return invalid(op, "dropout must be in [0, 1), not %g", (double)g.dropout.p);
-  int64_t rows = g.x.shape[0], k = g.x.shape[1];
-  for (int l = 0; l < g.count; l++) {
-    const lr_linear& layer = g.layers[l];
-    lr_error e = check_weight(op, layer.weight);
-    if (e.code) return e;
-    int64_t n = layer.weight.n;
-    if (layer.weight.k != k) return invalid(op, "layer %d: the weight takes %lld features but x has %lld", l, (long long)layer.weight.k, (long long)k);
-    if (!is_matrix(layer.y, rows, n)) return invalid(op, "layer %d: y must be float32 [%lld, %lld]", l, (long long)rows, (long long)n);
-    if (layer.bias.data && (layer.bias.dtype > LR_F16 || elements(layer.bias) != n)) return invalid(op, "layer %d: bias must be float32, bfloat16 or float16 [%lld]", l, (long long)n);
-    int64_t last = 0;
-    for (int i = 0; i < layer.segment_count; i++) {
-      const lr_segment& s = layer.segments[i];
-      if (s.row_begin < last || s.row_end < s.row_begin || s.row_end > rows) return invalid(op, "layer %d: segment %d has rows [%lld, %lld) of %lld; segments ascend and do not overlap", l, i, (long long)s.row_begin, (long long)s.row_end, (long long)rows);
-      last = s.row_end;
-      int64_t r = s.a.rank == 2 ? s.a.shape[0] : 0;
-      if (r < 1 || !is_matrix(s.a, r, k)) return invalid(op, "layer %d: segment %d: A must be float32 [r, %lld]", l, i, (long long)k);
-      if (!is_matrix(s.b, n, r)) return invalid(op, "layer %d: segment %d: B must be float32 [%lld, %lld]", l, i, (long long)n, (long long)r);
-    }
-    int64_t r = max_rank(layer);
-    const lr_tensor* thin[2] = {&layer.u, &layer.du};
-    for (const lr_tensor* t : thin)
-      if (r && t->data && (t->dtype != LR_F32 || t->rank != 2 || t->shape[0] != rows || t->shape[1] < r)) return invalid(op, "layer %d: u and du must be float32 [%lld, at least %lld]", l, (long long)rows, (long long)r);
-  }
-  return success();
 }
 
 /* dA += duᵀ drop(x), dB += scale dYᵀ u: the reduction over rows in ascending order. */

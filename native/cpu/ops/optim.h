@@ -2,7 +2,7 @@
  * 2019, as torch.optim.AdamW) and sgd (as torch.optim.SGD) read that decision, clip and count by themselves. */
 #ifndef LOWRANK_CPU_OPS_OPTIM_H
 #define LOWRANK_CPU_OPS_OPTIM_H
-#include "check.h"
+#include "common.h"
 #include "ranges.h"
 #include "reduce.h"
 

@@ -2,7 +2,7 @@
  * when an entry runs and not when it is sized. */
 #ifndef LOWRANK_CPU_OPS_PAGED_H
 #define LOWRANK_CPU_OPS_PAGED_H
-#include "check.h"
+#include "common.h"
 
 namespace LR_ISA { namespace {
 

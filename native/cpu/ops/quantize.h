@@ -7,7 +7,7 @@
 #ifndef LOWRANK_CPU_OPS_QUANTIZE_H
 #define LOWRANK_CPU_OPS_QUANTIZE_H
 #include "../../core/codes.h"
-#include "check.h"
+#include "common.h"
 #include "ranges.h"
 #include "reduce.h"
 

@@ -4,7 +4,7 @@
 #define LOWRANK_CPU_OPS_RANDOM_H
 #include "../simd/math.h"
 #include "../simd/philox.h"
-#include "check.h"
+#include "common.h"
 #include "ranges.h"
 
 namespace LR_ISA { namespace {

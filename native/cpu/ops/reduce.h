@@ -1,7 +1,7 @@
 /* Sums in float64 over a partition into at most kParts parts that depends on the length alone. */
 #ifndef LOWRANK_CPU_OPS_REDUCE_H
 #define LOWRANK_CPU_OPS_REDUCE_H
-#include "check.h"
+#include "common.h"
 #include "ranges.h"
 
 namespace LR_ISA { namespace {

@@ -4,7 +4,7 @@
  *   dx = rstd * (g - xhat * mean(g * xhat)) + dsum,   dweight += Σ_rows dy * xhat */
 #ifndef LOWRANK_CPU_OPS_RMS_NORM_H
 #define LOWRANK_CPU_OPS_RMS_NORM_H
-#include "check.h"
+#include "common.h"
 #include "ranges.h"
 
 namespace LR_ISA { namespace {

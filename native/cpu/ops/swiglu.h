@@ -3,7 +3,7 @@
 #ifndef LOWRANK_CPU_OPS_SWIGLU_H
 #define LOWRANK_CPU_OPS_SWIGLU_H
 #include "../simd/math.h"
-#include "check.h"
+#include "common.h"
 #include "ranges.h"
 
 namespace LR_ISA { namespace {

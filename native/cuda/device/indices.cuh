@@ -2,7 +2,7 @@
 // it and do nothing, and the host turns it into the sentence that the CPU says.
 #ifndef LOWRANK_CUDA_DEVICE_INDICES_CUH
 #define LOWRANK_CUDA_DEVICE_INDICES_CUH
-#include "check.cuh"
+#include "launch.cuh"
 
 namespace lr {
 

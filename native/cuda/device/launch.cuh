@@ -1,10 +1,7 @@
 // What every .cu file starts from: the language (nvcc, or the emulator's stand-in), launches, shared memory, and the host side of an entry.
 #ifndef LOWRANK_CUDA_DEVICE_LAUNCH_CUH
 #define LOWRANK_CUDA_DEVICE_LAUNCH_CUH
-#include <stdarg.h>
-#include <stdio.h>
-
-#include "../../abi/backend.h"
+#include "../../abi/entry.h"
 #if defined(__CUDACC__)
 #include <cuda_runtime.h>
 #else
@@ -53,12 +50,6 @@ inline unsigned blocks_for(int64_t n, int64_t each) {
 #define LR_FOR_EACH(i, n) \
   for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, i##_step = (int64_t)gridDim.x * blockDim.x; i < (n); i += i##_step)
 
-inline lr_error success() {
-  lr_error error = {};
-  error.op = "";
-  return error;
-}
-
 // Ends an entry: waits for its kernels and says what went wrong in them.
 inline lr_error finish(const char* op) {
   cudaError_t status = cudaGetLastError();
@@ -71,14 +62,6 @@ inline lr_error finish(const char* op) {
   cudaGetLastError();
   return error;
 }
-
-inline int64_t elements(const lr_tensor& t) {
-  int64_t n = 1;
-  for (int i = 0; i < t.rank; i++) n *= t.shape[i];
-  return n;
-}
-inline size_t bytes_of(const lr_tensor& t) { return (size_t)elements(t) * (t.dtype == LR_F32 || t.dtype == LR_I32 ? 4 : t.dtype == LR_U8 ? 1 : 2); }
-inline bool present(const lr_tensor& t) { return t.data != nullptr; }
 
 }  // namespace lr
 #endif

@@ -1,18 +1,10 @@
 // Dequantisation of 4-bit weights (value = code[nibble] * absmax[block] in float32, the product rounded to bf16 where the weight says so),
 // with double quantisation in the same kernel, and of 8-bit blocks (value = map[code] * absmax[block]). A thread a byte.
-#include "../device/check.cuh"
-#include "../device/shared.cuh"
+#include "../device/weight.cuh"
 #include "../table.cuh"
 
 namespace lr {
 namespace {
-
-// The product is rounded before the sum, as everywhere: no fused multiply-add.
-__device__ __forceinline__ float absmax_of(const lr_weight& w, int64_t block) {
-  if (!w.nested_absmax) return ((const float*)w.absmax)[block];
-  const float scale = __fmul_rn(w.nested_code[((const uint8_t*)w.absmax)[block]], w.nested_absmax[block / w.nested_blocksize]);
-  return __fadd_rn(scale, *w.nested_offset);
-}
 
 template <class T> __global__ void dequantize_4bit_kernel(T* y, lr_weight w, int64_t n) {
   LR_FOR_EACH(at, (n + 1) / 2) {

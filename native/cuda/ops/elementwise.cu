@@ -1,5 +1,4 @@
 // fill, copy (with conversion), axpy, add, scale_rows: one element a thread and stride; four where everything is 16-byte aligned.
-#include "../device/check.cuh"
 #include "../device/shared.cuh"
 #include "../table.cuh"
 

@@ -1,5 +1,4 @@
 // embedding: y[t, :] = scale * table[ids[t], :], and its gradient. Ids are checked on the device before anything is written.
-#include "../device/check.cuh"
 #include "../device/shared.cuh"
 #include "../table.cuh"
 

@@ -8,7 +8,6 @@
 //   shared: kStages x (64 x (32 + 4) float32 + 64 x (32 + 8) bf16) = kStages x (9216 + 5120) B = 42 KiB at 3 stages
 // Where rows do not begin at multiples of 16 bytes, copies are made one element at a time by plain loads and stores, by the same code.
 // Tolerance: float32 sums of exact products of bf16 values. Source of the layout: PTX ISA, see mma.cuh.
-#include "../device/check.cuh"
 #include "../device/shared.cuh"
 #include "../table.cuh"
 

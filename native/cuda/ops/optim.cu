@@ -3,7 +3,6 @@
 // side by side, and one thread that counts the step afterwards.
 #include <vector>
 
-#include "../device/check.cuh"
 #include "../table.cuh"
 
 namespace lr {

@@ -1,6 +1,5 @@
 // Block quantisation with the semantics of bitsandbytes 0.50, described in cpu/ops/quantize.h, byte for byte. A warp a block of values.
 #include "../../core/codes.h"
-#include "../device/check.cuh"
 #include "../device/reduce.cuh"
 #include "../device/shared.cuh"
 #include "../table.cuh"

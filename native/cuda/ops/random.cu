@@ -1,26 +1,10 @@
 // random: element e takes word e % 4 of philox4x32-10(key, counter = e / 4) (Salmon et al., SC11). A thread a counter.
 // Uniform: a + (b - a) * (the word's upper 24 bits) / 2^24. Normal: Box-Muller on the words (0, 1) and (2, 3), in float64.
-#include "../device/check.cuh"
+#include "../device/philox.cuh"
 #include "../table.cuh"
 
 namespace lr {
 namespace {
-
-__device__ void philox(uint64_t key, uint64_t counter, uint32_t (&c)[4]) {
-  c[0] = (uint32_t)counter;
-  c[1] = (uint32_t)(counter >> 32);
-  c[2] = c[3] = 0;
-  uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
-  for (int round = 0; round < 10; round++) {
-    const uint32_t a_high = __umulhi(0xD2511F53u, c[0]), a_low = 0xD2511F53u * c[0], b_high = __umulhi(0xCD9E8D57u, c[2]), b_low = 0xCD9E8D57u * c[2];
-    c[0] = b_high ^ c[1] ^ k0;
-    c[1] = b_low;
-    c[2] = a_high ^ c[3] ^ k1;
-    c[3] = a_low;
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
-  }
-}
 
 __device__ void normal_pair(uint32_t first, uint32_t second, float mean, float deviation, float* z0, float* z1) {
   const double radius = sqrt(-2.0 * log(((double)first + 0.5) * 0x1p-32));

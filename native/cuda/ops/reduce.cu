@@ -1,5 +1,4 @@
 // Sums in float64: a fixed number of blocks that depends on the length alone, then their sums in order. The same bits every time.
-#include "../device/check.cuh"
 #include "../device/reduce.cuh"
 #include "../table.cuh"
 

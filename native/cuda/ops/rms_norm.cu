@@ -3,7 +3,6 @@
 // Backward, with xhat = sum * rstd and g = dy * (unit_offset + weight):
 //   dx = rstd * (g - xhat * mean(g * xhat)) + dsum,   dweight += Σ_rows dy * xhat
 // dweight: a block sums the columns of one part of the rows, then parts are added in order: no atomics, the same bits every time.
-#include "../device/check.cuh"
 #include "../device/reduce.cuh"
 #include "../table.cuh"
 

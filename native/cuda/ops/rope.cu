@@ -1,6 +1,5 @@
 // Rotary position embedding (Su et al. 2021), halves paired as in Llama: element i with i + h. The angle is the float32 product
 // position * inv_freq; its sine and cosine are computed in float64. A thread a pair, or a copied element behind the pairs.
-#include "../device/check.cuh"
 #include "../table.cuh"
 
 namespace lr {

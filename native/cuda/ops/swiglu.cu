@@ -1,6 +1,5 @@
 // SwiGLU (Shazeer 2020): y = silu(gate) * up, silu(g) = g * sigmoid(g).
 //   dgate = dy * up * sigmoid(g) * (1 + g * (1 - sigmoid(g))),  dup = dy * silu(g)
-#include "../device/check.cuh"
 #include "../table.cuh"
 
 namespace lr {

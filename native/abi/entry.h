@@ -1,11 +1,50 @@
-/* Validation of an entry's tensors: the first violated rule is kept as the entry's error. */
-#ifndef LOWRANK_CPU_OPS_CHECK_H
-#define LOWRANK_CPU_OPS_CHECK_H
-#include "common.h"
+/* What an entry of any backend does before it computes: errors, sizes of tensors, Check, and its parts of the scratch. One place, so that
+ * all devices refuse in the same words. Everything has internal linkage: objects built for different instruction sets share no function. */
+#ifndef LOWRANK_ABI_ENTRY_H
+#define LOWRANK_ABI_ENTRY_H
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include "backend.h"
 
-namespace LR_ISA { namespace {
+#define LR_HOST inline __attribute__((always_inline, unused))
 
-LR_INLINE bool present(const lr_tensor& t) { return t.data != nullptr; }
+namespace lr { namespace {
+
+LR_HOST lr_error success() {
+  lr_error e;
+  e.code = LR_OK;
+  e.op = "";
+  e.text[0] = 0;
+  return e;
+}
+
+__attribute__((format(printf, 2, 3), unused)) lr_error invalid(const char* op, const char* format, ...) {
+  lr_error e;
+  e.code = LR_INVALID;
+  e.op = op;
+  va_list args;
+  va_start(args, format);
+  vsnprintf(e.text, sizeof(e.text), format, args);
+  va_end(args);
+  return e;
+}
+
+LR_HOST int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+LR_HOST int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+LR_HOST int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+LR_HOST int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+LR_HOST int64_t elements(const lr_tensor& t) {
+  int64_t n = 1;
+  for (int i = 0; i < t.rank; i++) n *= t.shape[i];
+  return n;
+}
+LR_HOST size_t dtype_size(int32_t dtype) { return dtype == LR_F32 || dtype == LR_I32 ? 4 : dtype == LR_U8 ? 1 : 2; }
+
+LR_HOST size_t bytes_of(const lr_tensor& t) { return (size_t)elements(t) * dtype_size(t.dtype); }
+LR_HOST bool present(const lr_tensor& t) { return t.data != nullptr; }
 
 __attribute__((unused)) const char* dtype_name(int32_t dtype) {
   switch (dtype) {
@@ -20,6 +59,7 @@ __attribute__((unused)) const char* dtype_name(int32_t dtype) {
 
 constexpr int64_t kAnyCount = -1;
 
+/* Validation of an entry's tensors: the first violated rule is kept as the entry's error. */
 struct Check {
   const char* op;
   bool failed = false;
@@ -67,5 +107,23 @@ struct Check {
   }
 };
 
-}}  // namespace LR_ISA
+/* Hands out 64-byte aligned parts of the queue's scratch. While sizing it only counts (and returns NULL). Usage:
+ *   Scratch scratch(queue);  float* a = scratch.take<float>(n);  if (scratch.sizing()) return success(); */
+struct Scratch {
+  lr_queue* queue;
+  size_t used = 0;
+  explicit Scratch(lr_queue* q) : queue(q) {}
+  template <typename T> LR_HOST T* take(int64_t n) {
+    size_t at = used;
+    used += ((size_t)(n > 0 ? n : 0) * sizeof(T) + 63) & ~(size_t)63;
+    return queue->sizing ? nullptr : reinterpret_cast<T*>(static_cast<char*>(queue->scratch) + at);
+  }
+  LR_HOST bool sizing() {
+    if (queue->sizing) queue->scratch_size = used;
+    return queue->sizing != 0;
+  }
+};
+
+}}  // namespace lr
+#undef LR_HOST
 #endif
