@@ -76,7 +76,7 @@ LR_INLINE void attention_forward_block(const Attention& at, QueryBlock block, in
 lr_error attention(lr_queue* queue, const lr_attention_args* args) {
   const Attention at(*args);
   Check check("attention");
-  at.check_shapes(check);
+  check_attention(check, *args);
   if (check.failed) return check.error;
   Scratch scratch(queue);
   QueryBlock* blocks = scratch.take<QueryBlock>(at.max_blocks());

@@ -5,6 +5,7 @@
  * sequence's first key, which is also one block of the paged cache. Inside a tile keys are the columns. */
 #ifndef LOWRANK_CPU_OPS_ATTENTION_BLOCK_H
 #define LOWRANK_CPU_OPS_ATTENTION_BLOCK_H
+#include "../../abi/attention.h"
 #include "../simd/math.h"
 #include "common.h"
 #include "paged.h"
@@ -65,33 +66,6 @@ struct Attention {
     return count;
   }
 
-  /* Shapes; indices in device memory are left to check_indices. */
-  void check_shapes(Check& check) const {
-    const lr_attention_args& a = args;
-    check.tensor("q", a.q, LR_F32);
-    check.tensor("k", a.k, LR_F32);
-    check.tensor("v", a.v, LR_F32);
-    check.rank("q", a.q, 3);
-    check.rank("k", a.k, paged ? 4 : 3);
-    check.require(a.v.rank == a.k.rank && elements(a.v) == elements(a.k), "v must have the shape of k");
-    if (check.failed) return;
-    check.require(a.k.shape[a.k.rank - 1] == d, "k has heads of %lld but q has heads of %lld", (long long)a.k.shape[a.k.rank - 1], (long long)d);
-    check.require(d >= 1 && d <= 512, "the head size must be from 1 to 512 but is %lld", (long long)d);
-    check.require(kv_heads >= 1 && heads % kv_heads == 0, "%lld query heads are no multiple of %lld kv heads", (long long)heads, (long long)kv_heads);
-    check.require(!paged || a.k.shape[1] == kPageSize, "the cache must have blocks of %d keys but has %lld", (int)kPageSize,
-                  (long long)a.k.shape[1]);
-    check.tensor("cu_q", a.cu_q, LR_I32);
-    check.optional("cu_k", a.cu_k, LR_I32, elements(a.cu_q));
-    check.tensor("out", a.out, LR_F32, elements(a.q));
-    check.optional("lse", a.lse, LR_F32, tokens * heads);
-    check.require(a.max_q >= 0, "max_q must not be negative but is %d", (int)a.max_q);
-    output(check, "out", a.out);
-    output(check, "lse", a.lse);
-  }
-  void output(Check& check, const char* name, const lr_tensor& t) const {
-    check_apart(check, name, t, args.cu_q, args.kv_len, args.block_table);
-    check.apart("cu_k", args.cu_k, name, t);
-  }
   void check_indices(Check& check) const {
     check_cu(check, "cu_q", args.cu_q, tokens);
     if (paged) check_pages(check, args.cu_q, args.kv_len, args.block_table, args.k.shape[0]);

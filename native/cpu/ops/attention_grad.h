@@ -108,16 +108,8 @@ LR_INLINE void attention_delta(lr_queue* queue, const Attention& at, float* delt
 lr_error attention_grad(lr_queue* queue, const lr_attention_args* args) {
   const Attention at(*args);
   Check check("attention_grad");
-  at.check_shapes(check);
-  check.require(!at.paged, "gradients through a paged cache are not defined; give packed keys and values");
-  check.tensor("lse", args->lse, LR_F32, at.tokens * at.heads);
-  check.tensor("dout", args->dout, LR_F32, elements(args->q));
-  check.tensor("dq", args->dq, LR_F32, elements(args->q));
-  check.tensor("dk", args->dk, LR_F32, elements(args->k));
-  check.tensor("dv", args->dv, LR_F32, elements(args->v));
-  at.output(check, "dq", args->dq);
-  at.output(check, "dk", args->dk);
-  at.output(check, "dv", args->dv);
+  check_attention(check, *args);
+  check_attention_grad(check, *args);
   if (check.failed) return check.error;
   Scratch scratch(queue);
   const int64_t max_tiles = ceil_div(args->k.shape[0], kTileKeys) + at.sequences;

@@ -8,13 +8,13 @@
  */
 #ifndef LOWRANK_CPU_OPS_HEAD_H
 #define LOWRANK_CPU_OPS_HEAD_H
+#include "../../abi/head.h"
 #include "../simd/math.h"
 #include "common.h"
 #include "lora.h"
 
 namespace LR_ISA { namespace {
 
-constexpr int32_t kIgnored = -100;
 constexpr int64_t kChunkLogits = 6 << 20; /* floats of a chunk of logits: 24 MB */
 
 LR_INLINE Split head_chunks(int64_t rows, int64_t vocabulary) { return Split(rows, max64(8, min64(1024, kChunkLogits / vocabulary))); }
@@ -94,25 +94,6 @@ void logits_grad(float* l, int64_t n, const RowStats& s, int64_t label, const lr
   l[label] += target;
 }
 
-lr_error check_head(const char* op, const lr_head_args& a) {
-  lr_error e = check_weight(op, a.weight);
-  if (e.code) return e;
-  if (!a.x.data || a.x.dtype != LR_F32 || a.x.rank != 2 || a.x.shape[1] != a.weight.k) return invalid(op, "x must be float32 [T, %lld]", (long long)a.weight.k);
-  int64_t t = a.x.shape[0];
-  if (!a.labels.data || a.labels.dtype != LR_I32 || elements(a.labels) != t) return invalid(op, "labels must be int32 [%lld]", (long long)t);
-  if (!(a.softcap >= 0) || !(a.smoothing >= 0 && a.smoothing <= 1)) return invalid(op, "softcap must be 0 or above and smoothing in [0, 1]; they are %g and %g", (double)a.softcap, (double)a.smoothing);
-  /* An output on top of the labels would replace them between check and use. */
-  Check check(op);
-  check.apart("labels", a.labels, "value", a.value);
-  check.apart("labels", a.labels, "entropy", a.entropy);
-  check.apart("labels", a.labels, "argmax", a.argmax);
-  check.apart("labels", a.labels, "dx_unit", a.dx_unit);
-  check.apart("labels", a.labels, "dx", a.dx);
-  check.apart("labels", a.labels, "dweight", a.dweight);
-  return check.error;
-}
-LR_INLINE bool is_vector(const lr_tensor& t, int32_t dtype, int64_t n) { return t.data && t.dtype == dtype && elements(t) == n; }
-
 /* One chunk after the other of the kept rows. */
 struct Head {
   lr_queue* queue;
@@ -175,13 +156,9 @@ struct Head {
 
 lr_error token_logprob(lr_queue* queue, const lr_head_args* arguments) {
   const lr_head_args& a = *arguments;
-  lr_error e = check_head("token_logprob", a);
+  lr_error e = check_token_logprob(a);
   if (e.code) return e;
   int64_t t = a.x.shape[0];
-  if (!is_vector(a.value, LR_F32, t)) return invalid("token_logprob", "value must be float32 [%lld]", (long long)t);
-  if (a.entropy.data && !is_vector(a.entropy, LR_F32, t)) return invalid("token_logprob", "entropy must be float32 [%lld]", (long long)t);
-  if (a.argmax.data && !is_vector(a.argmax, LR_I32, t)) return invalid("token_logprob", "argmax must be int32 [%lld]", (long long)t);
-  if (a.dx_unit.data && !is_matrix(a.dx_unit, t, a.weight.k)) return invalid("token_logprob", "dx_unit must be float32 [%lld, %lld]", (long long)t, (long long)a.weight.k);
   Scratch scratch(queue);
   Head head(queue, a, scratch, a.dx_unit.data != nullptr, false);
   if (scratch.sizing()) return success();
@@ -218,13 +195,9 @@ lr_error token_logprob(lr_queue* queue, const lr_head_args* arguments) {
 
 lr_error token_logprob_grad(lr_queue* queue, const lr_head_args* arguments) {
   const lr_head_args& a = *arguments;
-  lr_error e = check_head("token_logprob_grad", a);
+  lr_error e = check_token_logprob_grad(a);
   if (e.code) return e;
   int64_t t = a.x.shape[0];
-  if (!is_vector(a.dvalue, LR_F32, t)) return invalid("token_logprob_grad", "dvalue must be float32 [%lld]", (long long)t);
-  if (a.dentropy.data && !is_vector(a.dentropy, LR_F32, t)) return invalid("token_logprob_grad", "dentropy must be float32 [%lld]", (long long)t);
-  if (a.dx.data && !is_matrix(a.dx, t, a.weight.k)) return invalid("token_logprob_grad", "dx must be float32 [%lld, %lld]", (long long)t, (long long)a.weight.k);
-  if (a.dweight.data && !is_matrix(a.dweight, a.weight.n, a.weight.k)) return invalid("token_logprob_grad", "dweight must be float32 [%lld, %lld]", (long long)a.weight.n, (long long)a.weight.k);
   Scratch scratch(queue);
   Head head(queue, a, scratch, a.dx.data != nullptr, a.dweight.data != nullptr);
   if (scratch.sizing()) return success();

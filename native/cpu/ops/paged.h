@@ -2,19 +2,15 @@
  * when an entry runs and not when it is sized. */
 #ifndef LOWRANK_CPU_OPS_PAGED_H
 #define LOWRANK_CPU_OPS_PAGED_H
+#include "../../abi/attention.h"
 #include "common.h"
 
 namespace LR_ISA { namespace {
 
-constexpr int64_t kPageSize = 64;
-
 /* cu rises from 0 to `total`. */
 LR_INLINE void check_cu(Check& check, const char* name, const lr_tensor& cu, int64_t total) {
-  check.tensor(name, cu, LR_I32);
   if (check.failed) return;
   const int64_t n = elements(cu);
-  check.require(n >= 1, "%s must have at least 1 element", name);
-  if (check.failed) return;
   const int32_t* p = (const int32_t*)cu.data;
   check.require(p[0] == 0 && p[n - 1] == total, "%s must run from 0 to %lld but runs from %d to %d", name, (long long)total, (int)p[0],
                 (int)p[n - 1]);
@@ -22,23 +18,10 @@ LR_INLINE void check_cu(Check& check, const char* name, const lr_tensor& cu, int
     check.require(p[i] <= p[i + 1], "%s must not fall but goes from %d to %d", name, (int)p[i], (int)p[i + 1]);
 }
 
-/* An output apart from the index tensors. */
-LR_INLINE void check_apart(Check& check, const char* name, const lr_tensor& output, const lr_tensor& cu, const lr_tensor& kv_len, const lr_tensor& block_table) {
-  check.apart("cu_q", cu, name, output);
-  check.apart("kv_len", kv_len, name, output);
-  check.apart("block_table", block_table, name, output);
-}
-
 /* Every sequence's keys include its queries and lie in blocks of the pool. */
 LR_INLINE void check_pages(Check& check, const lr_tensor& cu_q, const lr_tensor& kv_len, const lr_tensor& block_table, int64_t blocks) {
   if (check.failed) return;
   const int64_t n = elements(cu_q) - 1;
-  check.tensor("kv_len", kv_len, LR_I32, n);
-  check.tensor("block_table", block_table, LR_I32);
-  check.rank("block_table", block_table, 2);
-  check.require(block_table.shape[0] == n, "block_table must have %lld rows, one a sequence, but has %lld", (long long)n,
-                (long long)block_table.shape[0]);
-  if (check.failed) return;
   const int32_t *cu = (const int32_t*)cu_q.data, *length = (const int32_t*)kv_len.data;
   for (int64_t s = 0; s < n; s++) {
     const int64_t max_blocks = block_table.shape[1];

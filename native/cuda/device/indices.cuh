@@ -2,6 +2,7 @@
 // it and do nothing, and the host turns it into the sentence that the CPU says.
 #ifndef LOWRANK_CUDA_DEVICE_INDICES_CUH
 #define LOWRANK_CUDA_DEVICE_INDICES_CUH
+#include "../../abi/attention.h"
 #include "launch.cuh"
 
 namespace lr {
@@ -36,8 +37,6 @@ __device__ __forceinline__ void leave(Finding* found, Rule rule, int64_t a = 0, 
   if (threadIdx.x == 0) *found = {rule, {a, b, c, d}};
 }
 
-constexpr int kPageSize = 64; // keys of a block of the cache
-
 // Queries of packed sequences, and where their keys lie: packed too (cu_k), or in a paged cache (block_table).
 struct Sequences {
   const int32_t *cu_q, *cu_k, *kv_len, *block_table;
@@ -63,10 +62,6 @@ template <class Begin> __device__ __forceinline__ int64_t last_from(int64_t n, i
   return low;
 }
 
-// On the host, before the contents are read: an output on top of the index tensors would replace them between check and use.
-void check_sequences(Check& check, const lr_tensor& cu_q, const lr_tensor& cu_k, const lr_tensor& kv_len, const lr_tensor& block_table);
-void check_apart(Check& check, const char* name, const lr_tensor& output, const lr_tensor& cu_q, const lr_tensor& cu_k, const lr_tensor& kv_len,
-                 const lr_tensor& block_table);
 Sequences sequences_of(const lr_tensor& cu_q, const lr_tensor& cu_k, const lr_tensor& kv_len, const lr_tensor& block_table);
 // Leaves a finding about them, kFine when there is none. `tokens`: rows of queries; `rows`: of keys, or blocks of the pool.
 void enqueue_check(const Sequences& sequences, int64_t tokens, int64_t rows);

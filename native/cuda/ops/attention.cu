@@ -30,8 +30,8 @@ template <int Rows, int Keys, int Slices> __global__ void attention_kernel(Atten
   constexpr int kPitch = 64 * Slices + 4, kPitchP = Keys + 1, kI = Rows / 16, kJ = Keys / 16;
   float *q = (float*)memory, *kv = q + Rows * kPitch, *p = kv + Keys * kPitch;
   if (a.found->rule != kFine) return;
-  const TilePlace place = place_of(a.sequences.cu_q, a.sequences.count, a.group, Rows, (int64_t)gridDim.x - 1 - blockIdx.x);
-  const QueryTile tile(a, place, blockIdx.y, Rows);
+  const TileStart start = start_of(a.sequences.cu_q, a.sequences.count, a.group, Rows, (int64_t)gridDim.x - 1 - blockIdx.x);
+  const QueryTile tile(a, start, blockIdx.y, Rows);
   if (tile.count == 0) return;
   const int x = (int)threadIdx.x % 16, y = (int)threadIdx.x / 16;
   load_queries<kPitch>(q, Rows, a, a.q, tile, a.scale);
@@ -119,50 +119,31 @@ constexpr int64_t kBusy = 256;
 
 }  // namespace
 
-void check_attention(Check& check, const lr_attention_args& a, AttentionView* view) {
-  const bool paged = present(a.block_table);
-  check.tensor("q", a.q, LR_F32);
-  check.tensor("k", a.k, LR_F32);
-  check.tensor("v", a.v, LR_F32);
-  check.rank("q", a.q, 3);
-  check.rank("k", a.k, paged ? 4 : 3);
-  check.require(a.v.rank == a.k.rank && elements(a.v) == elements(a.k), "v must have the shape of k");
-  if (check.failed) return;
+AttentionView view_of(const lr_attention_args& a) {
   const int64_t tokens = a.q.shape[0], heads = a.q.shape[1], d = a.q.shape[2], kv_heads = a.k.shape[a.k.rank - 2];
-  check.require(a.k.shape[a.k.rank - 1] == d, "k has heads of %lld but q has heads of %lld", (long long)a.k.shape[a.k.rank - 1], (long long)d);
-  check.require(d >= 1 && d <= 512, "the head size must be from 1 to 512 but is %lld", (long long)d);
-  check.require(kv_heads >= 1 && heads % kv_heads == 0, "%lld query heads are no multiple of %lld kv heads", (long long)heads, (long long)kv_heads);
-  check.require(kv_heads <= 65535, "%lld kv heads are more than the 65535 that this device takes", (long long)kv_heads);
-  check.require(!paged || a.k.shape[1] == kPageSize, "the cache must have blocks of %d keys but has %lld", kPageSize, (long long)a.k.shape[1]);
-  check_sequences(check, a.cu_q, a.cu_k, a.kv_len, a.block_table);
-  check.tensor("out", a.out, LR_F32, elements(a.q));
-  check.optional("lse", a.lse, LR_F32, tokens * heads);
-  check.require(a.max_q >= 0, "max_q must not be negative but is %d", (int)a.max_q);
-  check_apart(check, "out", a.out, a.cu_q, a.cu_k, a.kv_len, a.block_table);
-  check_apart(check, "lse", a.lse, a.cu_q, a.cu_k, a.kv_len, a.block_table);
-  if (check.failed) return;
-  *view = {(const float*)a.q.data,
-           (const float*)a.k.data,
-           (const float*)a.v.data,
-           sequences_of(a.cu_q, a.cu_k, a.kv_len, a.block_table),
-           finding(),
-           tokens,
-           (int)heads,
-           (int)kv_heads,
-           (int)(heads / kv_heads),
-           (int)d,
-           (int)(d + 3) / 4 * 4,
-           a.scale,
-           a.softcap,
-           a.window,
-           d % 4 == 0 && aligned16(a.q.data) && aligned16(a.k.data) && aligned16(a.v.data)};
+  return {(const float*)a.q.data,
+          (const float*)a.k.data,
+          (const float*)a.v.data,
+          sequences_of(a.cu_q, a.cu_k, a.kv_len, a.block_table),
+          finding(),
+          tokens,
+          (int)heads,
+          (int)kv_heads,
+          (int)(heads / kv_heads),
+          (int)d,
+          (int)(d + 3) / 4 * 4,
+          a.scale,
+          a.softcap,
+          a.window,
+          d % 4 == 0 && aligned16(a.q.data) && aligned16(a.k.data) && aligned16(a.v.data)};
 }
 
 lr_error attention(lr_queue* queue, const lr_attention_args* args) {
   Check check("attention");
-  AttentionView a;
-  check_attention(check, *args, &a);
+  check_attention(check, *args);
   if (check.failed) return check.error;
+  const AttentionView a = view_of(*args);
+  if (a.kv_heads > 65535) return invalid("attention", "%d kv heads are more than the 65535 that this device takes", a.kv_heads);
   const int64_t vectors = a.tokens * a.heads;
   const bool few = (int64_t)args->max_q * a.group <= 16;
   // Parts of two tiles of 64 keys or more.

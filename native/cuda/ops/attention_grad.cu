@@ -67,7 +67,7 @@ template <int Tile, int Slices> __global__ void attention_dq_kernel(AttentionVie
   constexpr int kPitch = 64 * Slices + 4, kPitchS = Tile + 1, kI = Tile / 16;
   float *q = (float*)memory, *dout = q + Tile * kPitch, *kv = dout + Tile * kPitch, *ds = kv + Tile * kPitch;
   if (a.found->rule != kFine) return;
-  const QueryTile tile(a, place_of(a.sequences.cu_q, a.sequences.count, a.group, Tile, (int64_t)gridDim.x - 1 - blockIdx.x), blockIdx.y, Tile);
+  const QueryTile tile(a, start_of(a.sequences.cu_q, a.sequences.count, a.group, Tile, (int64_t)gridDim.x - 1 - blockIdx.x), blockIdx.y, Tile);
   if (tile.count == 0) return;
   const int y = (int)threadIdx.x / 16;
   load_queries<kPitch>(q, Tile, a, a.q, tile, a.scale);
@@ -106,8 +106,8 @@ template <int Tile, int Slices> __global__ void attention_dkv_kernel(AttentionVi
   float *k = (float*)memory, *v = k + Tile * kPitch, *q = v + Tile * kPitch, *dout = kShared ? q : q + Tile * kPitch;
   float *p = dout + Tile * kPitch, *ds = p + Tile * kPitchS;
   if (a.found->rule != kFine) return;
-  const TilePlace place = place_of(a.sequences.cu_k, a.sequences.count, 1, Tile, blockIdx.x);
-  const int64_t s = place.sequence, key = place.begin, keys = a.sequences.keys(s), kv_head = blockIdx.y;
+  const TileStart start = start_of(a.sequences.cu_k, a.sequences.count, 1, Tile, blockIdx.x);
+  const int64_t s = start.sequence, key = start.begin, keys = a.sequences.keys(s), kv_head = blockIdx.y;
   if (key >= keys) return;
   const int y = (int)threadIdx.x / 16;
   load_keys<kPitch>(k, Tile, a, a.k, s, kv_head, key);
@@ -159,18 +159,11 @@ template <int Tile, int Slices> __global__ void attention_dkv_kernel(AttentionVi
 
 lr_error attention_grad(lr_queue* queue, const lr_attention_args* args) {
   Check check("attention_grad");
-  AttentionView a;
-  check_attention(check, *args, &a);
-  check.require(!present(args->block_table), "gradients through a paged cache are not defined; give packed keys and values");
-  check.tensor("lse", args->lse, LR_F32, elements(args->lse));
-  check.tensor("dout", args->dout, LR_F32, elements(args->q));
-  check.tensor("dq", args->dq, LR_F32, elements(args->q));
-  check.tensor("dk", args->dk, LR_F32, elements(args->k));
-  check.tensor("dv", args->dv, LR_F32, elements(args->v));
-  check_apart(check, "dq", args->dq, args->cu_q, args->cu_k, {}, {});
-  check_apart(check, "dk", args->dk, args->cu_q, args->cu_k, {}, {});
-  check_apart(check, "dv", args->dv, args->cu_q, args->cu_k, {}, {});
+  check_attention(check, *args);
+  check_attention_grad(check, *args);
   if (check.failed) return check.error;
+  AttentionView a = view_of(*args);
+  if (a.kv_heads > 65535) return invalid("attention_grad", "%d kv heads are more than the 65535 that this device takes", a.kv_heads);
   const int64_t rows = a.tokens * a.heads, keys = args->k.shape[0];
   if (queue->sizing) {
     queue->scratch_size = (size_t)rows * sizeof(float);

@@ -25,17 +25,17 @@ struct AttentionView {
   bool vectors; // every head begins at a multiple of 16 bytes
 };
 
-// Fills `view` and validates all that the entry's arguments say, but for the content of index tensors.
-void check_attention(Check& check, const lr_attention_args& args, AttentionView* view);
+// Of checked arguments.
+AttentionView view_of(const lr_attention_args& args);
 
 // Slots of the grid for the tiles of cumulative counts `cu`, `per` rows each element: sequence s owns the slots from cu[s] * per / rows + s on,
 // which are enough for its tiles whatever the counts are.
 inline int64_t tile_slots(int64_t total, int64_t sequences, int64_t per, int rows) { return total * per / rows + sequences; }
 
-struct TilePlace {
+struct TileStart {
   int64_t sequence, begin; // first row of the tile, counted from the sequence's first
 };
-__device__ __forceinline__ TilePlace place_of(const int32_t* cu, int64_t sequences, int64_t per, int rows, int64_t slot) {
+__device__ __forceinline__ TileStart start_of(const int32_t* cu, int64_t sequences, int64_t per, int rows, int64_t slot) {
   const auto first = [&](int64_t s) { return cu[s] * per / rows + s; };
   const int64_t s = last_from(sequences, slot, first);
   return {s, (slot - first(s)) * rows};
@@ -45,7 +45,7 @@ __device__ __forceinline__ TilePlace place_of(const int32_t* cu, int64_t sequenc
 struct QueryTile {
   int64_t sequence, begin, kv_head;
   int count;
-  __device__ QueryTile(const AttentionView& a, TilePlace place, int64_t kv_head, int rows) : sequence(place.sequence), begin(place.begin), kv_head(kv_head) {
+  __device__ QueryTile(const AttentionView& a, TileStart place, int64_t kv_head, int rows) : sequence(place.sequence), begin(place.begin), kv_head(kv_head) {
     const int64_t left = a.sequences.queries(sequence) * a.group - begin;
     count = left < 0 ? 0 : left < rows ? (int)left : rows;
   }

@@ -20,22 +20,9 @@ __global__ void kv_append_kernel(float* k_pool, float* v_pool, const float* k, c
 
 lr_error kv_append(lr_queue*, lr_tensor k_pool, lr_tensor v_pool, lr_tensor k, lr_tensor v, lr_tensor cu_q, lr_tensor kv_len, lr_tensor block_table) {
   Check check("kv_append");
-  check.tensor("k_pool", k_pool, LR_F32);
-  check.tensor("k", k, LR_F32);
-  check.rank("k_pool", k_pool, 4);
-  check.rank("k", k, 3);
+  check_kv_append(check, k_pool, v_pool, k, v, cu_q, kv_len, block_table);
   if (check.failed) return check.error;
-  check.tensor("v_pool", v_pool, LR_F32, elements(k_pool));
-  check.tensor("v", v, LR_F32, elements(k));
-  check.require(k_pool.shape[1] == kPageSize, "k_pool must have blocks of %d keys but has %lld", kPageSize, (long long)k_pool.shape[1]);
   const int64_t tokens = k.shape[0], width = k.shape[1] * k.shape[2];
-  check.require(k_pool.shape[2] * k_pool.shape[3] == width, "k has %lld values a token but k_pool has %lld", (long long)width,
-                (long long)(k_pool.shape[2] * k_pool.shape[3]));
-  check_apart(check, "k_pool", k_pool, cu_q, {}, kv_len, block_table);
-  check_apart(check, "v_pool", v_pool, cu_q, {}, kv_len, block_table);
-  check.tensor("block_table", block_table, LR_I32);
-  check_sequences(check, cu_q, {}, kv_len, block_table);
-  if (check.failed) return check.error;
   const Sequences sequences = sequences_of(cu_q, {}, kv_len, block_table);
   enqueue_check(sequences, tokens, k_pool.shape[0]);
   if (tokens * width > 0)

@@ -65,27 +65,6 @@ lr_error finish_checked(const char* op) {
   return error;
 }
 
-void check_sequences(Check& check, const lr_tensor& cu_q, const lr_tensor& cu_k, const lr_tensor& kv_len, const lr_tensor& block_table) {
-  check.tensor("cu_q", cu_q, LR_I32);
-  check.require(elements(cu_q) >= 1, "cu_q must have at least 1 element");
-  if (check.failed) return;
-  check.optional("cu_k", cu_k, LR_I32, elements(cu_q));
-  if (!present(block_table)) return;
-  const int64_t n = elements(cu_q) - 1;
-  check.tensor("kv_len", kv_len, LR_I32, n);
-  check.tensor("block_table", block_table, LR_I32);
-  check.rank("block_table", block_table, 2);
-  check.require(block_table.shape[0] == n, "block_table must have %lld rows, one a sequence, but has %lld", (long long)n, (long long)block_table.shape[0]);
-}
-
-void check_apart(Check& check, const char* name, const lr_tensor& output, const lr_tensor& cu_q, const lr_tensor& cu_k, const lr_tensor& kv_len,
-                 const lr_tensor& block_table) {
-  check.apart("cu_q", cu_q, name, output);
-  check.apart("cu_k", cu_k, name, output);
-  check.apart("kv_len", kv_len, name, output);
-  check.apart("block_table", block_table, name, output);
-}
-
 Sequences sequences_of(const lr_tensor& cu_q, const lr_tensor& cu_k, const lr_tensor& kv_len, const lr_tensor& block_table) {
   const bool paged = present(block_table);
   return {(const int32_t*)cu_q.data,
