@@ -56,9 +56,7 @@ describe("the public API", () => {
     const [major, minor] = process.versions.node.split(".").map(Number);
     if (major === 20 && minor! < 19) return;
     const script = 'const { Tensor } = require("lowrank"); globalThis.t = Tensor.zeros([1000]); console.log(typeof Tensor)';
-    const begun = Date.now();
     const { status, stdout } = node("--input-type=commonjs", "-e", script);
     expect({ status, stdout: stdout.trim() }).toEqual({ status: 0, stdout: "function" });
-    expect(Date.now() - begun).toBeLessThan(20_000);
   });
 });

@@ -56,7 +56,7 @@ export class Adapter {
   static async load(model: BaseModel, folder: string, options: { ignoreMismatchedBase?: boolean } = {}): Promise<Adapter> {
     const source = await pathInside(folder, CONFIG_FILE);
     const config = LoraConfig.fromJSON(await readJsonFile(source), source);
-    const plan = planAdapter(model, config);
+    const plan = planAdapter(model, config, source);
     // Before the keys: an adapter of another kind holds other tensors, and its kind is what is to be said.
     config.assertRunnable(false, source);
     assertComputed(model, plan, source);

@@ -66,24 +66,24 @@ export function modelModules(model: BaseModel): ModelModules {
   return { modules, modelType: model.config.modelType, outputEmbedding: head?.[0] ?? null };
 }
 
-/** Throws INVALID_CONFIG or ADAPTER_MISMATCH, with every mistake listed, when the configuration does not fit the model. */
-export function planAdapter(model: BaseModel, config: LoraConfig): AdapterPlan {
+/**
+ * Throws INVALID_CONFIG or ADAPTER_MISMATCH, with every mistake listed, when the configuration does not fit the model. `source` is what
+ * errors call the configuration: its file, where there is one.
+ */
+export function planAdapter(model: BaseModel, config: LoraConfig, source = "the LoRA configuration"): AdapterPlan {
   for (const [key, entries] of Object.entries({
     target_modules: config.targetModules,
     exclude_modules: config.excludeModules,
     modules_to_save: config.modulesToSave,
   }))
     if (Array.isArray(entries) && entries.length > MOST_ENTRIES)
-      throw new LowrankError(
-        "INVALID_CONFIG",
-        `the LoRA configuration's ${key} has ${entries.length} entries, more than ${MOST_ENTRIES}`,
-      );
+      throw new LowrankError("INVALID_CONFIG", `${source}: ${key} has ${entries.length} entries, more than ${MOST_ENTRIES}`);
   // Patterns may backtrack without end.
   return withinTime(
     PATTERN_MS,
-    () => plan(model, config),
+    () => plan(model, config, source),
     () => {
-      return new LowrankError("INVALID_CONFIG", `the LoRA configuration's patterns were not matched within ${PATTERN_MS} ms`, {
+      return new LowrankError("INVALID_CONFIG", `${source}: its patterns were not matched within ${PATTERN_MS} ms`, {
         hint: "Name the modules as a list, or simplify the regular expressions of target_modules, exclude_modules, rank_pattern and alpha_pattern.",
       });
     },
@@ -94,8 +94,8 @@ const PATTERN_MS = 400;
 /** Each is compared with every module. */
 const MOST_ENTRIES = 10_000;
 
-function plan(model: BaseModel, config: LoraConfig): AdapterPlan {
-  const selection = resolveTargets(modelModules(model), config);
+function plan(model: BaseModel, config: LoraConfig, source: string): AdapterPlan {
+  const selection = resolveTargets(modelModules(model), config, source);
   const modules = new Map(model.modules());
   const tensors: PlannedTensor[] = [];
   const pairs: PlannedPair[] = [];

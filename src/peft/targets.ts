@@ -72,11 +72,11 @@ const isNamed = (name: string, entry: string) => name === entry || name.endsWith
 /**
  * Which modules a configuration selects, by the rules of PEFT (tuners_utils.check_target_module_exists): exclude_modules first, then
  * modules_to_save, then targets; text is a regular expression for the whole name, a list holds names and suffixes.
- * Throws INVALID_CONFIG when there is no target at all. What matches nothing is only reported here.
+ * Throws INVALID_CONFIG when there is no target at all; `source` names the configuration then. What matches nothing is only reported here.
  */
-export function selectTargets(model: ModelModules, config: LoraConfig): TargetSelection {
+export function selectTargets(model: ModelModules, config: LoraConfig, source = "the LoRA configuration"): TargetSelection {
   const names = model.modules.map(({ name }) => name);
-  const targets = wantedTargets(model, config);
+  const targets = wantedTargets(model, config, source);
   const targeted: string[] = [];
   const excluded: string[] = [];
   for (const name of names) {
@@ -116,8 +116,8 @@ export function selectTargets(model: ModelModules, config: LoraConfig): TargetSe
  * selectTargets for a new adapter: everything the configuration names must exist and be of a class LoRA is made for.
  * Throws ADAPTER_MISMATCH that lists all misses, with near ones.
  */
-export function resolveTargets(model: ModelModules, config: LoraConfig): TargetSelection {
-  const selection = selectTargets(model, config);
+export function resolveTargets(model: ModelModules, config: LoraConfig, source = "the LoRA configuration"): TargetSelection {
+  const selection = selectTargets(model, config, source);
   const parts = new Set(model.modules.flatMap(({ name }) => [name, name.slice(name.lastIndexOf(".") + 1)]));
   const problems: string[] = [];
   for (const [key, entries] of Object.entries(selection.unmatched)) {
@@ -141,7 +141,7 @@ export function resolveTargets(model: ModelModules, config: LoraConfig): TargetS
     const linears = [
       ...new Set(model.modules.filter(({ kind }) => kind === "Linear").map(({ name }) => name.slice(name.lastIndexOf(".") + 1))),
     ];
-    throw new LowrankError("ADAPTER_MISMATCH", `the LoRA configuration does not fit the model:\n- ${problems.join("\n- ")}`, {
+    throw new LowrankError("ADAPTER_MISMATCH", `${source} does not fit the model:\n- ${problems.join("\n- ")}`, {
       hint: `Linear modules of this model: ${linears.slice(0, 20).join(", ")}; or target_modules: "all-linear".`,
       details: { problems },
     });
@@ -149,11 +149,11 @@ export function resolveTargets(model: ModelModules, config: LoraConfig): TargetS
   return selection;
 }
 
-function wantedTargets(model: ModelModules, config: LoraConfig): readonly string[] | string {
+function wantedTargets(model: ModelModules, config: LoraConfig, source: string): readonly string[] | string {
   const targets = config.targetModules ?? DEFAULT_TARGETS[model.modelType] ?? [];
   if (targets.length === 0) {
     const why = config.targetModules === null ? `there is no default for models of type '${model.modelType}'` : "it is empty";
-    throw new LowrankError("INVALID_CONFIG", `target_modules must be given: ${why}`, {
+    throw new LowrankError("INVALID_CONFIG", `${source}: target_modules must be given: ${why}`, {
       hint: 'Name modules such as ["q_proj", "v_proj"], or "all-linear".',
       details: { modelType: model.modelType },
     });

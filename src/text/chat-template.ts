@@ -45,7 +45,7 @@ const MILLISECONDS = 100;
 const PATIENCE = 5000;
 
 /** Values inside a value, and characters of all its texts. @throws for what is no data, or nested too deeply */
-function measure(value: unknown, depth = 0): { values: number; characters: number } {
+export function measure(value: unknown, depth = 0): { values: number; characters: number } {
   if (typeof value === "string") return { values: 1, characters: value.length };
   if (typeof value === "function" || typeof value === "symbol") throw notData(`holds a ${typeof value}`);
   if (typeof value !== "object" || value === null || value instanceof Number) return { values: 1, characters: 0 };

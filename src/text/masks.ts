@@ -1,5 +1,5 @@
 import { LowrankError } from "../errors.js";
-import { type Conversation, hasGenerationMarks, type Rendered, renderChatBatch } from "./chat-template.js";
+import { type Conversation, hasGenerationMarks, measure, type Rendered, renderChatBatch } from "./chat-template.js";
 import type { Offset } from "./offsets.js";
 import type { Tokenizer } from "./tokenizer.js";
 
@@ -67,6 +67,24 @@ function illDefined(reason: string): LowrankError {
   });
 }
 
+/** What growing prefixes may take: each answer renders and encodes all that stands before it, so the work grows with the square. */
+const MOST = { messages: 2 ** 17, characters: 2 ** 24 };
+
+/** The error for a conversation whose prefixes together are too long. */
+function tooLong({ messages }: Conversation): LowrankError | undefined {
+  const answers = messages.filter((m) => m.role === "assistant").length;
+  const characters = answers * measure(messages).characters;
+  if (answers * messages.length <= MOST.messages && characters <= MOST.characters) return;
+  return new LowrankError(
+    "TEMPLATE",
+    "The conversation is too long to find the assistant's tokens in it by growing prefixes: its answers times its messages, or times its characters, are too many",
+    {
+      hint: "Use a template with {% generation %} marks, or split the conversation.",
+      details: { raisedBy: "limit", limit: "size", answers, messages: messages.length, characters, most: MOST },
+    },
+  );
+}
+
 /** True for the error that masks by growing prefixes give where they are not well defined. */
 export const isIllDefined = (error: unknown): boolean => error instanceof LowrankError && error.details.raisedBy === "prefix";
 
@@ -75,7 +93,8 @@ export const isIllDefined = (error: unknown): boolean => error instanceof Lowran
  * growing prefixes. No special tokens are added to what the template prints.
  *
  * @returns for each conversation its ids and mask, or the LowrankError (TEMPLATE) that refused it. Where prefixes are not well
- *   defined (see {@link isIllDefined}) a caller may split the conversation into one example per assistant message.
+ *   defined (see {@link isIllDefined}) a caller may split the conversation into one example per assistant message. Without marks
+ *   a conversation of a great many answers is refused.
  */
 export async function maskConversations(
   tokenizer: Tokenizer,
@@ -113,6 +132,8 @@ async function byPrefixes(
   // Every rendering of every conversation goes to the worker at once.
   const jobs: Conversation[] = [];
   const plans = conversations.map((conversation) => {
+    const refused = attempt(() => tooLong(conversation));
+    if (refused) return refused;
     const c = { templateName: tokenizer.folder, ...conversation };
     const whole = jobs.push({ ...c, addGenerationPrompt: false }) - 1;
     const turns = c.messages.flatMap((m, message) => {
@@ -136,6 +157,7 @@ async function byPrefixes(
   };
   return plans.map((plan) =>
     attempt(() => {
+      if (plan instanceof LowrankError) throw plan;
       const turns = plan.turns.map((t): Turn => ({ message: t.message, before: textOf(t.before), after: textOf(t.after) }));
       return maskFromPrefixes(tokenizer, textOf(plan.whole), turns);
     }),

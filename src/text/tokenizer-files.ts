@@ -81,11 +81,12 @@ export function addedToken(entry: Record<string, unknown>): AddedToken {
   };
 }
 
-/** Refuses a vocabulary (BPE, WordPiece: a map from text to id) with values that are no ids. */
+/** Refuses a vocabulary that is none, or (BPE, WordPiece: a map from text to id) has values that are no ids. */
 export function checkIds(json: Readonly<Record<string, unknown>>): void {
   checkPieces(json.pre_tokenizer);
   const vocab = (json.model as { vocab?: unknown } | null | undefined)?.vocab;
-  if (typeof vocab !== "object" || vocab === null || Array.isArray(vocab)) return;
+  if (typeof vocab !== "object" || vocab === null) throw new Error("its model has no vocabulary");
+  if (Array.isArray(vocab)) return;
   for (const [token, id] of Object.entries(vocab))
     if (!isId(id)) throw new Error(`the vocabulary gives ${JSON.stringify(token)} the id ${JSON.stringify(id)}`);
 }

@@ -101,7 +101,15 @@ function judge(error: unknown, names: string[], folder: string): string[] {
   if (!(error instanceof LowrankError)) return [`not a LowrankError: ${error instanceof Error ? error.stack : String(error)}`];
   totals.refused++;
   totals.codes[error.code] = (totals.codes[error.code] ?? 0) + 1;
-  const said = [folder, ...names.map((path) => basename(path)), "The data set", "None of the", "LoRA configuration", "org/name"];
+  const said = [
+    folder,
+    ...names.map((path) => basename(path)),
+    "The data set",
+    "None of the",
+    "LoRA configuration",
+    "the model's context",
+    "org/name",
+  ];
   const problems: string[] = [];
   if (!CODES.has(error.code)) problems.push(`the code ${error.code}: ${error.message}`);
   if (!said.some((text) => error.message.includes(text)))

@@ -1,4 +1,4 @@
-import { cpSync, existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -97,6 +97,14 @@ describe("adapter files", () => {
     expect(await load(adapterFolder("error-file-b-wrong-out", "adapter"))).toMatchObject({
       code: "ADAPTER_MISMATCH",
       message: expect.stringMatching(/wrong shape: .*lora_B\.weight is \[\d+, \d+\], .* want \[\d+, \d+\]/),
+    });
+    const nothing = join(folder, "nothing");
+    cpSync(adapterFolder("adapter-lora-qv", "adapter"), nothing, { recursive: true });
+    const config = join(nothing, "adapter_config.json");
+    writeFileSync(config, JSON.stringify({ ...JSON.parse(readFileSync(config, "utf8")), target_modules: [] }));
+    expect(await load(nothing)).toMatchObject({
+      code: "INVALID_CONFIG",
+      message: `${config}: target_modules must be given: it is empty`,
     });
     const pickle = join(folder, "pickle");
     cpSync(adapterFolder("adapter-lora-qv", "adapter"), pickle, { recursive: true });

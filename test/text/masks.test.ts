@@ -73,6 +73,20 @@ describe("assistant masks", () => {
     expect(isIllDefined(new LowrankError("TEMPLATE", "something else"))).toBe(false);
   });
 
+  it("are refused where all prefixes together would be too long, but not with marks", async () => {
+    const long = (answers: number, content: string) =>
+      Array.from({ length: answers }, () => [talk[0]!, { role: "assistant", content }]).flat();
+    const limit = { code: "TEMPLATE", details: { limit: "size" } };
+    expect(await one(tok, PLAIN, long(300, "x"))).toMatchObject({ ...limit, details: { answers: 300, messages: 600 } });
+    expect(await one(tok, PLAIN, long(20, "x".repeat(50_000)))).toMatchObject(limit);
+    expect(await one(tok, PLAIN, long(200, "x"))).toHaveProperty("mask");
+    expect(learnt(tok, (await one(tok, MARKED, long(300, "x"))) as MaskedConversation)).toBe("x;".repeat(300));
+    expect(isIllDefined(await one(tok, PLAIN, long(300, "x")))).toBe(false);
+    const endless: { role: string; content: unknown } = { role: "assistant", content: [] };
+    endless.content = [endless];
+    expect(await one(tok, PLAIN, [talk[0]!, endless as never])).toMatchObject({ code: "TEMPLATE", details: { raisedBy: "api" } });
+  });
+
   it("can then be had for each answer by itself", async () => {
     const turns = (await maskTurns(tok, SHIFTY, { messages: talk })) as MaskedConversation[];
     expect(turns.map((t) => [t.text, learnt(tok, t)])).toEqual([

@@ -116,6 +116,9 @@ describe("a byte tokenizer", () => {
       ["[]", "INVALID_FILE"],
       ["{}", "INVALID_FILE"],
       ['{"model":{"type":"X"}}', "UNSUPPORTED"],
+      ['{"model":{"type":"BPE","vocab":"link","merges":[]}}', "INVALID_FILE"],
+      ['{"model":{"type":"BPE","merges":[]}}', "INVALID_FILE"],
+      ['{"model":{"type":"BPE","vocab":{"a":"0"},"merges":[]}}', "INVALID_FILE"],
     ]) {
       await writeFile(join(bad, "tokenizer.json"), text!);
       await expect(AutoTokenizer.fromPretrained(bad)).rejects.toMatchObject({
@@ -147,10 +150,8 @@ describe.each(["tokenizer_bytelevel", "tokenizer_sentencepiece"])("offsets of %s
 
 const real = "../shared/models/smollm2-135m-instruct-nf4";
 describe.runIf(existsSync(real))("SmolLM2's tokenizer", () => {
-  it("loads within two seconds and cuts chat marks out", async () => {
-    const start = performance.now();
+  it("loads and cuts chat marks out", async () => {
     const tok = await AutoTokenizer.fromPretrained(real);
-    expect(performance.now() - start).toBeLessThan(2000);
     expect(tok.vocabSize).toBe(49152);
     expect(tok.encode("<|im_start|>user\n")).toEqual([1, 4093, 198]);
     expect(tok.chatTemplate).toContain("<|im_start|>");
