@@ -126,7 +126,8 @@ typedef struct lr_attention_args {
   lr_tensor dout, dq, dk, dv;
 } lr_attention_args;
 
-/* Output head fused with log-probabilities: logits = softcap(logit_scale * x Wᵀ), one chunk at a time.
+/* Output head fused with log-probabilities: logits = softcap(logit_scale * x Wᵀ), one chunk at a time. A weight whose data
+ * is NULL: x holds the products themselves, [T, n] (a head with an adapter makes them otherwise).
  * value[t] = (1 - e) log p[label] + e mean_v log p[v] - z * lse²; rows with label -100 are dropped before the GEMM and
  * give 0 (and entropy 0, argmax -1). */
 typedef struct lr_head_args {

@@ -22,6 +22,9 @@ class Words {
   }
   void read(lr_tensor& field) { field = call_.tensor(number()); }
   void read(lr_weight& field) { field = call_.weight(number()); }
+  void optional(lr_weight& field) {
+    if (const double handle = number(); handle != 0) field = call_.weight(handle);
+  }
   void read(float& field) { field = static_cast<float>(number()); }
   void read(int32_t& field) { field = static_cast<int32_t>(integer(INT32_MIN, INT32_MAX)); }
   void read(int64_t& field) { field = integer(-(int64_t{1} << 53), int64_t{1} << 53); }
@@ -84,7 +87,9 @@ void Arg<const lr_attention_args*>::read(Call& call, size_t i) {
 void Arg<const lr_head_args*>::read(Call& call, size_t i) {
   Words words(call, i);
   lr_head_args& v = value;
-  words.all(v.value, v.entropy, v.argmax, v.dx_unit, v.x, v.weight, v.labels, v.softcap, v.logit_scale, v.smoothing, v.z_loss, v.math, v.dvalue, v.dentropy, v.dx, v.dweight);
+  words.all(v.value, v.entropy, v.argmax, v.dx_unit, v.x);
+  words.optional(v.weight);
+  words.all(v.labels, v.softcap, v.logit_scale, v.smoothing, v.z_loss, v.math, v.dvalue, v.dentropy, v.dx, v.dweight);
   words.end();
 }
 

@@ -6,10 +6,10 @@ import type { KvView } from "../generate/kv-cache.js";
 import type { GenerateOptions, GenerationConfig } from "../generate/options.js";
 import { type GeneratedToken, generate, generateIds, type Prompt, stream, type TextModel } from "../generate/stream.js";
 import type { FolderWriter } from "../io/durable.js";
-import { type AdapterSelection, BASE_ONLY } from "../nn/adapter-slot.js";
-import { type ForwardMode, Linear, linear } from "../nn/linear.js";
+import { type AdapterSelection, BASE_ONLY, namesOf } from "../nn/adapter-slot.js";
+import { contentWith, type ForwardMode, Linear, linear } from "../nn/linear.js";
 import { Module } from "../nn/module.js";
-import { watchLinears } from "../nn/watch.js";
+import { adaptables, watchModules } from "../nn/watch.js";
 import { add } from "../ops/elementwise.js";
 import { embedding } from "../ops/embedding.js";
 import { ropeTable } from "../ops/rope.js";
@@ -114,7 +114,7 @@ export abstract class CausalLM extends Module implements TextModel {
       ropeTable: ropeTable(batch.positions, this.invFreq, this.config.rope.attentionScaling),
       cache: options.cache && ((layer) => options.cache!.layer(layer)),
     };
-    let x = this.model.embedTokens.forward(batch.inputIds);
+    let x = this.model.embedTokens.forward(batch.inputIds, context.mode);
     let residual: Tensor | undefined;
     options.observe?.(x);
     for (const layer of this.model.layers) {
@@ -125,7 +125,7 @@ export abstract class CausalLM extends Module implements TextModel {
       // The stream itself appears only in the next norm; observers pay for an addition of their own.
       if (options.observe && layer !== this.model.layers.at(-1)) options.observe(add(x, residual));
     }
-    const [hidden, last] = normAdd(this.model.norm, x, residual);
+    const [hidden, last] = normAdd(this.model.norm, x, residual, context.mode);
     options.observe?.(last);
     return hidden;
   }
@@ -135,11 +135,14 @@ export abstract class CausalLM extends Module implements TextModel {
     return linear(hidden, [this.lmHead], this.mode(options), "lm_head")[0]!;
   }
 
-  /** Log-probability of each row's label (int32 [T], -100: none) without ever holding all logits. */
-  tokenLogProb(hidden: Tensor, labels: Tensor, options: TokenLogProbOptions = {}): TokenLogProb {
-    if (this.lmHead.adapters.pairs.size > 0)
-      throw new LowrankError("UNSUPPORTED", "Losses with an adapter on lm_head are not supported yet");
-    return tokenLogProb(hidden, this.lmHead.weight, labels, { bf16: this.bf16, ...options });
+  /** Log-probability of each row's label (int32 [T], -100: none); all logits exist at once only where an adapter changes the head's. */
+  tokenLogProb(hidden: Tensor, labels: Tensor, options: TokenLogProbOptions & ForwardMode = {}): TokenLogProb {
+    const mode = this.mode(options);
+    const parts = this.lmHead.adapters.of(namesOf(mode.adapters ?? BASE_ONLY));
+    const [weight, bias] = contentWith(this.lmHead, parts);
+    const fused = bias === undefined && parts.every(({ pair, rows }) => !pair && !rows);
+    if (fused) return tokenLogProb(hidden, weight, labels, { bf16: this.bf16, ...options });
+    return tokenLogProb(this.logits(hidden, options), undefined, labels, options);
   }
 
   /** The answer to a prompt: text, messages (through the chat template) or token ids. */
@@ -178,7 +181,7 @@ export abstract class CausalLM extends Module implements TextModel {
   /** Steps of a generation with the adapters of now; they throw DISPOSED once those, or weights, were deleted or replaced. */
   decoder(adapter: string | null | undefined): GenerationModel {
     const adapters = adapter === undefined ? this.adapters : this.selectionOf(adapter);
-    const assertUnchanged = watchLinears(this, adapters);
+    const assertUnchanged = watchModules(this, adapters);
     const { vocabSize, device } = this;
     const { maxPositions, numLayers, numKvHeads, headDim } = this.config;
     return {
@@ -197,9 +200,7 @@ export abstract class CausalLM extends Module implements TextModel {
 
   private selectionOf(adapter: string | null): AdapterSelection {
     if (adapter === null) return BASE_ONLY;
-    const names = new Set<string>();
-    for (const [, module] of this.modules())
-      if (module instanceof Linear) for (const name of module.adapters.pairs.keys()) names.add(name);
+    const names = new Set(adaptables(this).flatMap(([, { adapters }]) => [...adapters.parts.keys()]));
     if (names.has(adapter)) return { names: [adapter] };
     throw new LowrankError("NOT_FOUND", `There is no adapter '${adapter}' on this model`, {
       hint: names.size > 0 ? `Loaded: ${[...names].join(", ")}.` : "No adapter is loaded.",
@@ -226,9 +227,7 @@ export abstract class CausalLM extends Module implements TextModel {
 /** One layer as a unit of recomputation. */
 function checkpointed(layer: DecoderLayer, x: Tensor, residual: Tensor | undefined, context: LayerContext): [Tensor, Tensor] {
   const captures = [...layer.parameters()].map(([, tensor]) => tensor);
-  for (const [, module] of layer.modules()) {
-    if (module instanceof Linear) for (const pair of module.adapters.pairs.values()) captures.push(...pair.tensors);
-  }
+  for (const [, { adapters }] of adaptables(layer)) for (const part of adapters.parts.values()) captures.push(...part.tensors);
   const trained = captures.filter((tensor) => tensor.requiresGrad);
   const inputs = residual ? [x, residual] : [x];
   return checkpoint((x, residual) => layer.forward(x!, residual, context), inputs, [

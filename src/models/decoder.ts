@@ -103,8 +103,9 @@ export class DecoderLayer extends Module {
    * Returns the same two for the next layer: each addition is part of the norm that follows it.
    */
   forward(x: Tensor, residual: Tensor | undefined, context: LayerContext): [x: Tensor, residual: Tensor] {
-    const [normed, stream] = normAdd(this.inputLayernorm, x, residual);
-    const [hidden, sum] = this.postAttentionLayernorm.forwardAdd(this.selfAttn.forward(normed, context), stream);
+    const { mode } = context;
+    const [normed, stream] = normAdd(this.inputLayernorm, x, residual, mode);
+    const [hidden, sum] = this.postAttentionLayernorm.forwardAdd(this.selfAttn.forward(normed, context), stream, mode);
     return [this.mlp.forward(hidden, context), sum];
   }
 }
@@ -124,8 +125,8 @@ export class DecoderModel extends Module {
 }
 
 /** [norm of the stream, the stream x + residual]. */
-export function normAdd(norm: RMSNorm, x: Tensor, residual: Tensor | undefined): [y: Tensor, sum: Tensor] {
-  return residual ? norm.forwardAdd(x, residual) : [norm.forward(x), x];
+export function normAdd(norm: RMSNorm, x: Tensor, residual: Tensor | undefined, mode: ForwardMode): [y: Tensor, sum: Tensor] {
+  return residual ? norm.forwardAdd(x, residual, mode) : [norm.forward(x, mode), x];
 }
 
 function linearOf(weights: ModelWeights, path: string): Linear {

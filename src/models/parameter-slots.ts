@@ -36,7 +36,7 @@ export function parameterSlots(model: CausalLM): ParameterSlot[] {
   for (const [path, module] of model.modules()) {
     if (module instanceof Embedding) {
       add(`${path}.weight`, module.weight, (tensor) => {
-        if (model.config.tieWordEmbeddings) {
+        if (model.lmHead.weight.borrowed) {
           model.lmHead.weight.dispose();
           model.lmHead.weight = Weight.borrow(tensor);
         }
@@ -50,9 +50,8 @@ export function parameterSlots(model: CausalLM): ParameterSlot[] {
       });
     } else if (module instanceof Linear) {
       const { dense } = module.weight;
-      const tied = module === model.lmHead && model.config.tieWordEmbeddings;
       if (!dense) quantized.push(path);
-      else if (!tied) {
+      else if (!module.weight.borrowed) {
         add(`${path}.weight`, dense, (tensor) => {
           module.weight.dispose();
           module.weight = Weight.dense(tensor);

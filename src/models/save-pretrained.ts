@@ -56,7 +56,7 @@ async function savedTensors(model: CausalLM, dtype: SavedDType | undefined): Pro
   const own = model.dtype as SavedDType;
   for (const [path, module] of model.modules()) {
     if (module instanceof Linear) {
-      if (module === model.lmHead && model.config.tieWordEmbeddings) continue;
+      if (module.weight.borrowed) continue; // a tied head
       const { weight } = module;
       const name = `${path}.weight`;
       if (weight.dense) entries.push(floatEntry(name, weight.dense, dtype ?? (weight.dense.dtype as SavedDType)));
@@ -118,6 +118,7 @@ function savedConfig(model: CausalLM, dtype: SavedDType | undefined): Record<str
   return {
     ...config,
     architectures: [architecture],
+    ...(model.config.tieWordEmbeddings && { tie_word_embeddings: model.lmHead.weight.borrowed }),
     [key]: dtype ?? model.dtype,
     ...(parts ? { quantization_config: quantizationConfig(parts, dense, former ?? {}) } : {}),
   };

@@ -1,18 +1,18 @@
 import { LowrankError } from "../errors.js";
 import { add, scale } from "../ops/elementwise.js";
 import { type LinearLayer, type LoraSegment, linearGroup } from "../ops/linear.js";
+import { matmulTransposed } from "../ops/matmul.js";
 import type { Weight } from "../quant/weight.js";
 import { nextKey } from "../tensor/random.js";
 import type { Tensor } from "../tensor/tensor.js";
-import { type AdapterSelection, AdapterSlot, BASE_ONLY, type LoraPair } from "./adapter-slot.js";
+import type { AdapterPart, Delta } from "./adapter-part.js";
+import { Adaptable, type AdapterSelection, BASE_ONLY, byRange, namesOf } from "./adapter-slot.js";
 import { biasRows } from "./lora-bias.js";
-import { Module } from "./module.js";
 
-/** A linear layer with room for adapters. Paths and weights stay what they are whatever adapters come and go. */
-export class Linear extends Module {
+/** A linear layer: y = x Wᵀ + bias. */
+export class Linear extends Adaptable {
   weight: Weight;
   bias: Tensor | undefined;
-  readonly adapters = new AdapterSlot();
 
   constructor(weight: Weight, bias?: Tensor) {
     super();
@@ -26,14 +26,13 @@ export class Linear extends Module {
   }
 
   override dispose(): void {
+    super.dispose();
     this.weight.dispose();
     this.bias?.dispose();
-    for (const pair of this.adapters.pairs.values()) pair.dispose();
-    this.adapters.pairs.clear();
   }
 }
 
-/** How a forward pass runs: shared by all linears of it. */
+/** How a forward pass runs: shared by all modules of it. */
 export interface ForwardMode {
   adapters?: AdapterSelection;
   /** Dropout of adapters is active. */
@@ -45,62 +44,104 @@ export interface ForwardMode {
 /**
  * The grouped op: linears that read the same x [T, in] in one call. `path` names the group for its dropout mask.
  * Rows of their own adapters are for inference: training refuses them as PEFT does (UNSUPPORTED).
- * Several adapters on the same rows: the first rides in the fused call, the deltas of the others are added.
  */
 export function linear(x: Tensor, layers: readonly Linear[], mode: ForwardMode = {}, path = ""): Tensor[] {
   const selection = mode.adapters ?? BASE_ONLY;
-  if (mode.training && "rows" in selection) {
-    throw new LowrankError("UNSUPPORTED", "[linear] a batch with adapters by row cannot train", {
-      hint: "Train one adapter after the other, or run the mixed batch without training.",
-    });
-  }
-  const rows = x.shape[0] ?? 0;
-  const [first, ...more] = "names" in selection ? selection.names : [];
-  const ranges = "rows" in selection ? selection.rows : first === undefined ? [] : [{ begin: 0, end: rows, name: first }];
-  const bf16 = mode.bf16 ?? false;
-  const group = layers.map(
-    (layer): LinearLayer => ({ weight: layer.weight, bias: layer.bias, segments: segmentsOf(layer, ranges, rows) }),
-  );
-  // PEFT's lora_dropout belongs to the adapter: its pairs agree.
-  const trained = mode.training ? layers.flatMap(({ adapters }) => adapters.pairs.get(first ?? "") ?? [])[0] : undefined;
-  const p = trained?.dropout ?? 0;
-  const ys = linearGroup(x, group, { bf16, ...(p > 0 ? { dropout: { p, key: nextKey(path) } } : {}) });
-  for (const [i, layer] of layers.entries()) {
-    for (const name of more) {
-      const pair = layer.adapters.pairs.get(name);
-      if (pair) ys[i] = add(ys[i]!, delta(x, pair, bf16, mode.training ?? false));
+  if ("rows" in selection) {
+    if (mode.training) {
+      throw new LowrankError("UNSUPPORTED", "[linear] a batch with adapters by row cannot train", {
+        hint: "Train one adapter after the other, or run the mixed batch without training.",
+      });
     }
-    const everywhere = more.map((name) => ({ begin: 0, end: rows, name }));
-    for (const { begin, end, name } of [...ranges, ...everywhere]) {
-      const pair = name === null ? undefined : layer.adapters.pairs.get(name);
+    const used = layers.flatMap((layer) => layer.adapters.of(namesOf(selection)));
+    if (used.every((part) => part.isPair)) return mixedRows(x, layers, selection.rows, mode);
+  }
+  const slots = layers.map(({ adapters }) => adapters);
+  return byRange(selection, slots, [x], ([x], names) => sameRows(x!, layers, names, mode, path));
+}
+
+/** Each range of rows with its own pair, in one product. */
+function mixedRows(
+  x: Tensor,
+  layers: readonly Linear[],
+  ranges: readonly { begin: number; end: number; name: string | null }[],
+  { bf16 = false }: ForwardMode,
+): Tensor[] {
+  const rows = x.shape[0] ?? 0;
+  for (const { begin, end } of ranges) {
+    if (begin < 0 || end > rows)
+      throw new LowrankError("SHAPE_MISMATCH", `[linear] rows ${begin} to ${end} do not lie in the ${rows} rows of x`);
+  }
+  const pairOf = (layer: Linear, name: string | null) => (name === null ? undefined : layer.adapters.parts.get(name)?.pair);
+  const group = layers.map((layer): LinearLayer => {
+    const segments = ranges.flatMap(({ begin, end, name }) => {
+      const pair = pairOf(layer, name);
+      return pair ? [segmentOf(pair.delta(), begin, end)] : [];
+    });
+    return { weight: layer.weight, bias: layer.bias, segments };
+  });
+  const ys = linearGroup(x, group, { bf16 });
+  for (const [i, layer] of layers.entries()) {
+    for (const { begin, end, name } of ranges) {
+      const pair = pairOf(layer, name);
       if (pair?.bias) ys[i] = add(ys[i]!, biasRows(pair.bias, pair.scale, rows, begin, end));
     }
   }
   return ys;
 }
 
-function segmentsOf(
-  layer: Linear,
-  ranges: readonly { begin: number; end: number; name: string | null }[],
-  rows: number,
-): LoraSegment[] {
-  return ranges.flatMap(({ begin, end, name }) => {
-    if (begin < 0 || end > rows)
-      throw new LowrankError("SHAPE_MISMATCH", `[linear] rows ${begin} to ${end} do not lie in the ${rows} rows of x`);
-    const pair = name === null ? undefined : layer.adapters.pairs.get(name);
-    return pair ? [{ rowBegin: begin, rowEnd: end, a: pair.a, b: pair.b, scale: pair.scale }] : [];
+/** The same adapters on all rows: the first one's pair rides in the fused call, the other deltas are added. */
+function sameRows(
+  x: Tensor,
+  layers: readonly Linear[],
+  names: readonly string[],
+  { bf16 = false, training = false }: ForwardMode,
+  path: string,
+): Tensor[] {
+  const rows = x.shape[0] ?? 0;
+  const [first] = names;
+  const plans = layers.map((layer) => {
+    const parts = layer.adapters.of(names);
+    const [weight, bias] = contentWith(layer, parts);
+    const leading = first === undefined ? undefined : layer.adapters.parts.get(first);
+    const riding = leading?.pair?.delta();
+    const added = parts.flatMap((part) =>
+      part === leading ? deltasOf(part, weight).slice(riding ? 1 : 0) : deltasOf(part, weight),
+    );
+    return { parts, weight, bias, riding, added };
   });
+  // PEFT's lora_dropout belongs to the adapter: its pairs agree.
+  const p = training ? (plans.find(({ riding }) => riding)?.riding?.dropout ?? 0) : 0;
+  const group = plans.map(({ weight, bias, riding }): LinearLayer => {
+    return { weight, bias, segments: riding ? [segmentOf(riding, 0, rows)] : [] };
+  });
+  const ys = linearGroup(x, group, { bf16, ...(p > 0 ? { dropout: { p, key: nextKey(path) } } : {}) });
+  for (const [i, { parts, added }] of plans.entries()) {
+    for (const delta of added) {
+      if (training && delta.dropout > 0) {
+        throw new LowrankError("UNSUPPORTED", "[linear] several adapters at once cannot train with dropout", {
+          hint: "Set lora_dropout to 0, or activate one adapter.",
+        });
+      }
+      const change = matmulTransposed(matmulTransposed(x, delta.a, bf16), delta.b, bf16);
+      ys[i] = add(ys[i]!, scale(change, delta.scale));
+    }
+    for (const { pair } of parts) if (pair?.bias) ys[i] = add(ys[i]!, biasRows(pair.bias, pair.scale, rows, 0, rows));
+  }
+  return ys;
 }
 
-/** scale · (x aᵀ) bᵀ, composed of two plain linears. */
-function delta(x: Tensor, pair: LoraPair, bf16: boolean, training: boolean): Tensor {
-  if (training && pair.dropout > 0) {
-    throw new LowrankError("UNSUPPORTED", "[linear] several adapters at once cannot train with dropout", {
-      hint: "Set lora_dropout to 0, or activate one adapter.",
-    });
-  }
-  const through = (input: Tensor, weight: Weight): Tensor =>
-    linearGroup(input, [{ weight, bias: undefined, segments: [] }], { bf16 })[0]!;
-  const { a, b } = pair.weights;
-  return scale(through(through(x, a), b), pair.scale);
+/** Weight and bias of a linear with these parts: the copy of one that has one, else its own. */
+export function contentWith(layer: Linear, parts: readonly AdapterPart[]): [weight: Weight, bias: Tensor | undefined] {
+  const weight = parts.find((part) => part.weight)?.matrix ?? layer.weight;
+  return [weight, parts.find((part) => part.bias)?.bias ?? layer.bias];
+}
+
+/** What a part adds to a matrix, the pair's delta first. */
+export function deltasOf({ pair, rows }: AdapterPart, weight: Weight): Delta[] {
+  return [...(pair ? [pair.delta()] : []), ...(rows ? [rows.delta(weight.dense ?? weight.dequantize())] : [])];
+}
+
+function segmentOf({ a, b, scale }: Delta, rowBegin: number, rowEnd: number): LoraSegment {
+  return { rowBegin, rowEnd, a, b, scale };
 }

@@ -1,9 +1,10 @@
 import { addRmsNorm, rmsNorm } from "../ops/rms-norm.js";
 import type { Tensor } from "../tensor/tensor.js";
-import { Module } from "./module.js";
+import { Adaptable, BASE_ONLY, byRange } from "./adapter-slot.js";
+import type { ForwardMode } from "./linear.js";
 
 /** RMSNorm with a float32 weight [d]. */
-export class RMSNorm extends Module {
+export class RMSNorm extends Adaptable {
   weight: Tensor;
   readonly eps: number;
 
@@ -14,13 +15,24 @@ export class RMSNorm extends Module {
   }
 
   /** x [..., d] → the same shape. */
-  forward(x: Tensor): Tensor {
-    return rmsNorm(x, this.weight, { eps: this.eps });
+  forward(x: Tensor, mode: ForwardMode): Tensor {
+    const { eps } = this;
+    return this.#run([x], mode, ([x], weight) => [rmsNorm(x!, weight, { eps })])[0]!;
   }
 
   /** sum = x + residual, then its norm: [y, sum]. */
-  forwardAdd(x: Tensor, residual: Tensor): [y: Tensor, sum: Tensor] {
-    return addRmsNorm(x, residual, this.weight, { eps: this.eps });
+  forwardAdd(x: Tensor, residual: Tensor, mode: ForwardMode): [y: Tensor, sum: Tensor] {
+    const { eps } = this;
+    const [y, sum] = this.#run([x, residual], mode, ([x, residual], weight) => addRmsNorm(x!, residual!, weight, { eps }));
+    return [y!, sum!];
+  }
+
+  /** `body` with the weight that the acting adapters give: a copy of their own, or the module's. */
+  #run(inputs: readonly Tensor[], mode: ForwardMode, body: (inputs: readonly Tensor[], weight: Tensor) => Tensor[]): Tensor[] {
+    return byRange(mode.adapters ?? BASE_ONLY, [this.adapters], inputs, (inputs, names) => {
+      const copy = this.adapters.of(names).find(({ weight }) => weight)?.weight;
+      return body(inputs, copy ?? this.weight);
+    });
   }
 
   override *tensors(): Iterable<[string, Tensor]> {
@@ -28,6 +40,7 @@ export class RMSNorm extends Module {
   }
 
   override dispose(): void {
+    super.dispose();
     this.weight.dispose();
   }
 }

@@ -32,16 +32,22 @@ export interface TokenLogProb {
 /**
  * Output head fused with log-probabilities: hidden float32 [T, d], weight [vocab, d], labels int32 [T]. Only one chunk of logits
  * ever exists, and rows labelled -100 are dropped before the product. SFT, DPO, ORPO and KTO are small losses on it. With a
- * trainable dense weight its gradient is computed too, into the slice that a tied embedding shares.
+ * trainable dense weight its gradient is computed too, into the slice that a tied embedding shares. Without a weight `hidden` holds
+ * the products themselves, [T, vocab].
  */
-export function tokenLogProb(hidden: Tensor, weight: Weight, labels: Tensor, options: TokenLogProbOptions = {}): TokenLogProb {
+export function tokenLogProb(
+  hidden: Tensor,
+  weight: Weight | undefined,
+  labels: Tensor,
+  options: TokenLogProbOptions = {},
+): TokenLogProb {
   const argmax = options.argmax ? Tensor.empty(labels.shape, { dtype: "int32", device: hidden.device }) : undefined;
-  const [value, entropy] = tokenLogProbOp({ hidden, head: weight.dense, labels }, { ...options, weight, argmaxInto: argmax });
+  const [value, entropy] = tokenLogProbOp({ hidden, head: weight?.dense, labels }, { ...options, weight, argmaxInto: argmax });
   return { value: value!, entropy, argmax };
 }
 
 interface Attrs extends TokenLogProbOptions {
-  weight: Weight;
+  weight: Weight | undefined;
   argmaxInto: Tensor | undefined;
 }
 
@@ -64,7 +70,7 @@ function words(h: Handles, hidden: Tensor, labels: Tensor, a: Attrs): Float64Arr
     h.argmax ?? 0,
     h.dxUnit ?? 0,
     hidden.handle,
-    a.weight.handle,
+    a.weight?.handle ?? 0,
     labels.handle,
     a.softcap ?? 0,
     a.logitScale ?? 1,
@@ -90,8 +96,8 @@ const tokenLogProbOp = defineOp<{ hidden: Tensor; head: Tensor | undefined; labe
   name: "tokenLogProb",
   forward({ hidden, head, labels }, attrs, save, recording) {
     const { weight } = attrs;
-    if (!(hidden.shape.length === 2 && hidden.shape[1] === weight.inFeatures))
-      throw mismatch("tokenLogProb", "hidden", `[T, ${weight.inFeatures}]`, hidden);
+    if (!(hidden.shape.length === 2 && (!weight || hidden.shape[1] === weight.inFeatures)))
+      throw mismatch("tokenLogProb", "hidden", `[T, ${weight?.inFeatures ?? "vocab"}]`, hidden);
     if (!(labels.dtype === "int32" && labels.size === hidden.shape[0]))
       throw mismatch("tokenLogProb", "labels", `int32 [${hidden.shape[0]}]`, labels);
     const { device } = hidden;

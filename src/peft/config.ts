@@ -17,8 +17,6 @@ const OTHER_METHODS =
 /** Fields that must hold their default for an adapter to run: other values change the maths in ways not computed yet. */
 const NOT_COMPUTED: (keyof LoraConfigFields)[] = [
   "fanInFanOut",
-  "trainableTokenIndices",
-  "ensureWeightTying",
   "targetParameters",
   "useDora",
   "layerReplication",
@@ -132,7 +130,6 @@ export class LoraConfig extends Fields {
     const problems = NOT_COMPUTED.filter((name) => !isDefault(FIELDS[name], this[name] as Json)).map(
       (name) => `${FIELDS[name].file} = ${JSON.stringify(this[name])} is not supported yet`,
     );
-    if (this.bias !== "none") problems.push(`bias = "${this.bias}" is not supported yet`);
     const init = this.initLoraWeights;
     if (typeof init === "string" && (creating ? !/^gaussian$/i.test(init) : !HARMLESS_INITS.test(init))) {
       problems.push(`init_lora_weights = "${init}" is not supported yet`);

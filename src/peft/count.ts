@@ -1,6 +1,6 @@
 import { Linear } from "../nn/linear.js";
-import type { ParameterArena } from "../optim/arena.js";
-import type { BaseModel } from "./plan.js";
+import type { Adapter } from "./adapter.js";
+import { type BaseModel, countAdded, countParameters } from "./plan.js";
 
 /** Elements of the base's tensors; what is shared (a tied head) counts once. */
 export function countBase(base: BaseModel): number {
@@ -17,12 +17,15 @@ export function countBase(base: BaseModel): number {
 }
 
 /** Trainable and all parameters of a base with adapters beside it. */
-export function countWith(base: BaseModel, adapters: readonly ParameterArena[]): { trainable: number; all: number } {
+export function countWith(
+  base: BaseModel,
+  adapters: readonly Pick<Adapter, "plan" | "arena">[],
+): { trainable: number; all: number } {
   let trainable = 0;
   let all = countBase(base);
-  for (const { size, gradients } of adapters) {
-    all += size;
-    if (gradients) trainable += size;
+  for (const { plan, arena } of adapters) {
+    all += countAdded(plan);
+    if (arena.gradients) trainable += countParameters(plan);
   }
   return { trainable, all };
 }

@@ -1,9 +1,12 @@
 import { LowrankError } from "../errors.js";
-import type { LoraPair } from "../nn/adapter-slot.js";
+import type { Embedding } from "../nn/embedding.js";
+import { linear as forward, type Linear } from "../nn/linear.js";
 import { add, scale, weightedSum } from "../ops/elementwise.js";
+import { embedding as lookUp } from "../ops/embedding.js";
 import { linearGroup } from "../ops/linear.js";
 import { fillRandom } from "../ops/random.js";
 import { Weight } from "../quant/weight.js";
+import type { DType } from "../tensor/dtype.js";
 import { randomKey } from "../tensor/random.js";
 import { scope } from "../tensor/scope.js";
 import { Tensor } from "../tensor/tensor.js";
@@ -27,7 +30,9 @@ export interface MergeDrift {
 /** Sums of squares, on the device until they are read. */
 export interface Evidence {
   path: string;
-  weight: Weight;
+  /** The form that stays: a dtype, undefined for 4 bits, and the elements of the matrix. */
+  dtype: DType | undefined;
+  elements: number;
   base: Tensor;
   effect: Tensor;
   /** What the merged weight changes, along what the adapters change. */
@@ -45,37 +50,59 @@ export const sumsOf = ({ base, effect, kept, arithmetic, rounding }: Evidence): 
 ];
 
 /**
- * Tries a merged weight on random inputs x [8, in]: `exact`, the sum in float32, and `merged`, the form that stays, against the base and
- * its pairs as a forward pass computes them, that is without ever adding B A to the weight.
+ * Tries a merged linear on random inputs x [8, in]: `exact`, the sum in float32, and `merged`, the form that stays, against the base and
+ * its adapters as a forward pass computes them, that is without ever adding b a to the weight.
  */
-export function tryMerged(base: Weight, exact: Tensor, merged: Weight, pairs: readonly LoraPair[], path: string): Evidence {
+export function tryLinear(
+  linear: Linear,
+  names: readonly string[],
+  exact: Tensor,
+  merged: Weight,
+  bias: Tensor | undefined,
+  path: string,
+): Evidence {
+  const { weight: base } = linear;
+  const form = { path, dtype: merged.dense?.dtype, elements: base.inFeatures * base.outFeatures };
   const sums = scope(() => {
     const x = Tensor.empty([ROWS, base.inFeatures], { device: base.device });
     fillRandom(x, { normal: { mean: 0, std: 1 } }, randomKey(0, path));
-    const through = (weight: Weight, pair?: LoraPair): Tensor => {
-      const segments = pair ? [{ rowBegin: 0, rowEnd: ROWS, a: pair.a, b: pair.b, scale: pair.scale }] : [];
-      return linearGroup(x, [{ weight, bias: undefined, segments }])[0]!;
-    };
-    const less = (y: Tensor, other: Tensor): Tensor => add(y, scale(other, -1));
-    const square = (y: Tensor): Tensor => weightedSum(y, 1, y);
-    const plain = through(base);
-    const wanted = pairs.reduce((sum, pair) => add(sum, less(through(base, pair), plain)), plain);
+    const through = (weight: Weight, bias: Tensor | undefined): Tensor => linearGroup(x, [{ weight, bias, segments: [] }])[0]!;
     const sum = Weight.borrow(exact);
     try {
-      const effect = less(wanted, plain);
-      const stored = through(merged);
-      return {
-        base: square(plain),
-        effect: square(effect),
-        kept: weightedSum(less(stored, plain), 1, effect),
-        arithmetic: square(less(through(sum), wanted)),
-        rounding: square(less(stored, wanted)),
-      };
+      const wanted = forward(x, [linear], { adapters: { names } })[0]!;
+      return compare(through(base, linear.bias), wanted, through(sum, bias), through(merged, bias));
     } finally {
       sum.dispose();
     }
   });
-  return { path, weight: merged, ...sums };
+  return { ...form, ...sums };
+}
+
+/** The same for an embedding, on the rows of random tokens, and of those that are trained alone. */
+export function tryTable(embedding: Embedding, names: readonly string[], exact: Tensor, merged: Tensor, path: string): Evidence {
+  const [vocab = 1] = exact.shape;
+  const trained = embedding.adapters.of(names).flatMap(({ rows }) => rows?.ids ?? []);
+  const random = Array.from({ length: ROWS }, (_, i) => Number(randomKey(0, path, i) % BigInt(vocab)));
+  const ids = Int32Array.from([...trained, ...random].slice(0, ROWS));
+  const sums = scope(() => {
+    const index = Tensor.from(ids, [ROWS], { device: exact.device });
+    const wanted = embedding.forward(index, { adapters: { names } });
+    return compare(embedding.forward(index, {}), wanted, lookUp(exact, index), lookUp(merged, index));
+  });
+  return { path, dtype: merged.dtype, elements: exact.size, ...sums };
+}
+
+function compare(plain: Tensor, wanted: Tensor, exact: Tensor, stored: Tensor) {
+  const less = (y: Tensor, other: Tensor): Tensor => add(y, scale(other, -1));
+  const square = (y: Tensor): Tensor => weightedSum(y, 1, y);
+  const effect = less(wanted, plain);
+  return {
+    base: square(plain),
+    effect: square(effect),
+    kept: weightedSum(less(stored, plain), 1, effect),
+    arithmetic: square(less(exact, wanted)),
+    rounding: square(less(stored, wanted)),
+  };
 }
 
 /**
@@ -86,7 +113,7 @@ export function tryMerged(base: Weight, exact: Tensor, merged: Weight, pairs: re
 export async function judgeMerged(tried: readonly Evidence[]): Promise<MergeDrift> {
   const total = { outputs: 0, effect: 0, kept: 0, rounding: 0 };
   const worst = { path: "", rounding: 0 };
-  for (const { path, weight, ...sums } of tried) {
+  for (const { path, dtype, elements, ...sums } of tried) {
     const [base, effect, kept, arithmetic, rounding] = await Promise.all([
       sums.base.item(),
       sums.effect.item(),
@@ -101,7 +128,7 @@ export async function judgeMerged(tried: readonly Evidence[]): Promise<MergeDrif
       });
     }
     const [wrong, rounded] = [Math.sqrt(arithmetic / (outputs || 1)), Math.sqrt(rounding / (outputs || 1))];
-    const explained = roundingOf(weight, outputs) + ARITHMETIC;
+    const explained = roundingOf(dtype, elements, outputs) + ARITHMETIC;
     if (wrong > ARITHMETIC || rounded > explained) {
       throw new LowrankError(
         "NATIVE",
@@ -124,15 +151,15 @@ export async function judgeMerged(tried: readonly Evidence[]): Promise<MergeDrif
 }
 
 /** Largest relative change of a weight by rounding; for 4 bits, half a step of the code book where one weight of a block dwarfs the others. */
-function roundingOf(weight: Weight, outputs: number): number {
-  switch (weight.dense?.dtype) {
+function roundingOf(dtype: DType | undefined, elements: number, outputs: number): number {
+  switch (dtype) {
     case undefined:
       return 0.5;
     case "bfloat16":
       return 2 ** -8;
     case "float16": {
       // Below 2^-14 its steps are 2^-24 wide.
-      const size = Math.sqrt(outputs / (ROWS * weight.inFeatures * weight.outFeatures));
+      const size = Math.sqrt(outputs / (ROWS * elements));
       return 2 ** -11 + 2 ** -24 / (size || 1);
     }
     default:

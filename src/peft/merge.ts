@@ -1,13 +1,17 @@
 import { LowrankError } from "../errors.js";
-import { Linear } from "../nn/linear.js";
-import { addInto, cast } from "../ops/copy.js";
+import type { Adaptable } from "../nn/adapter-slot.js";
+import { Embedding } from "../nn/embedding.js";
+import { contentWith, deltasOf, Linear } from "../nn/linear.js";
+import { RMSNorm } from "../nn/rms-norm.js";
+import { adaptables } from "../nn/watch.js";
+import { addInto, cast, copyInto } from "../ops/copy.js";
 import { weightedSum } from "../ops/elementwise.js";
 import { matmul } from "../ops/matmul.js";
 import { Weight } from "../quant/weight.js";
 import type { DType } from "../tensor/dtype.js";
 import { scope } from "../tensor/scope.js";
-import type { Tensor } from "../tensor/tensor.js";
-import { type Evidence, judgeMerged, type MergeDrift, sumsOf, tryMerged } from "./merge-check.js";
+import { Tensor } from "../tensor/tensor.js";
+import { type Evidence, judgeMerged, type MergeDrift, sumsOf, tryLinear, tryTable } from "./merge-check.js";
 import type { BaseModel } from "./plan.js";
 
 export interface MergeOptions {
@@ -21,53 +25,57 @@ export interface MergeOptions {
   onDrift?: (drift: MergeDrift) => void;
 }
 
-/** What of a linear merging replaces. */
+/** What of a module merging replaces. */
 interface Content {
-  weight: Weight;
+  weight: Weight | Tensor;
   bias: Tensor | undefined;
 }
 
-/** A linear that holds a sum, and what it held before. */
+/** A module that holds a sum, and what it held before. */
 export interface Replaced {
-  linear: Linear;
+  module: Adaptable;
   old: Content;
 }
 
-export const contentOf = ({ weight, bias }: Linear): Content => ({ weight, bias });
+type Holder = Adaptable & { weight: Weight | Tensor; bias?: Tensor | undefined };
+
+export const contentOf = (module: Adaptable): Content => ({ weight: (module as Holder).weight, bias: (module as Holder).bias });
+
+function put(module: Adaptable, { weight, bias }: Content): void {
+  Object.assign(module, module instanceof Linear ? { weight, bias } : { weight });
+}
 
 /** Frees what `kept` does not share. */
 export function disposeContent({ weight, bias }: Content, kept: Content): void {
-  weight.dispose();
+  if (weight !== kept.weight) weight.dispose();
   if (bias !== kept.bias) bias?.dispose();
 }
 
-/** Frees the sum and gives the linear its own weight and bias again. */
-export function putBack({ linear, old }: Replaced): void {
-  disposeContent(contentOf(linear), old);
-  Object.assign(linear, old);
+/** Frees the sum and gives the module its own weight and bias again. */
+export function putBack({ module, old }: Replaced): void {
+  disposeContent(contentOf(module), old);
+  put(module, old);
 }
 
 /**
- * Adds the adapters of `names` to the weights of a model, all or nothing, and tells what each linear held. Every merged weight is tried
- * on random inputs first. Throws UNSUPPORTED where merging cannot be, NON_FINITE, NATIVE where a merged weight is not base plus adapters,
- * INVALID_ARGUMENT when another merge came between.
+ * Adds the adapters of `names` to the weights of a model, all or nothing, and tells what each module held. Every merged matrix is tried
+ * on random inputs first. An embedding and a head that the adapters change in different ways are tied no longer. Throws UNSUPPORTED where
+ * merging cannot be, NON_FINITE, NATIVE where a merged weight is not base plus adapters, INVALID_ARGUMENT when another merge came between.
  */
 export async function mergeInto(base: BaseModel, names: readonly string[], options: MergeOptions): Promise<Replaced[]> {
   assertMergeable(base, names);
   const fresh: (Replaced & { content: Content; path: string })[] = [];
   const tried: Evidence[] = [];
   try {
-    for (const [path, linear] of base.modules()) {
-      // A tied head reads the embedding, which stays.
-      if (!(linear instanceof Linear) || linear.weight.borrowed) continue;
-      const content = mergedContent(linear, names, options.dtype, path, tried);
-      if (content) fresh.push({ linear, content, path, old: contentOf(linear) });
+    for (const [path, module] of adaptables(base)) {
+      const content = mergedContent(module, names, options.dtype, path, tried, fresh);
+      if (content) fresh.push({ module, content, path, old: contentOf(module) });
     }
     if (options.safeMerge) for (const { content, path } of fresh) await assertFinite(content, path);
     const drift = await judgeMerged(tried);
     options.onDrift?.(drift);
     await base.device.synchronize();
-    if (fresh.some(({ linear, old }) => linear.weight !== old.weight)) {
+    if (fresh.some(({ module, old }) => contentOf(module).weight !== old.weight)) {
       throw new LowrankError("INVALID_ARGUMENT", "The weights were merged by another call meanwhile", {
         hint: "Await one merge before the next.",
       });
@@ -78,15 +86,16 @@ export async function mergeInto(base: BaseModel, names: readonly string[], optio
   } finally {
     for (const evidence of tried) for (const sum of sumsOf(evidence)) sum.dispose();
   }
-  for (const { linear, content } of fresh) Object.assign(linear, content);
-  return fresh.map(({ linear, old }) => ({ linear, old }));
+  for (const { module, content } of fresh) put(module, content);
+  return fresh.map(({ module, old }) => ({ module, old }));
 }
 
 /** Throws UNSUPPORTED when an adapter adds a bias (lora_bias) to linears that have none to add it to. */
 function assertMergeable(base: BaseModel, names: readonly string[]): void {
-  const modules = [...base.modules()].flatMap(([path, module]) => {
-    if (!(module instanceof Linear) || module.bias) return [];
-    return names.some((name) => module.adapters.pairs.get(name)?.bias) ? [path] : [];
+  const modules = adaptables(base).flatMap(([path, module]) => {
+    if (!(module instanceof Linear)) return [];
+    const parts = module.adapters.of(names);
+    return !contentWith(module, parts)[1] && parts.some(({ pair }) => pair?.bias) ? [path] : [];
   });
   if (modules.length === 0) return;
   throw new LowrankError(
@@ -96,61 +105,104 @@ function assertMergeable(base: BaseModel, names: readonly string[]): void {
   );
 }
 
-/**
- * Weight and bias of a linear with the adapters of `names` added: see {@link mergedWeight}; the bias is b + Σ scale · lora_bias. What
- * no adapter touches is the linear's own tensor. Undefined when nothing changes.
- */
+/** What a module holds with the adapters of `names` added; undefined when nothing changes. What a trial shows is added to `tried`. */
 function mergedContent(
+  module: Adaptable,
+  names: readonly string[],
+  dtype: DType | undefined,
+  path: string,
+  tried: Evidence[],
+  before: readonly (Replaced & { content: Content })[],
+): Content | undefined {
+  const parts = module.adapters.of(names);
+  if (module instanceof Embedding) {
+    return parts.length === 0 ? undefined : { weight: mergedTable(module, names, dtype, path, tried), bias: undefined };
+  }
+  if (module instanceof RMSNorm) {
+    const copy = parts.find(({ weight }) => weight)?.weight;
+    return copy && { weight: cast(copy, "float32").keep(), bias: undefined };
+  }
+  if (!(module instanceof Linear)) return undefined;
+  if (!module.weight.borrowed) return mergedLinear(module, names, dtype, path, tried);
+  const embedding = before.find(({ old }) => old.weight === module.weight.dense);
+  if (parts.every(({ follows }) => follows)) {
+    const together = parts.length === (embedding?.module.adapters.of(names).length ?? 0);
+    if (together) return embedding && { weight: Weight.borrow(embedding.content.weight as Tensor), bias: module.bias };
+  }
+  return mergedLinear(module, names, dtype, path, tried);
+}
+
+/**
+ * Weight and bias of a linear with the adapters of `names` added, W + Σ scale · b a and b + Σ scale · lora_bias, computed in float32. The
+ * weight keeps the form of the base (a 4-bit one is quantised again, which rounds the sum) unless `dtype` asks for a dense one. What no
+ * adapter touches is the linear's own tensor. Undefined when nothing changes.
+ */
+function mergedLinear(
   linear: Linear,
   names: readonly string[],
   dtype: DType | undefined,
   path: string,
   tried: Evidence[],
 ): Content | undefined {
-  const weight = mergedWeight(linear, names, dtype, path, tried);
-  if (!weight) return undefined;
-  const biased = names.flatMap((name) => linear.adapters.pairs.get(name) ?? []).filter(({ bias }) => bias);
-  const { bias } = linear;
-  if (!bias || biased.length === 0) return { weight, bias };
-  try {
-    const sum = scope(() => cast(bias, "float32")).keep();
-    for (const pair of biased) addInto(sum, pair.bias!, pair.scale);
-    return { weight, bias: sum };
-  } catch (error) {
-    weight.dispose();
-    throw error;
-  }
+  const parts = linear.adapters.of(names);
+  const own = linear.weight;
+  if (parts.length === 0 && !own.borrowed && (dtype === undefined || own.dense?.dtype === dtype)) return undefined;
+  const [weight, bias] = contentWith(linear, parts);
+  return scope(() => {
+    let sumOfBiases = bias;
+    if (bias && (parts.some(({ pair }) => pair?.bias) || bias !== linear.bias)) {
+      sumOfBiases = cast(bias, "float32").keep();
+      for (const { pair } of parts) if (pair?.bias) addInto(sumOfBiases, pair.bias, pair.scale);
+    }
+    let merged = own;
+    try {
+      const sum = weight.dequantize("float32");
+      for (const part of parts) for (const { a, b, scale } of deltasOf(part, weight)) addInto(sum, matmul(b, a), scale);
+      replaceRows(sum, parts);
+      merged = inForm(sum, own, dtype);
+      keepSums(tried, tryLinear(linear, names, sum, merged, sumOfBiases, path));
+      return { weight: merged, bias: sumOfBiases };
+    } catch (error) {
+      disposeContent({ weight: merged, bias: sumOfBiases }, { weight: own, bias: linear.bias });
+      throw error;
+    }
+  });
 }
 
-/**
- * The weight of a linear with the deltas of `names` added, W + Σ scale · B A, computed in float32. It keeps the form of the base (a 4-bit
- * weight is quantised again, which rounds the sum) unless `dtype` asks for a dense one. Undefined when no adapter touches the linear
- * and its form stays. What a trial of it shows is added to `tried`.
- */
-function mergedWeight(
-  linear: Linear,
+/** The table of an embedding with the adapters of `names` added. */
+function mergedTable(
+  embedding: Embedding,
   names: readonly string[],
   dtype: DType | undefined,
   path: string,
   tried: Evidence[],
-): Weight | undefined {
-  const pairs = names.flatMap((name) => linear.adapters.pairs.get(name) ?? []);
-  const { weight } = linear;
-  if (pairs.length === 0 && (dtype === undefined || weight.dense?.dtype === dtype)) return undefined;
+): Tensor {
+  const parts = embedding.adapters.of(names);
+  const own = embedding.weight;
   return scope(() => {
-    const sum = weight.dequantize("float32");
-    for (const { a, b, scale } of pairs) addInto(sum, matmul(b, a), scale);
-    const merged = inForm(sum, weight, dtype);
-    try {
-      const evidence = tryMerged(weight, sum, merged, pairs, path);
-      for (const tensor of sumsOf(evidence)) tensor.keep();
-      tried.push(evidence);
-    } catch (error) {
-      merged.dispose();
-      throw error;
+    const sum = cast(parts.find(({ weight }) => weight)?.weight ?? own, "float32");
+    for (const { pair } of parts) {
+      if (!pair) continue;
+      const { a, b, scale } = pair.delta();
+      addInto(sum, matmul(b, a), scale);
     }
-    return merged;
+    replaceRows(sum, parts);
+    const target = dtype ?? own.dtype;
+    const merged = target === "float32" ? sum : cast(sum, target);
+    keepSums(tried, tryTable(embedding, names, sum, merged, path));
+    return merged.keep();
   });
+}
+
+/** Puts trained rows in their places, bit for bit. */
+function replaceRows(table: Tensor, parts: readonly { rows: { ids: readonly number[]; values: Tensor } | undefined }[]): void {
+  for (const { rows } of parts)
+    for (const [i, id] of rows?.ids.entries() ?? []) copyInto(table.slice(id, id + 1), rows!.values.slice(i, i + 1));
+}
+
+function keepSums(tried: Evidence[], evidence: Evidence): void {
+  for (const tensor of sumsOf(evidence)) tensor.keep();
+  tried.push(evidence);
 }
 
 /** The sum in the form of the weight it replaces, or as a dense one of `dtype`. */
@@ -165,7 +217,7 @@ function inForm(sum: Tensor, { fourBitParts, dense, round }: Weight, dtype: DTyp
 
 /** Throws NON_FINITE when a weight or a bias holds NaN or infinity (PEFT's safe_merge). */
 async function assertFinite({ weight, bias }: Content, path: string): Promise<void> {
-  using dense = weight.dequantize("float32");
+  using dense = weight instanceof Tensor ? cast(weight, "float32") : weight.dequantize("float32");
   for (const tensor of bias ? [dense, bias] : [dense]) {
     using square = weightedSum(tensor, 1, tensor);
     if (Number.isFinite(await square.item())) continue;

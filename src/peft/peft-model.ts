@@ -5,6 +5,7 @@ import { LowrankError } from "../errors.js";
 import { type FolderWriter, writeFolder } from "../io/durable.js";
 import { type ResolveOptions, resolveModel } from "../io/hub.js";
 import { type AdapterSelection, BASE_ONLY } from "../nn/adapter-slot.js";
+import { adaptables } from "../nn/watch.js";
 import { Adapter, CONFIG_FILE } from "./adapter.js";
 import { LoraConfig, type LoraConfigOptions } from "./config.js";
 import { countWith, parametersText } from "./count.js";
@@ -91,6 +92,7 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
   setAdapter(names: string | readonly string[]): void {
     const list = typeof names === "string" ? [names] : [...names];
     for (const name of list) this.#get(name);
+    if (list.length > 1) this.#assertSummable(list);
     this.#active = list;
     this.#apply();
   }
@@ -163,7 +165,7 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
   async mergeAndUnload(options: MergeOptions = {}): Promise<M> {
     this.unmergeAdapter();
     const merged = await this.#merge(options);
-    for (const { linear, old } of merged) disposeContent(old, contentOf(linear));
+    for (const { module, old } of merged) disposeContent(old, contentOf(module));
     if (merged.length > 0) this.base.weightsChanged();
     return this.unload();
   }
@@ -183,8 +185,7 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
 
   /** Trainable and all parameters; a 4-bit weight counts its elements, not its bytes. */
   parameterCounts(): { trainable: number; all: number } {
-    const arenas = [...this.#adapters.values()].map(({ arena }) => arena);
-    return countWith(this.base, arenas);
+    return countWith(this.base, [...this.#adapters.values()]);
   }
 
   /** The line that PEFT prints. */
@@ -219,6 +220,8 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
 
   /** The same into a folder that is being written, such as a checkpoint. */
   async write(dir: FolderWriter, names: readonly string[]): Promise<void> {
+    // Copies of the base's embeddings go with an adapter that targets them.
+    if (names.some((name) => this.#get(name).plan.repeats.some(({ written }) => written))) this.#assertUnmerged("save");
     for (const name of names) await this.#get(name).write(dir, name === "default" ? "" : `${name}/`, this.base);
   }
 
@@ -275,6 +278,23 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
       throw new LowrankError("INVALID_ARGUMENT", `There is an adapter '${name}' already`, {
         hint: "Delete it first, or use another name.",
       });
+  }
+
+  /** Deltas add up; of weights, biases and rows that stand in for the base's only one set can. */
+  #assertSummable(names: readonly string[]): void {
+    for (const [path, { adapters }] of adaptables(this.base)) {
+      const parts = adapters.of(names);
+      for (const what of ["weight", "bias", "rows"] as const) {
+        if (parts.filter((part) => part[what]).length < 2) continue;
+        throw new LowrankError(
+          "INVALID_ARGUMENT",
+          `Cannot activate ${names.join(", ")} at once: several replace the ${what} of ${path}`,
+          {
+            hint: "Activate one of those with modules_to_save, bias or trainable_token_indices at a time.",
+          },
+        );
+      }
+    }
   }
 
   #assertUnmerged(what: string): void {

@@ -1,12 +1,13 @@
 import { LowrankError } from "../errors.js";
 import { withinTime } from "../io/time-limit.js";
 import type { AdapterSelection } from "../nn/adapter-slot.js";
-import { Embedding } from "../nn/embedding.js";
-import { Linear } from "../nn/linear.js";
+import type { Linear } from "../nn/linear.js";
 import type { Module } from "../nn/module.js";
+import { didYouMean } from "../suggest.js";
 import type { Device } from "../tensor/device.js";
 import type { LoraConfig } from "./config.js";
-import { type ModelModules, resolveTargets } from "./targets.js";
+import type { ModelShape, ModuleShape } from "./model-shape.js";
+import { namesEmbedding, resolveTargets } from "./targets.js";
 
 /** What an adapter needs to know of the model it goes on. */
 export interface BaseModel extends Module {
@@ -18,8 +19,8 @@ export interface BaseModel extends Module {
   baseHash(): Promise<string | null>;
   /** Called when an adapter became part of the weights. */
   weightsChanged(): void;
-  /** The output head, which "all-linear" leaves out. */
-  readonly lmHead: Module;
+  /** The output head, which "all-linear" leaves out. It borrows the embedding's weight where the two are tied. */
+  readonly lmHead: Linear;
   /** Adapters of forward passes that name none. */
   adapters: AdapterSelection;
 }
@@ -27,15 +28,17 @@ export interface BaseModel extends Module {
 /** The prefix of every key in adapter_model.safetensors. */
 const PREFIX = "base_model.model.";
 
+/** A tensor that trains: a slice of the adapter's arena and an entry of adapter_model.safetensors. */
 export interface PlannedTensor {
   /** Key in adapter_model.safetensors. */
   key: string;
   shape: readonly number[];
   /** What initialisation does with it. */
-  role: "lora_A" | "lora_B" | "lora_bias" | "magnitude" | "embedding_A" | "embedding_B" | "saved_copy" | "token_rows";
+  role: "lora_A" | "lora_B" | "lora_bias" | "magnitude" | "embedding_A" | "embedding_B" | "saved_copy" | "bias" | "token_rows";
+  module: string;
 }
 
-/** One LoRA pair: which linear, and the keys of its tensors. */
+/** One LoRA pair: which module, and the keys of its tensors, as {@link LoraPair} has them. */
 export interface PlannedPair {
   module: string;
   a: string;
@@ -44,33 +47,45 @@ export interface PlannedPair {
   bias: string | undefined;
   rank: number;
   scale: number;
+  transposed: boolean;
+}
+
+/** What the adapter puts into one module: keys of trained tensors. */
+export interface PlannedPart {
+  module: string;
+  pair?: PlannedPair;
+  weight?: string;
+  bias?: string;
+  rows?: { key: string; ids: readonly number[] };
+  /** A tied head that does what the embedding does. */
+  follows?: true;
+}
+
+/** An entry of the file that only repeats what trains, or what the base holds. */
+export interface PlannedRepeat {
+  key: string;
+  shape: readonly number[];
+  /** The trained tensor it repeats, transposed or not, or the module of the base whose weight it is. */
+  of: { key: string; transposed: boolean } | { base: string };
+  /** Whether saving writes it; a file may hold copies of the base, or not. */
+  written: boolean;
 }
 
 /** Everything an adapter consists of, made from its configuration and the model alone: created, loaded, saved and counted by it. */
 export interface AdapterPlan {
   tensors: readonly PlannedTensor[];
+  parts: readonly PlannedPart[];
   pairs: readonly PlannedPair[];
+  repeats: readonly PlannedRepeat[];
   /** target_modules as a saved configuration lists them. */
   targetModules: string[] | string;
-}
-
-/** The model as target matching sees it. */
-export function modelModules(model: BaseModel): ModelModules {
-  const modules = [...model.modules()]
-    .filter(([name]) => name !== "")
-    .map(([name, module]) => ({
-      name,
-      kind: module instanceof Linear ? "Linear" : module instanceof Embedding ? "Embedding" : module.constructor.name,
-    }));
-  const head = [...model.modules()].find(([, module]) => module === model.lmHead);
-  return { modules, modelType: model.config.modelType, outputEmbedding: head?.[0] ?? null };
 }
 
 /**
  * Throws INVALID_CONFIG or ADAPTER_MISMATCH, with every mistake listed, when the configuration does not fit the model. `source` is what
  * errors call the configuration: its file, where there is one.
  */
-export function planAdapter(model: BaseModel, config: LoraConfig, source = "the LoRA configuration"): AdapterPlan {
+export function planAdapter(model: ModelShape, config: LoraConfig, source = "the LoRA configuration"): AdapterPlan {
   for (const [key, entries] of Object.entries({
     target_modules: config.targetModules,
     exclude_modules: config.excludeModules,
@@ -81,7 +96,7 @@ export function planAdapter(model: BaseModel, config: LoraConfig, source = "the 
   // Patterns may backtrack without end.
   return withinTime(
     PATTERN_MS,
-    () => plan(model, config, source),
+    () => new Planner(model, config, source).plan(),
     () => {
       return new LowrankError("INVALID_CONFIG", `${source}: its patterns were not matched within ${PATTERN_MS} ms`, {
         hint: "Name the modules as a list, or simplify the regular expressions of target_modules, exclude_modules, rank_pattern and alpha_pattern.",
@@ -94,76 +109,214 @@ const PATTERN_MS = 400;
 /** Each is compared with every module. */
 const MOST_ENTRIES = 10_000;
 
-function plan(model: BaseModel, config: LoraConfig, source: string): AdapterPlan {
-  const selection = resolveTargets(modelModules(model), config, source);
-  const modules = new Map(model.modules());
-  const tensors: PlannedTensor[] = [];
-  const pairs: PlannedPair[] = [];
-  for (const name of selection.targeted) {
-    const module = modules.get(name);
-    const rank = config.rankOf(name);
-    const base = `${PREFIX}${name}`;
-    if (module instanceof Linear) {
-      const { inFeatures, outFeatures } = module.weight;
-      const pair = {
-        module: name,
-        a: `${base}.lora_A.weight`,
-        b: `${base}.lora_B.weight`,
-        bias: config.loraBias ? `${base}.lora_B.bias` : undefined,
-        rank,
-        scale: config.scalingOf(name),
-      };
-      pairs.push(pair);
-      tensors.push(
-        { key: pair.a, shape: [rank, inFeatures], role: "lora_A" },
-        { key: pair.b, shape: [outFeatures, rank], role: "lora_B" },
-      );
-      if (pair.bias !== undefined) tensors.push({ key: pair.bias, shape: [outFeatures], role: "lora_bias" });
-      if (config.useDora) tensors.push({ key: `${base}.lora_magnitude_vector`, shape: [outFeatures], role: "magnitude" });
-    } else if (module instanceof Embedding) {
-      const [vocab = 0, d = 0] = module.weight.shape;
-      tensors.push(
-        { key: `${base}.lora_embedding_A`, shape: [rank, vocab], role: "embedding_A" },
-        { key: `${base}.lora_embedding_B`, shape: [d, rank], role: "embedding_B" },
-      );
-    }
-  }
-  for (const name of selection.modulesToSave) {
-    const module = modules.get(name);
-    if (module instanceof Linear)
-      tensors.push({
-        key: `${PREFIX}${name}.weight`,
-        shape: [module.weight.outFeatures, module.weight.inFeatures],
-        role: "saved_copy",
-      });
-    for (const [own, tensor] of module instanceof Linear ? [] : (module?.tensors() ?? [])) {
-      tensors.push({ key: `${PREFIX}${name}.${own}`, shape: tensor.shape, role: "saved_copy" });
-    }
-  }
-  tensors.push(...tokenRows(modules, config));
-  return { tensors, pairs, targetModules: selection.targetModules };
-}
+class Planner {
+  readonly #modules: ReadonlyMap<string, ModuleShape>;
+  readonly #tensors: PlannedTensor[] = [];
+  readonly #parts = new Map<string, PlannedPart>();
+  readonly #repeats: PlannedRepeat[] = [];
 
-function tokenRows(modules: ReadonlyMap<string, Module>, { trainableTokenIndices: indices }: LoraConfig): PlannedTensor[] {
-  if (indices === null) return [];
-  const byModule = Array.isArray(indices) ? { embed_tokens: indices } : indices;
-  return Object.entries(byModule).flatMap(([suffix, ids]) =>
-    [...modules].flatMap(([name, module]): PlannedTensor[] => {
-      if (!(module instanceof Embedding) || (name !== suffix && !name.endsWith(`.${suffix}`))) return [];
-      const [vocab = 0, d = 0] = module.weight.shape;
-      const outside = ids.filter((id: number) => !Number.isInteger(id) || id < 0 || id >= vocab);
-      if (outside.length > 0) {
-        throw new LowrankError(
-          "INVALID_CONFIG",
-          `trainable_token_indices: ${outside.join(", ")} do not lie in the vocabulary of ${vocab} tokens`,
+  constructor(
+    private readonly model: ModelShape,
+    private readonly config: LoraConfig,
+    private readonly source: string,
+  ) {
+    this.#modules = new Map(model.modules.map((module) => [module.name, module]));
+  }
+
+  plan(): AdapterPlan {
+    const selection = resolveTargets(this.model, this.config, this.source);
+    const { targeted, saved, tiedTargets, tiedCopies } = this.#tie(selection.targeted, selection.modulesToSave);
+    const { inputEmbedding: embedding, outputEmbedding: head } = this.model;
+    for (const name of targeted) this.#target(this.#modules.get(name)!);
+    if (tiedTargets) this.#tiedPair(embedding!, head!);
+    for (const module of this.model.modules) {
+      const owner = saved.find((name) => module.name === name || module.name.startsWith(`${name}.`));
+      if (owner !== undefined) this.#save(module);
+    }
+    if (tiedCopies) this.#tiedCopy(embedding!, head!);
+    this.#tokenRows();
+    this.#biases(targeted);
+    this.#baseCopies();
+    const parts = [...this.#parts.values()];
+    return {
+      tensors: this.#tensors,
+      parts,
+      pairs: parts.flatMap(({ pair }) => pair ?? []),
+      repeats: this.#repeats,
+      targetModules: selection.targetModules,
+    };
+  }
+
+  /** ensure_weight_tying: of a tied embedding and head the embedding is adapted and the head follows it. Full copies go first. */
+  #tie(targeted: readonly string[], saved: readonly string[]) {
+    const { tied, inputEmbedding: embedding, outputEmbedding: head } = this.model;
+    const isEnd = (name: string) => name === embedding || name === head;
+    const asked = this.config.ensureWeightTying && tied && embedding !== null && head !== null;
+    const tiedCopies = asked && saved.some(isEnd);
+    const tiedTargets = asked && !tiedCopies && targeted.some(isEnd);
+    const first = (names: readonly string[]) => [embedding!, ...names.filter((name) => !isEnd(name))];
+    return {
+      targeted: tiedTargets ? first(targeted) : tiedCopies ? targeted.filter((name) => !isEnd(name)) : targeted,
+      saved: tiedCopies ? first(saved) : saved,
+      tiedTargets,
+      tiedCopies,
+    };
+  }
+
+  #target({ name, kind, tensors }: ModuleShape): void {
+    const { config } = this;
+    const [out = 0, input = 0] = tensors.weight ?? [];
+    const [rank, scale, base] = [config.rankOf(name), config.scalingOf(name), `${PREFIX}${name}`];
+    if (kind === "Embedding") {
+      if (config.loraBias) throw this.#invalid(`lora_bias is not for embeddings such as ${name}`);
+      const [a, b] = [`${base}.lora_embedding_B`, `${base}.lora_embedding_A`];
+      this.#add(b, [rank, out], "embedding_A", name);
+      this.#add(a, [input, rank], "embedding_B", name);
+      if (config.useDora) this.#add(`${base}.lora_magnitude_vector`, [input], "magnitude", name);
+      this.#part(name).pair = { module: name, a, b, bias: undefined, rank, scale, transposed: true };
+      return;
+    }
+    const [a, b] = [`${base}.lora_A.weight`, `${base}.lora_B.weight`];
+    const bias = config.loraBias ? `${base}.lora_B.bias` : undefined;
+    this.#add(a, [rank, input], "lora_A", name);
+    this.#add(b, [out, rank], "lora_B", name);
+    if (bias !== undefined) this.#add(bias, [out], "lora_bias", name);
+    if (config.useDora) this.#add(`${base}.lora_magnitude_vector`, [out], "magnitude", name);
+    this.#part(name).pair = { module: name, a, b, bias, rank, scale, transposed: false };
+  }
+
+  #tiedPair(embedding: string, head: string): void {
+    const pair = this.#parts.get(embedding)!.pair!;
+    Object.assign(this.#part(head), { pair: { ...pair, module: head }, follows: true });
+    const { tensors } = this.#modules.get(head)!;
+    const [out = 0, input = 0] = tensors.weight ?? [];
+    this.#repeats.push(
+      { key: `${PREFIX}${head}.lora_A.weight`, shape: [pair.rank, input], of: { key: pair.a, transposed: true }, written: true },
+      { key: `${PREFIX}${head}.lora_B.weight`, shape: [out, pair.rank], of: { key: pair.b, transposed: true }, written: true },
+    );
+  }
+
+  #save({ name, tensors }: ModuleShape): void {
+    for (const [own, shape] of Object.entries(tensors)) {
+      const key = `${PREFIX}${name}.${own}`;
+      this.#add(key, shape, "saved_copy", name);
+      this.#part(name)[own as "weight" | "bias"] = key;
+    }
+    if (this.#parts.get(name)?.pair) throw this.#invalid(`${name} is in target_modules and in modules_to_save: one of the two`);
+  }
+
+  #tiedCopy(embedding: string, head: string): void {
+    const key = this.#parts.get(embedding)!.weight!;
+    Object.assign(this.#part(head), { weight: key, follows: true });
+    const shape = this.#modules.get(head)!.tensors.weight!;
+    this.#repeats.push({ key: `${PREFIX}${head}.weight`, shape, of: { key, transposed: false }, written: true });
+  }
+
+  /** trainable_token_indices: rows of the embedding, of a tied head too, or of the head alone. */
+  #tokenRows(): void {
+    const { trainableTokenIndices: indices, ensureWeightTying } = this.config;
+    if (indices === null) return;
+    const { tied, inputEmbedding: embedding, outputEmbedding: head } = this.model;
+    const wanted = new Map<string, readonly number[]>();
+    for (const [entry, ids] of Object.entries(Array.isArray(indices) ? { [embedding ?? ""]: indices } : indices)) {
+      const names = [embedding, head].filter((name) => name?.endsWith(entry));
+      if (names.length === 0) {
+        throw this.#mismatched(
+          `trainable_token_indices: '${entry}' is no embedding${didYouMean(entry, [embedding ?? "", head ?? ""])}`,
         );
       }
-      return [{ key: `${PREFIX}${name}.token_adapter.trainable_tokens_delta`, shape: [ids.length, d], role: "token_rows" }];
-    }),
-  );
+      for (const name of names) wanted.set(name!, ids);
+    }
+    const ofEmbedding = wanted.get(embedding ?? "");
+    const ofHead = wanted.get(head ?? "");
+    const same =
+      !ofEmbedding || !ofHead || (ofEmbedding.length === ofHead.length && ofEmbedding.every((id, i) => id === ofHead[i]));
+    if (tied && ensureWeightTying && !same) {
+      throw this.#invalid(
+        "ensure_weight_tying: trainable_token_indices lists other tokens for the embedding than for the head tied to it",
+      );
+    }
+    const follows = tied && ofEmbedding !== undefined && same;
+    for (const [name, ids] of wanted) if (!(follows && name === head)) this.#rowsOf(name, ids);
+    if (follows) Object.assign(this.#part(head!), { rows: this.#parts.get(embedding!)!.rows, follows: true });
+  }
+
+  #rowsOf(name: string, ids: readonly number[]): void {
+    const [vocab = 0, d = 0] = this.#modules.get(name)?.tensors.weight ?? [];
+    const outside = ids.filter((id) => !Number.isInteger(id) || id < 0 || id >= vocab);
+    const twice = ids.filter((id, i) => ids.indexOf(id) !== i);
+    if (outside.length > 0)
+      throw this.#invalid(`trainable_token_indices: ${outside.join(", ")} do not lie in the vocabulary of ${vocab} tokens`);
+    if (ids.length === 0 || twice.length > 0)
+      throw this.#invalid(`trainable_token_indices: ${ids.length === 0 ? "no tokens" : `${twice.join(", ")} more than once`}`);
+    const part = this.#part(name);
+    if (part.pair || part.weight)
+      throw this.#invalid(
+        `${name} has trainable_token_indices and is in ${part.pair ? "target_modules" : "modules_to_save"}: one of the two`,
+      );
+    const key = `${PREFIX}${name}.token_adapter.trainable_tokens_delta`;
+    this.#add(key, [ids.length, d], "token_rows", name);
+    part.rows = { key, ids };
+  }
+
+  /** bias: those of the targeted linears, or all of the model's; where a module is saved whole, its copy has its own. */
+  #biases(targeted: readonly string[]): void {
+    const { bias: mode } = this.config;
+    if (mode === "none") return;
+    const adapted = new Set(targeted);
+    for (const { name, tensors } of this.model.modules) {
+      const part = this.#parts.get(name);
+      if (!tensors.bias || part?.bias !== undefined || (mode === "lora_only" && !adapted.has(name))) continue;
+      const key = `${PREFIX}${name}.${adapted.has(name) ? "base_layer.bias" : "bias"}`;
+      this.#add(key, tensors.bias, "bias", name);
+      this.#part(name).bias = key;
+    }
+  }
+
+  /** save_embedding_layers = "auto": what a targeted embedding or head holds in the base goes with the adapter. */
+  #baseCopies(): void {
+    const written = namesEmbedding(this.model, this.config) && this.config.trainableTokenIndices === null;
+    for (const name of [this.model.inputEmbedding, this.model.outputEmbedding]) {
+      if (name === null || !this.#parts.get(name)?.pair) continue;
+      const shape = this.#modules.get(name)!.tensors.weight!;
+      this.#repeats.push({ key: `${PREFIX}${name}.base_layer.weight`, shape, of: { base: name }, written });
+    }
+  }
+
+  #invalid(problem: string): LowrankError {
+    return new LowrankError("INVALID_CONFIG", `${this.source} has a mistake:\n- ${problem}`, { details: { problems: [problem] } });
+  }
+
+  #mismatched(problem: string): LowrankError {
+    return new LowrankError("ADAPTER_MISMATCH", `${this.source} does not fit the model:\n- ${problem}`, {
+      details: { problems: [problem] },
+    });
+  }
+
+  #add(key: string, shape: readonly number[], role: PlannedTensor["role"], module: string): void {
+    this.#tensors.push({ key, shape, role, module });
+  }
+
+  #part(module: string): PlannedPart {
+    let part = this.#parts.get(module);
+    if (!part) {
+      part = { module };
+      this.#parts.set(module, part);
+    }
+    return part;
+  }
 }
 
-/** Elements of the tensors that are there to be trained. */
-export function countParameters(plan: AdapterPlan): number {
-  return plan.tensors.reduce((sum, { shape }) => sum + shape.reduce((product, n) => product * n, 1), 0);
+const elements = (shape: readonly number[]) => shape.reduce((product, n) => product * n, 1);
+
+/** Elements of the tensors that are there to be trained, counted as PEFT does: a tied head's pair counts beside the embedding's. */
+export function countParameters({ tensors, repeats }: AdapterPlan): number {
+  const twice = repeats.filter(({ of }) => "key" in of && of.transposed);
+  return [...tensors, ...twice].reduce((sum, { shape }) => sum + elements(shape), 0);
+}
+
+/** Those of them that are not in the place of a tensor of the base. */
+export function countAdded(plan: AdapterPlan): number {
+  const own = plan.tensors.filter(({ role }) => role === "bias");
+  return countParameters(plan) - own.reduce((sum, { shape }) => sum + elements(shape), 0);
 }

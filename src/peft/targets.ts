@@ -67,6 +67,17 @@ export const DEFAULT_TARGETS: Readonly<Record<string, readonly string[] | string
 const ADAPTABLE = new Set(["Linear", "Conv1D", "Embedding"]);
 const SHORTEN_FROM = 20;
 
+/** PEFT's EMBEDDING_LAYER_NAMES. */
+const EMBEDDINGS = ["embed_tokens", "lm_head"];
+
+/** Whether target_modules names an embedding, by PEFT's rule: bare names in a list, a text that matches a module of such a name. */
+export function namesEmbedding({ modules }: ModelModules, { targetModules: targets }: LoraConfig): boolean {
+  if (Array.isArray(targets)) return EMBEDDINGS.some((name) => targets.includes(name));
+  if (targets === null || targets.toLowerCase() === "all-linear") return false;
+  const embeddings = modules.filter(({ name }) => EMBEDDINGS.some((last) => name === last || name.endsWith(`.${last}`)));
+  return embeddings.some(({ name }) => compiled(targets).fullMatch(name));
+}
+
 const isNamed = (name: string, entry: string) => name === entry || name.endsWith(`.${entry}`);
 
 /**
@@ -91,7 +102,7 @@ export function selectTargets(model: ModelModules, config: LoraConfig, source = 
   return {
     targeted,
     excluded,
-    modulesToSave: names.filter((name) => saves.some((entry) => isNamed(name, entry))),
+    modulesToSave: names.filter((name) => saves.some((entry) => name.endsWith(entry))),
     targetModules: typeof targets === "string" ? targets : shorten(targets, names),
     unmatched: {
       target_modules:
@@ -104,7 +115,7 @@ export function selectTargets(model: ModelModules, config: LoraConfig, source = 
         typeof excludes === "string"
           ? unmatchedOf([excludes], (entry, name) => compiled(entry).fullMatch(name))
           : unmatchedOf(excludes ?? [], (entry, name) => isNamed(name, entry)),
-      modules_to_save: unmatchedOf(saves, (entry, name) => isNamed(name, entry)),
+      modules_to_save: unmatchedOf(saves, (entry, name) => name.endsWith(entry)),
       rank_pattern: unmatchedOf(Object.keys(config.rankPattern), matchesPattern, targeted),
       alpha_pattern: unmatchedOf(Object.keys(config.alphaPattern), matchesPattern, targeted),
       layers_to_transform: layers.map(String).filter((layer) => !targeted.some((name) => layerOf(name, config) === layer)),

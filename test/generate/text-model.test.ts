@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { CausalLM } from "../../src/models/causal-lm.js";
 import { AutoModelForCausalLM } from "../../src/models/registry.js";
-import { LoraPair } from "../../src/nn/adapter-slot.js";
+import { AdapterPart, LoraPair } from "../../src/nn/adapter-part.js";
 import { Tensor } from "../../src/tensor/tensor.js";
 import { goldenFolder, sharedFolder } from "../golden/folder.js";
 
@@ -55,13 +55,15 @@ describe.skipIf(!existsSync(llama))("adapters in generation", () => {
       ] as const) {
         const values = (n: number) => Float32Array.from({ length: n }, (_, i) => spread * Math.sin((i + 1) * 12.9898 * seed));
         const { inFeatures, outFeatures } = layer.weight;
-        layer.adapters.pairs.set(
+        layer.adapters.parts.set(
           name,
-          new LoraPair(
-            Tensor.from(values(4 * inFeatures), [4, inFeatures]),
-            Tensor.from(values(4 * outFeatures), [outFeatures, 4]),
-            2,
-          ),
+          new AdapterPart({
+            pair: new LoraPair(
+              Tensor.from(values(4 * inFeatures), [4, inFeatures]),
+              Tensor.from(values(4 * outFeatures), [outFeatures, 4]),
+              2,
+            ),
+          }),
         );
       }
     }

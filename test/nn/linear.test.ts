@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { valueAndGrad } from "../../src/autograd/tape.js";
-import { LoraPair } from "../../src/nn/adapter-slot.js";
+import { AdapterPart, LoraPair } from "../../src/nn/adapter-part.js";
 import { Embedding } from "../../src/nn/embedding.js";
 import { type ForwardMode, Linear, linear } from "../../src/nn/linear.js";
 import { Module } from "../../src/nn/module.js";
@@ -29,7 +29,7 @@ function layerWithAdapters(dropout = 0): Linear {
   for (const name of Object.keys(RANKS) as Name[]) {
     const { a, b, scale } = pairOf(name);
     const tensor = ({ rows, columns, at }: typeof a) => Tensor.from(Float32Array.from(at), [rows, columns]);
-    layer.adapters.pairs.set(name, new LoraPair(tensor(a), tensor(b), scale, dropout));
+    layer.adapters.parts.set(name, new AdapterPart({ pair: new LoraPair(tensor(a), tensor(b), scale, dropout) }));
   }
   return layer;
 }
@@ -117,12 +117,14 @@ describe("linear", () => {
     leavesNothing(async () => {
       for (const dropout of [0, 0.5]) {
         const layer = layerWithAdapters(dropout);
-        const plain = layer.adapters.pairs.get("two")!;
+        const part = layer.adapters.parts.get("two")!;
+        const plain = part.pair!;
         const values = gaussian(n, 5);
         const bias = Tensor.from(Float32Array.from(values), [n]);
-        const biased = new LoraPair(plain.a.retain(), plain.b.retain(), plain.scale, dropout, bias);
-        const run = (pair: LoraPair, mode: ForwardMode) => {
-          layer.adapters.pairs.set("two", pair);
+        const pair = new LoraPair(plain.a.retain(), plain.b.retain(), plain.scale, dropout, bias);
+        const biased = new AdapterPart({ pair });
+        const run = (part: AdapterPart, mode: ForwardMode) => {
+          layer.adapters.parts.set("two", part);
           startMicroStep(1, 0);
           return forward(layer, mode);
         };
@@ -135,10 +137,10 @@ describe("linear", () => {
           [{ adapters: { names: ["one", "two"] } }, 0, rows],
         ];
         for (const [mode, begin, end] of modes)
-          expect(relativeError(added(await run(biased, mode), await run(plain, mode)), want(begin, end))).toBeLessThan(1e-5);
+          expect(relativeError(added(await run(biased, mode), await run(part, mode)), want(begin, end))).toBeLessThan(1e-5);
 
-        plain.dispose();
-        layer.adapters.pairs.set("two", biased);
+        part.dispose();
+        layer.adapters.parts.set("two", biased);
         for (const tensor of biased.tensors) {
           tensor.requiresGrad = true;
           tensor.grad = Tensor.zeros(tensor.shape);
@@ -160,7 +162,7 @@ describe("linear", () => {
   it("trains several adapters at once", () =>
     leavesNothing(async () => {
       const layer = layerWithAdapters();
-      const tensors = [...layer.adapters.pairs.values()].flatMap(({ a, b }) => [a, b]);
+      const tensors = [...layer.adapters.parts.values()].flatMap(({ tensors }) => tensors);
       for (const tensor of tensors) {
         tensor.requiresGrad = true;
         tensor.grad = Tensor.zeros(tensor.shape);

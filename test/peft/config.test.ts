@@ -98,7 +98,7 @@ describe("LoraConfig", () => {
       future_null: null,
       use_dora: true,
       init_lora_weights: "pissa",
-      bias: "all",
+      layer_replication: [[0, 2]],
     };
     const config = LoraConfig.fromJSON(json);
     expect(config.toJSON()).toMatchObject(json);

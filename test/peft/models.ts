@@ -25,7 +25,10 @@ export const prompts = [
 /** Logits of `prompts` with the adapters that are active, or a selection of one's own. */
 export async function logits(model: CausalLM, adapters?: AdapterSelection): Promise<Float32Array> {
   const tensor = scope(() =>
-    model.logits(model.hiddenStates(packSequences(prompts, model.device), adapters ? { adapters } : {})),
+    model.logits(
+      model.hiddenStates(packSequences(prompts, model.device), adapters ? { adapters } : {}),
+      adapters ? { adapters } : {},
+    ),
   );
   return tensor.readFloat32().finally(() => tensor.dispose());
 }

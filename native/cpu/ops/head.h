@@ -5,6 +5,7 @@
  *   d entropy / d l[v] = -p[v] (log p[v] + entropy);   d l / d (x Wᵀ) = logit_scale (1 - (l / c)²)
  *
  * Rows labelled -100 are dropped first: what remains is gathered. Sums over V are kept in double, by blocks of f32.
+ * Without a weight x holds the products already, and dx is their gradient.
  */
 #ifndef LOWRANK_CPU_OPS_HEAD_H
 #define LOWRANK_CPU_OPS_HEAD_H
@@ -98,20 +99,21 @@ void logits_grad(float* l, int64_t n, const RowStats& s, int64_t label, const lr
 struct Head {
   lr_queue* queue;
   const lr_head_args& args;
+  bool products; /* x holds them */
   int64_t t, k, n, kept = 0, most;
   int64_t* index; /* kept rows */
   float *x, *packed_x, *logits, *packed, *dx, *buffers;
   RowStats* stats;
 
   /* `gradient`: to x; `outer`: to W. */
-  Head(lr_queue* q, const lr_head_args& a, Scratch& scratch, bool gradient, bool outer) : queue(q), args(a), t(a.x.shape[0]), k(a.weight.k), n(a.weight.n) {
+  Head(lr_queue* q, const lr_head_args& a, Scratch& scratch, bool gradient, bool outer) : queue(q), args(a), products(gives_products(a)), t(a.x.shape[0]), k(a.x.shape[1]), n(products ? k : a.weight.n) {
     most = t ? ceil_div(t, head_chunks(t, n).parts) : 0;
     index = scratch.take<int64_t>(t);
-    x = scratch.take<float>(most * k);
-    packed_x = scratch.take<float>(most * k);
+    x = scratch.take<float>(products ? 0 : most * k);
+    packed_x = scratch.take<float>(products ? 0 : most * k);
     logits = scratch.take<float>(most * n);
-    packed = scratch.take<float>(max64(gradient ? most * n : 0, outer ? outer_product_room(n, most) : 0));
-    dx = scratch.take<float>(gradient ? most * k : 0);
+    packed = scratch.take<float>(max64(gradient && !products ? most * n : 0, outer ? outer_product_room(n, most) : 0));
+    dx = scratch.take<float>(gradient && !products ? most * k : 0);
     stats = scratch.take<RowStats>(most);
     buffers = scratch.take<float>(queue->threads * kPanelBuffer);
   }
@@ -130,20 +132,31 @@ struct Head {
 
   /* The logits of kept rows [first, first + rows), and each row's statistics. */
   void forward(int64_t first, int64_t rows) {
+    if (products)
+      parallel_for(queue, rows, [&](int64_t i, int32_t) { gather(logits, i, first); });
+    else
+      multiply(first, rows);
+    parallel_for(queue, rows, [&](int64_t i, int32_t) { stats[i] = softmax_row(logits + i * n, n, args.logit_scale, args.softcap); });
+  }
+  LR_INLINE void gather(float* to, int64_t i, int64_t first) { memcpy(to + i * k, f32(args.x) + index[first + i] * k, (size_t)k * sizeof(float)); }
+  void multiply(int64_t first, int64_t rows) {
     PackedA a(packed_x, rows, k);
     parallel_for(queue, a.rows.parts, [&](int64_t panel, int32_t) {
-      for (int64_t i = a.rows.begin(panel); i < a.rows.begin(panel + 1); i++) memcpy(x + i * k, f32(args.x) + index[first + i] * k, (size_t)k * sizeof(float));
+      for (int64_t i = a.rows.begin(panel); i < a.rows.begin(panel + 1); i++) gather(x, i, first);
       pack_a(a, panel, panel + 1, x, k, false, 1.0f, round());
     });
     OperandB w = {args.weight, true, round()};
     parallel_for(queue, ceil_div(n, kPanel), [&](int64_t task, int32_t thread) {
       multiply_panel(a, 0, a.rows.parts, w, task * kPanel, logits + task * kPanel, n, false, buffers + thread * kPanelBuffer);
     });
-    parallel_for(queue, rows, [&](int64_t i, int32_t) { stats[i] = softmax_row(logits + i * n, n, args.logit_scale, args.softcap); });
   }
 
   /* to[index[first + i]] = the gradient in `logits` times W. */
   void gradient_to_x(int64_t first, int64_t rows, float* to) {
+    if (products) {
+      parallel_for(queue, rows, [&](int64_t i, int32_t) { memcpy(to + index[first + i] * k, logits + i * k, (size_t)k * sizeof(float)); });
+      return;
+    }
     PackedA a(packed, rows, n);
     parallel_for(queue, a.rows.parts, [&](int64_t panel, int32_t) { pack_a(a, panel, panel + 1, logits, n, false, 1.0f, round()); });
     OperandB w = {args.weight, false, round()};

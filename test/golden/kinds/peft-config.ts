@@ -1,5 +1,3 @@
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import { LowrankError } from "../../../src/errors.js";
 import type { JsonObject } from "../../../src/io/json.js";
@@ -60,20 +58,6 @@ function checkEntry(model: ModelModules, entry: TargetEntry): string | undefined
     if (!(error instanceof LowrankError) || failed === undefined) return `refused: ${(error as Error).message}`;
     return undefined;
   }
-}
-
-/**
- * The create stage of kind "error", as far as configuration and targets go: the refusal, or undefined when the configuration is
- * accepted. `dir` is the case's folder; its base gives the module names.
- */
-export function createStageError({ dir, spec }: GoldenCase): LowrankError | undefined {
-  const base = JSON.parse(readFileSync(join(dir, "..", spec.base, "config.json"), "utf8"));
-  const config = JSON.parse(readFileSync(join(dir, spec.config), "utf8"));
-  return outcomeOf(() => {
-    const lora = LoraConfig.fromJSON(config);
-    resolveTargets({ ...llamaModules(base), modelType: spec.modelTypeOverride ?? base.model_type }, lora);
-    lora.assertRunnable(true);
-  });
 }
 
 function outcomeOf(body: () => unknown): LowrankError | undefined {

@@ -1,4 +1,5 @@
 /** Kinds of golden/peft about adapters on models: adapter, qlora, swap, error, api_text. */
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { valueAndGrad } from "../../../src/autograd/tape.js";
 import { LowrankError } from "../../../src/errors.js";
@@ -6,19 +7,22 @@ import type { CausalLM } from "../../../src/models/causal-lm.js";
 import type { FromPretrainedOptions } from "../../../src/models/from-pretrained.js";
 import { AutoModelForCausalLM } from "../../../src/models/registry.js";
 import type { AdapterSelection } from "../../../src/nn/adapter-slot.js";
-import type { Linear } from "../../../src/nn/linear.js";
+import type { Embedding } from "../../../src/nn/embedding.js";
+import { Linear } from "../../../src/nn/linear.js";
+import type { Module } from "../../../src/nn/module.js";
+import type { RMSNorm } from "../../../src/nn/rms-norm.js";
 import { weightedSum } from "../../../src/ops/elementwise.js";
 import { LoraConfig } from "../../../src/peft/config.js";
 import { countBase, parametersText } from "../../../src/peft/count.js";
+import { shapeOf } from "../../../src/peft/model-shape.js";
 import { PeftModel } from "../../../src/peft/peft-model.js";
-import { countParameters, planAdapter } from "../../../src/peft/plan.js";
+import { countAdded, countParameters, planAdapter } from "../../../src/peft/plan.js";
 import { scope } from "../../../src/tensor/scope.js";
 import { toDevice } from "../../../src/train/step.js";
 import { Errors } from "../errors.js";
 import { microBatch, tokenPlaces } from "../micro-batch.js";
 import { type GoldenTensor, readTensors } from "../tensors.js";
 import { type GoldenCase, type GoldenHandler, skipped } from "../types.js";
-import { createStageError } from "./peft-config.js";
 import { skipUnsupported } from "./train.js";
 
 type Tensors = ReadonlyMap<string, GoldenTensor>;
@@ -36,7 +40,8 @@ async function logitsOf(model: CausalLM, inputs: Tensors, adapters?: AdapterSele
       microBatch((name) => inputs.get(name)),
       model.device,
     );
-    return model.logits(model.hiddenStates(batch, adapters ? { adapters } : {}));
+    const mode = adapters ? { adapters } : {};
+    return model.logits(model.hiddenStates(batch, mode), mode);
   });
   try {
     return await logits.readFloat32();
@@ -104,6 +109,11 @@ async function checkDisabled(peft: PeftModel<CausalLM>, inputs: Tensors, base: F
   errors.compare("logits with the adapter disabled", await logitsOf(peft.base, inputs), base, 0);
 }
 
+const weightValues = (module: Module) => {
+  if (module instanceof Linear) return dequantized(module);
+  return (module as Embedding | RMSNorm).weight.readFloat32();
+};
+
 const dequantized = (linear: Linear) => {
   const dense = linear.weight.dequantize("float32");
   return dense.readFloat32().finally(() => dense.dispose());
@@ -126,17 +136,18 @@ const adapter: GoldenHandler = (c) =>
     await checkDisabled(peft, inputs, base, errors);
 
     if (spec.mergeError) {
-      if (!(await codeOf(() => peft.mergeAndUnload()))) errors.wrong.push("merging is accepted");
+      if (!(await refusalOf(() => peft.mergeAndUnload()))) errors.wrong.push("merging is accepted");
       peft.unload();
       return errors.outcome();
     }
     await peft.mergeAndUnload({ safeMerge: true });
+    if (typeof spec.mergedStillTied === "boolean")
+      errors.same("mergedStillTied", model.lmHead.weight.borrowed, spec.mergedStillTied);
     await checkBiases(model, "merged.", expected, spec.tolerance.merged, errors);
     const modules = new Map(model.modules());
     for (const [key, want] of expected) {
       const name = /^merged\.(.*)\.weight$/.exec(key)?.[1];
-      if (name !== undefined)
-        errors.compare(key, await dequantized(modules.get(name) as Linear), want.data, spec.tolerance.merged);
+      if (name !== undefined) errors.compare(key, await weightValues(modules.get(name)!), want.data, spec.tolerance.merged);
     }
     const merged = tokenRows(expected.get("logits_merged") ?? expected.get("logits")!, inputs);
     errors.compare("logits after merging", await logitsOf(model, inputs), merged, spec.tolerance.logits);
@@ -210,12 +221,13 @@ async function checkBfloat16(c: GoldenCase, inputs: Tensors, expected: Tensors, 
   peft.unload();
 }
 
-const codeOf = async (body: () => unknown): Promise<string | undefined> => {
+/** The typed error that `body` throws. */
+const refusalOf = async (body: () => unknown): Promise<LowrankError | undefined> => {
   try {
     await body();
     return undefined;
   } catch (error) {
-    if (error instanceof LowrankError) return error.code;
+    if (error instanceof LowrankError) return error;
     throw error;
   }
 };
@@ -280,7 +292,7 @@ const swap: GoldenHandler = async (c) => {
   };
   const asked = new Set(spec.refused.map(({ what }: { what: string }) => what));
   for (const [what, body] of Object.entries(refused))
-    if (asked.has(what) && !(await codeOf(body))) errors.wrong.push(`accepted: ${what}`);
+    if (asked.has(what) && !(await refusalOf(body))) errors.wrong.push(`accepted: ${what}`);
   peft.unload();
   return errors.outcome();
 };
@@ -310,9 +322,16 @@ const error: GoldenHandler = async (c) => {
   const { spec } = c;
   if (spec.stage === "combine") return skipped("combining adapters is not supported yet");
   let refusal: unknown;
-  if (spec.stage === "create") refusal = createStageError(c);
-  else {
-    await using model = await load(c, spec.base);
+  await using model = await load(c, spec.base);
+  if (spec.stage === "create") {
+    const config = JSON.parse(readFileSync(join(c.dir, spec.config), "utf8"));
+    refusal = await refusalOf(() => {
+      const lora = LoraConfig.fromJSON(config);
+      const shape = shapeOf(model);
+      planAdapter({ ...shape, modelType: spec.modelTypeOverride ?? shape.modelType }, lora);
+      lora.assertRunnable(true);
+    });
+  } else {
     refusal = await PeftModel.fromPretrained(model, join(c.dir, spec.adapter)).then(
       () => undefined,
       (reason: unknown) => reason,
@@ -328,10 +347,10 @@ const apiText: GoldenHandler = async (c) => {
   for (const { base, quantised, config, name, trainable, all, text } of c.spec.entries) {
     const fourBit = quantised ? { loadIn4bit: true, bnb4bitUseDoubleQuant: quantised === "nf4-dq" } : {};
     await using model = await load(c, base, fourBit);
-    const plan = planAdapter(model, LoraConfig.fromJSON({ peft_type: "LORA", ...config }));
-    const count = countParameters(plan);
-    errors.same(`${name} on ${quantised ?? "float32"}`, [count, countBase(model) + count], [trainable, all]);
-    errors.same(`${name} on ${quantised ?? "float32"}: text`, parametersText(count, countBase(model) + count), text);
+    const plan = planAdapter(shapeOf(model), LoraConfig.fromJSON({ peft_type: "LORA", ...config }));
+    const [count, sum] = [countParameters(plan), countBase(model) + countAdded(plan)];
+    errors.same(`${name} on ${quantised ?? "float32"}`, [count, sum], [trainable, all]);
+    errors.same(`${name} on ${quantised ?? "float32"}: text`, parametersText(count, sum), text);
   }
   return errors.outcome();
 };

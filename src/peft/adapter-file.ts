@@ -1,0 +1,121 @@
+import { LowrankError } from "../errors.js";
+import { readFloat32 } from "../io/float32.js";
+import type { SafetensorsDType, TensorSource } from "../io/safetensors.js";
+import type { TensorEntry } from "../io/safetensors-write.js";
+import type { ParameterArena } from "../optim/arena.js";
+import { scope } from "../tensor/scope.js";
+import { weightOf } from "./init.js";
+import type { AdapterPlan, BaseModel, PlannedRepeat } from "./plan.js";
+
+/** The file must hold exactly what is planned, but for copies of the base, which may be missing; every difference is listed. */
+export function checkKeys(file: TensorSource, plan: AdapterPlan, path: string): void {
+  const problems: string[] = [];
+  const expected = new Map([...plan.tensors, ...plan.repeats].map(({ key, shape }) => [key, shape]));
+  const optional = new Set(plan.repeats.flatMap(({ key, of }) => ("base" in of ? [key] : [])));
+  const missing = [...expected.keys()].filter((key) => !file.tensors.has(key) && !optional.has(key));
+  const unexpected = [...file.tensors.keys()].filter((key) => !expected.has(key));
+  if (missing.length > 0) problems.push(`missing: ${listed(missing)}`);
+  if (unexpected.length > 0) problems.push(`unexpected: ${listed(unexpected)}`);
+  for (const [key, shape] of expected) {
+    const found = file.tensors.get(key)?.shape;
+    if (found && (found.length !== shape.length || found.some((n, i) => n !== shape[i]))) {
+      problems.push(`wrong shape: ${key} is [${found.join(", ")}], the model and the configuration want [${shape.join(", ")}]`);
+    }
+  }
+  if (problems.length === 0) return;
+  throw new LowrankError(
+    "ADAPTER_MISMATCH",
+    `${path} does not fit the base model and its own configuration:\n- ${problems.join("\n- ")}`,
+    {
+      hint: "Load the adapter on the model it was made for, with the adapter_config.json it was saved with.",
+      details: { missing, unexpected },
+    },
+  );
+}
+
+const listed = (keys: readonly string[]): string =>
+  keys.length > 8 ? `${keys.slice(0, 8).join(", ")} and ${keys.length - 8} more` : keys.join(", ");
+
+/** Reads what trains into the arena and compares what repeats it. Returns the values, laid out as the arena. */
+export async function fill(arena: ParameterArena, plan: AdapterPlan, file: TensorSource, path: string): Promise<void> {
+  const flat = new Float32Array(arena.values.size);
+  const broken: string[] = [];
+  for (const { name, begin } of arena.segments) {
+    const values = await readFloat32(file, name);
+    if (!values.every(Number.isFinite)) broken.push(name);
+    flat.set(values, begin);
+  }
+  if (broken.length > 0) {
+    throw new LowrankError("INVALID_FILE", `${path} holds values that are not finite in: ${listed(broken)}`, {
+      hint: "The training that made this adapter diverged: use an earlier checkpoint.",
+      details: { tensors: broken },
+    });
+  }
+  const differing: string[] = [];
+  for (const repeat of plan.repeats) {
+    if ("base" in repeat.of) continue;
+    const wanted = repeated(repeat, arena, flat);
+    const found = await readFloat32(file, repeat.key);
+    if (found.some((value, i) => value !== wanted[i])) differing.push(`${repeat.key} is not ${repeat.of.key}`);
+  }
+  if (differing.length > 0) {
+    throw new LowrankError("INVALID_FILE", `${path} ties weights that differ: ${listed(differing)}`, {
+      hint: "Its ensure_weight_tying says that they are one. Set it to false to load them as two.",
+      details: { tensors: differing },
+    });
+  }
+  arena.values.upload(flat);
+}
+
+/** Throws ADAPTER_MISMATCH when the file brings other weights of an embedding or head than the base has, by more than a 16-bit dtype rounds. */
+export async function assertBaseCopies(plan: AdapterPlan, file: TensorSource, model: BaseModel, path: string): Promise<void> {
+  const modules = new Map(model.modules());
+  const differing: string[] = [];
+  for (const { key, of } of plan.repeats) {
+    if (!("base" in of) || !file.tensors.has(key)) continue;
+    const weight = scope(() => weightOf(modules.get(of.base)).retain());
+    const own = await weight.readFloat32().finally(() => weight.release());
+    const theirs = await readFloat32(file, key);
+    if (theirs.some((value, i) => !(Math.abs(value - own[i]!) <= 2 ** -7 * Math.abs(own[i]!) + 2 ** -24))) differing.push(key);
+  }
+  if (differing.length === 0) return;
+  throw new LowrankError("ADAPTER_MISMATCH", `${path} was trained on other weights than this base has: ${listed(differing)}`, {
+    hint: "Load the base it was trained on, or use it on this one all the same: ignoreMismatchedBase: true, on the command line --ignore-mismatched-base.",
+    details: { tensors: differing },
+  });
+}
+
+const DTYPES: Readonly<Record<string, SafetensorsDType>> = { float32: "F32", bfloat16: "BF16", float16: "F16" };
+
+/** What adapter_model.safetensors holds; `values` are the arena's. */
+export function fileEntries(plan: AdapterPlan, arena: ParameterArena, values: Float32Array, model: BaseModel): TensorEntry[] {
+  const bytesOf = ({ buffer, byteOffset, byteLength }: ArrayBufferView) => new Uint8Array(buffer, byteOffset, byteLength);
+  const trained = arena.segments.map(({ name, shape, begin, end }): TensorEntry => {
+    return { name, dtype: "F32", shape, bytes: () => bytesOf(values.subarray(begin, end)) };
+  });
+  const modules = new Map(model.modules());
+  const repeats = plan.repeats
+    .filter(({ written }) => written)
+    .map((repeat): TensorEntry => {
+      const { key: name, shape, of } = repeat;
+      if (!("base" in of)) return { name, dtype: "F32", shape, bytes: () => bytesOf(repeated(repeat, arena, values)) };
+      const weight = () => scope(() => weightOf(modules.get(of.base)).retain());
+      const dtype = DTYPES[scope(() => weightOf(modules.get(of.base)).dtype)]!;
+      const bytes = async () => {
+        const tensor = weight();
+        return bytesOf(await tensor.read().finally(() => tensor.release()));
+      };
+      return { name, dtype, shape, bytes };
+    });
+  return [...trained, ...repeats];
+}
+
+/** The values of an entry that repeats a trained tensor. */
+function repeated({ shape, of }: PlannedRepeat, arena: ParameterArena, values: Float32Array): Float32Array {
+  const { key, transposed } = of as { key: string; transposed: boolean };
+  const { begin, end } = arena.segments.find(({ name }) => name === key)!;
+  const source = values.subarray(begin, end);
+  if (!transposed) return source;
+  const [rows = 0, columns = 0] = shape;
+  return Float32Array.from(source, (_, i) => source[(i % columns) * rows + Math.floor(i / columns)]!);
+}
