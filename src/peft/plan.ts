@@ -284,7 +284,9 @@ class Planner {
   }
 
   #invalid(problem: string): LowrankError {
-    return new LowrankError("INVALID_CONFIG", `${this.source} has a mistake:\n- ${problem}`, { details: { problems: [problem] } });
+    return new LowrankError("INVALID_CONFIG", `${this.source} has a mistake:\n- ${problem}`, {
+      details: { problems: [problem] },
+    });
   }
 
   #mismatched(problem: string): LowrankError {
