@@ -26,6 +26,7 @@ export { ParameterArena } from "./optim/arena.js";
 export type { Optimizer, OptimizerReport } from "./optim/optimizer.js";
 export { createSchedule, type Schedule, type ScheduleType } from "./optim/schedules.js";
 export { SGD, type SGDOptions } from "./optim/sgd.js";
+export type { CombinationType, CombineOptions } from "./peft/combine.js";
 export { LoraConfig, type LoraConfigOptions } from "./peft/config.js";
 export type { MergeOptions } from "./peft/merge.js";
 export type { MergeDrift } from "./peft/merge-check.js";

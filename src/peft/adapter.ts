@@ -55,6 +55,11 @@ export class Adapter {
     return adapter;
   }
 
+  /** An adapter of zeros, to be filled. */
+  static empty(model: BaseModel, config: LoraConfig, plan: AdapterPlan): Adapter {
+    return new Adapter(config, plan, model.device);
+  }
+
   /**
    * Reads adapter_config.json and adapter_model.safetensors of PEFT's format. Throws what is wrong with either, all at once, and
    * ADAPTER_MISMATCH when a side file names another base, unless `ignoreMismatchedBase`.

@@ -7,10 +7,12 @@ import { type ResolveOptions, resolveModel } from "../io/hub.js";
 import { type AdapterSelection, BASE_ONLY } from "../nn/adapter-slot.js";
 import { adaptables } from "../nn/watch.js";
 import { Adapter, CONFIG_FILE } from "./adapter.js";
+import type { CombineOptions } from "./combine.js";
 import { LoraConfig, type LoraConfigOptions } from "./config.js";
 import { countWith, parametersText } from "./count.js";
 import { contentOf, disposeContent, type MergeOptions, mergeInto, putBack, type Replaced } from "./merge.js";
 import type { BaseModel } from "./plan.js";
+import { weightedAdapter } from "./weighted.js";
 
 /** A model that generates; what a PeftModel passes on. */
 interface Generator {
@@ -86,6 +88,26 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
     }
     const adapter = await Adapter.load(this.base, path, options);
     this.#add(name, adapter, options.isTrainable === true);
+  }
+
+  /**
+   * Adds an adapter combined of others (PEFT's add_weighted_adapter, all its kinds); it does not become active. It acts at scale 1: what
+   * scales and rsLoRA did is in its matrices. Throws NOT_FOUND, INVALID_ARGUMENT, or UNSUPPORTED for adapters with more than LoRA matrices.
+   */
+  async addWeightedAdapter(
+    adapters: readonly string[],
+    weights: readonly number[],
+    name: string,
+    options: CombineOptions = {},
+  ): Promise<void> {
+    this.#assertNew(name);
+    const sources = new Map(adapters.map((source) => [source, this.#get(source)]));
+    if (sources.size < adapters.length) {
+      throw new LowrankError("INVALID_ARGUMENT", "The adapters cannot be combined: one is named twice", {
+        hint: "Add its weights up.",
+      });
+    }
+    this.#add(name, await weightedAdapter(this.base, sources, weights, options), false);
   }
 
   /** Chooses which adapters act from the next call on: one, or several whose deltas are summed. Calls in progress keep theirs. */

@@ -12,11 +12,14 @@ import { Linear } from "../../../src/nn/linear.js";
 import type { Module } from "../../../src/nn/module.js";
 import type { RMSNorm } from "../../../src/nn/rms-norm.js";
 import { weightedSum } from "../../../src/ops/elementwise.js";
+import { Adapter } from "../../../src/peft/adapter.js";
+import type { CombineOptions } from "../../../src/peft/combine.js";
 import { LoraConfig } from "../../../src/peft/config.js";
 import { countBase, parametersText } from "../../../src/peft/count.js";
 import { shapeOf } from "../../../src/peft/model-shape.js";
 import { PeftModel } from "../../../src/peft/peft-model.js";
 import { countAdded, countParameters, planAdapter } from "../../../src/peft/plan.js";
+import { type KeepMask, weightedAdapter } from "../../../src/peft/weighted.js";
 import { scope } from "../../../src/tensor/scope.js";
 import { toDevice } from "../../../src/train/step.js";
 import { Errors } from "../errors.js";
@@ -320,7 +323,6 @@ const sequenceBounds = (inputs: Tensors) => microBatch((name) => inputs.get(name
 
 const error: GoldenHandler = async (c) => {
   const { spec } = c;
-  if (spec.stage === "combine") return skipped("combining adapters is not supported yet");
   let refusal: unknown;
   await using model = await load(c, spec.base);
   if (spec.stage === "create") {
@@ -331,6 +333,11 @@ const error: GoldenHandler = async (c) => {
       planAdapter({ ...shape, modelType: spec.modelTypeOverride ?? shape.modelType }, lora);
       lora.assertRunnable(true);
     });
+  } else if (spec.stage === "combine") {
+    const peft = new PeftModel(model);
+    for (const [name, folder] of Object.entries<string>(spec.adapters)) await peft.loadAdapter(inGroup(c, folder), name);
+    refusal = await refusalOf(() => peft.addWeightedAdapter(spec.order, spec.weights, spec.resultName, combineOptions(spec)));
+    peft.unload();
   } else {
     refusal = await PeftModel.fromPretrained(model, join(c.dir, spec.adapter)).then(
       () => undefined,
@@ -358,7 +365,57 @@ const apiText: GoldenHandler = async (c) => {
 const hotswap: GoldenHandler = async () =>
   skipped("replacing the weights of a loaded adapter is not supported yet: load it under another name");
 
-const combine: GoldenHandler = async () => skipped("combining adapters is not supported yet");
+/** The library's names of options. */
+const combineOptions = ({ combinationType, options }: GoldenCase["spec"]): CombineOptions => ({
+  combinationType,
+  ...(options.density !== undefined && { density: options.density }),
+  ...(options.svd_rank !== undefined && { svdRank: options.svd_rank }),
+  ...(options.majority_sign_method !== undefined && { majoritySignMethod: options.majority_sign_method }),
+});
+
+const combine: GoldenHandler = async (c) => {
+  const { spec } = c;
+  const inputs = readTensors(join(c.dir, "inputs.safetensors"));
+  const expected = readTensors(join(c.dir, "expected.safetensors"));
+  await using model = await load(c, spec.base);
+  const sources = new Map<string, Adapter>();
+  for (const name of spec.order as string[]) sources.set(name, await Adapter.load(model, inGroup(c, spec.adapters[name])));
+  const mask: KeepMask = async (module, adapter, what) => inputs.get(`mask.${module}.${adapter}.${what}`)!.data;
+  const mix = await weightedAdapter(model, sources, spec.weights, combineOptions(spec), spec.masks ? mask : undefined);
+  const errors = new Errors();
+  const { config, plan, arena } = mix;
+  errors.same("r, alpha", [config.r, config.loraAlpha], [spec.result.r, spec.result.lora_alpha]);
+  errors.same("target_modules", [...(config.targetModules as string[])].sort(), [...spec.result.target_modules].sort());
+  errors.same("ranks", Object.fromEntries(plan.pairs.map(({ module, rank }) => [module, rank])), spec.result.ranks);
+  for (const { module, a, b, rank, scale } of plan.pairs) {
+    errors.same(`scaling of ${module}`, scale, 1);
+    const [A, B] = [await arena.get(a).readFloat32(), await arena.get(b).readFloat32()];
+    for (const [key, got, tolerance] of [
+      [`A.${module}`, A, spec.tolerance.A],
+      [`B.${module}`, B, spec.tolerance.B],
+      [`delta.${module}`, product(B, A, rank), spec.tolerance.delta],
+    ] as const) {
+      const want = expected.get(key);
+      if (want) errors.compare(key, got, want.data, tolerance);
+    }
+  }
+  mix.attach(model, "mix");
+  const logits = await logitsOf(model, inputs, { names: ["mix"] });
+  errors.compare("logits", logits, tokenRows(expected.get("logits")!, inputs), spec.tolerance.logits);
+  mix.detach(model, "mix");
+  for (const adapter of [mix, ...sources.values()]) adapter.dispose();
+  return errors.outcome();
+};
+
+/** b [n, r] · a [r, k]. */
+function product(b: Float32Array, a: Float32Array, r: number): Float32Array {
+  const [n, k] = [b.length / r, a.length / r];
+  return Float32Array.from({ length: n * k }, (_, at) => {
+    let sum = 0;
+    for (let i = 0; i < r; i++) sum += b[Math.floor(at / k) * r + i]! * a[i * k + (at % k)]!;
+    return sum;
+  });
+}
 
 /** lora_bias on a base that is quantised on load: answers, and biases and answers after merging. */
 const qloraLoraBias: GoldenHandler = async (c) => {
