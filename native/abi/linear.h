@@ -1,4 +1,4 @@
-/* What the entries of a group of linears ask of it, on every device. */
+/* What the entries of the linears ask of their arguments, on every device. */
 #ifndef LOWRANK_ABI_LINEAR_H
 #define LOWRANK_ABI_LINEAR_H
 #include "entry.h"
@@ -58,6 +58,36 @@ __attribute__((unused)) lr_error check_group(const char* op, const lr_linear_gro
     for (const lr_tensor* t : thin)
       if (r && t->data && (t->dtype != LR_F32 || t->rank != 2 || t->shape[0] != rows || t->shape[1] < r)) return invalid(op, "layer %d: u and du must be float32 [%lld, at least %lld]", l, (long long)rows, (long long)r);
   }
+  return success();
+}
+
+__attribute__((unused)) lr_error check_linear_dx(const lr_linear_group& g) {
+  lr_error e = check_group("linear_dx", g);
+  if (e.code || !g.dx.data || is_matrix(g.dx, g.x.shape[0], g.x.shape[1])) return e;
+  return invalid("linear_dx", "dx must be float32 [%lld, %lld]", (long long)g.x.shape[0], (long long)g.x.shape[1]);
+}
+
+__attribute__((unused)) lr_error check_lora_grad(const lr_linear_group& g) {
+  lr_error e = check_group("lora_grad", g);
+  if (e.code) return e;
+  for (int l = 0; l < g.count; l++) {
+    const lr_linear& layer = g.layers[l];
+    for (int i = 0; i < layer.segment_count; i++) {
+      const lr_segment& s = layer.segments[i];
+      if (!layer.u.data || !layer.du.data) return invalid("lora_grad", "layer %d: u and du must be present", l);
+      if (s.da.data && !is_matrix(s.da, rank_of(s), g.x.shape[1])) return invalid("lora_grad", "layer %d: segment %d: dA must have the shape of A", l, i);
+      if (s.db.data && !is_matrix(s.db, layer.weight.n, rank_of(s))) return invalid("lora_grad", "layer %d: segment %d: dB must have the shape of B", l, i);
+    }
+  }
+  return success();
+}
+
+__attribute__((unused)) lr_error check_linear_dw(const lr_tensor& dweight, const lr_tensor& dbias, const lr_tensor& dy, const lr_tensor& x) {
+  if (!dy.data || dy.dtype != LR_F32 || dy.rank != 2) return invalid("linear_dw", "dy must be float32 [rows, n]");
+  int64_t m = dy.shape[0], n = dy.shape[1], k = x.rank == 2 ? x.shape[1] : 0;
+  if (dweight.data && !is_matrix(x, m, k)) return invalid("linear_dw", "x must be float32 [%lld, k]", (long long)m);
+  if (dweight.data && !is_matrix(dweight, n, k)) return invalid("linear_dw", "dweight must be float32 [%lld, %lld]", (long long)n, (long long)k);
+  if (dbias.data && (dbias.dtype != LR_F32 || elements(dbias) != n)) return invalid("linear_dw", "dbias must be float32 [%lld]", (long long)n);
   return success();
 }
 

@@ -59,6 +59,9 @@ lr_backend make_table() {
   t.swiglu = swiglu;
   t.swiglu_grad = swiglu_grad;
   t.linear = linear;
+  t.linear_dx = linear_dx;
+  t.lora_grad = lora_grad;
+  t.linear_dw = linear_dw;
   t.attention = attention;
   t.attention_grad = attention_grad;
   t.kv_append = kv_append;

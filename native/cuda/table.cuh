@@ -29,6 +29,9 @@ lr_error rope(lr_queue*, lr_tensor y, lr_tensor x, lr_tensor table, int32_t inve
 lr_error swiglu(lr_queue*, lr_tensor y, lr_tensor gate, lr_tensor up);
 lr_error swiglu_grad(lr_queue*, lr_tensor dgate, lr_tensor dup, lr_tensor dy, lr_tensor gate, lr_tensor up);
 lr_error linear(lr_queue*, const lr_linear_group* group);
+lr_error linear_dx(lr_queue*, const lr_linear_group* group);
+lr_error lora_grad(lr_queue*, const lr_linear_group* group);
+lr_error linear_dw(lr_queue*, lr_tensor dweight, lr_tensor dbias, lr_tensor dy, lr_tensor x, int32_t math);
 lr_error attention(lr_queue*, const lr_attention_args* args);
 lr_error attention_grad(lr_queue*, const lr_attention_args* args);
 lr_error kv_append(lr_queue*, lr_tensor k_pool, lr_tensor v_pool, lr_tensor k, lr_tensor v, lr_tensor cu_q, lr_tensor kv_len, lr_tensor block_table);

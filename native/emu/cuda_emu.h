@@ -139,6 +139,7 @@ inline uint32_t __float_as_uint(float x) { uint32_t u; std::memcpy(&u, &x, 4); r
 inline float __uint_as_float(uint32_t u) { float x; std::memcpy(&x, &u, 4); return x; }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
+inline int __clz(int x) { return x ? __builtin_clz((unsigned)x) : 32; }
 inline uint32_t __umulhi(uint32_t a, uint32_t b) { return (uint32_t)(((uint64_t)a * b) >> 32); }
 
 // The runtime. Streams are lazy: what was enqueued runs when the stream, or an event behind it, is waited for.

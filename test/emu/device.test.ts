@@ -1,4 +1,4 @@
-/** What only the emulated device can show: vector paths, the tensor-core linear, and how broken rules and missing things reach JavaScript. */
+/** What only the emulated device can show: vector paths, and how broken rules and missing things reach JavaScript. */
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -8,9 +8,7 @@ import { afterAll, describe, expect, it } from "vitest";
 import { pluginOf } from "../../src/native/load.js";
 import { getDevice } from "../../src/tensor/device.js";
 import { Tensor } from "../../src/tensor/tensor.js";
-import { addon, Raw, refusal, sameBits } from "../native/raw.js";
-import { bfloat16Bits, fromBfloat16 } from "../native/weights.js";
-import { addProduct, matrix, transpose } from "../reference/linear.js";
+import { Raw, sameBits } from "../native/raw.js";
 import { gaussian, relativeError } from "../reference/numeric.js";
 
 const folder = mkdtempSync(join(tmpdir(), "lowrank-emu-"));
@@ -42,53 +40,6 @@ describe("aligned tensors", () => {
   });
 });
 
-describe("linear on tensor cores", () => {
-  it.each([
-    [1, 1, 1],
-    [3, 65, 7],
-    [64, 64, 32],
-    [65, 130, 96],
-    [127, 70, 136],
-    [130, 33, 200],
-  ])("%i rows, %i outputs, %i inputs: copies in the background and plain ones", async (rows, n, k) => {
-    const x = gaussian(rows * k, 1).map((v) => fromBfloat16(bfloat16Bits(v)));
-    const w = Uint16Array.from(gaussian(n * k, 2), bfloat16Bits);
-    const bias = gaussian(n, 3);
-    const biased = matrix(
-      rows,
-      n,
-      Float64Array.from({ length: rows * n }, (_, i) => bias[i % n]!),
-    );
-    const expected = addProduct(biased, matrix(rows, k, x), transpose(matrix(n, k, Array.from(w, fromBfloat16)))).at;
-    for (const guard of [64, 72])
-      await withGuard(guard, async (raw) => {
-        const weight = addon.weightDense(raw.from(w, [n, k], "bfloat16"));
-        const y = raw.out([rows, n]);
-        raw.kernels.linear(
-          raw.d,
-          Float64Array.of(raw.from(x, [rows, k]), 0, 0, 1, 0, 0, 0, 1, weight, raw.from(bias, [n]), y, 0, 0, 0),
-        );
-        // Products of bf16 values are exact in float32: what is left is the order of float32 sums.
-        expect(relativeError(await raw.f32(y), expected)).toBeLessThan(1e-6);
-        addon.freeWeight(weight);
-      });
-  });
-
-  it("says what it does not compute yet", async () => {
-    await withGuard(64, async (raw) => {
-      const weight = addon.weightDense(raw.out([2, 2]));
-      const call = (math: number) => () =>
-        raw.kernels.linear(raw.d, Float64Array.of(raw.out([2, 2]), 0, 0, math, 0, 0, 0, 1, weight, 0, raw.out([2, 2]), 0, 0, 0));
-      expect(await refusal(raw, call(0))).toMatchObject({
-        code: "UNSUPPORTED",
-        op: "linear",
-        message: expect.stringContaining("float32 products"),
-      });
-      expect((await refusal(raw, call(1))).message).toContain("weights that are not dense bfloat16");
-    });
-  });
-});
-
 describe("the device emu", () => {
   it("is a device like others: tensors in and out", async () => {
     const device = getDevice("emu");
@@ -100,8 +51,7 @@ describe("the device emu", () => {
 
   it("names the op that it lacks", () => {
     const raw = new Raw("emu");
-    const t = raw.out([1]);
-    expect(() => raw.kernels.linearDw(raw.d, t, 0, t, t, 0)).toThrow('the kernels "emu" of device emu lack this op');
+    expect(() => raw.kernels.tokenLogprob(raw.d, new Float64Array(1))).toThrow('the kernels "emu" of device emu lack this op');
   });
 
   /** What opening a plugin says in a process of its own: a device once opened stays. */

@@ -1,100 +1,9 @@
 import { describe, expect, it } from "vitest";
-import { addProduct, dropoutMask, type Layer, linear, linearGrad, matrix, type Segment, transpose } from "../reference/linear.js";
+import { addProduct, matrix, transpose } from "../reference/linear.js";
 import { gaussian, relativeError } from "../reference/numeric.js";
-import { addon, isas, Raw, refusal, withRaw } from "./raw.js";
-import { bfloat16Bits, fromBfloat16, randomWeight, type WeightKind, weightKinds } from "./weights.js";
-
-interface LayerCase {
-  kind: WeightKind;
-  n: number;
-  bias?: boolean;
-  blocksize?: number;
-  segments?: readonly { begin: number; end: number; rank: number }[];
-}
-interface GroupCase {
-  rows: number;
-  k: number;
-  layers: readonly LayerCase[];
-  dropout?: number;
-  accumulate?: boolean;
-}
-const KEY = 0x1234_5678_9abc_def0n;
-
-/** Runs all three entries of a group; what they gave and what float64 gives, by name. */
-async function runGroup(
-  raw: Raw,
-  c: GroupCase,
-): Promise<{ actual: Record<string, Float32Array>; expected: Record<string, Float64Array> }> {
-  const { rows, k, dropout = 0 } = c;
-  const x = gaussian(rows * k, 1);
-  const dx0 = gaussian(rows * k, 2);
-  const mask = dropoutMask(rows, k, dropout, KEY);
-  const t = { x: raw.from(x, [rows, k]), dx: c.accumulate ? raw.from(dx0, [rows, k]) : raw.out([rows, k]) };
-  const layers: Layer[] = [];
-  const head = [t.x, t.dx, c.accumulate ? 1 : 0, 0, dropout, Number(KEY & 0xffffffffn), Number(KEY >> 32n), c.layers.length];
-  const [forward, backward] = [[...head], [...head]];
-  const outputs: Record<string, number> = { dx: t.dx };
-  const added: Record<string, Float32Array> = c.accumulate ? { dx: dx0 } : {};
-  const weights: number[] = [];
-  c.layers.forEach(({ kind, n, bias, blocksize, segments = [] }, l) => {
-    const seed = 100 * (l + 1);
-    const w = randomWeight(raw, kind, n, k, seed, blocksize);
-    weights.push(w.handle);
-    const biasData = bias ? gaussian(n, seed + 9) : undefined;
-    const dy = gaussian(rows * n, seed + 10);
-    const y = raw.out([rows, n]);
-    outputs[`y${l}`] = y;
-    const widest = Math.max(1, ...segments.map((s) => s.rank));
-    const [u, du] = [raw.out([rows, widest]), raw.out([rows, widest])];
-    const b = biasData ? raw.from(biasData, [n]) : 0;
-    forward.push(w.handle, b, y, u, du, segments.length);
-    backward.push(w.handle, b, raw.from(dy, [rows, n]), u, du, segments.length);
-    const reference: Segment[] = segments.map(({ begin, end, rank }, i) => {
-      const [a, bb, da, db] = [
-        gaussian(rank * k, seed + i + 20),
-        gaussian(n * rank, seed + i + 40),
-        gaussian(rank * k, seed + i + 60),
-        gaussian(n * rank, seed + i + 80),
-      ] as const;
-      const scale = 0.5 + i;
-      const tensors = [
-        raw.from(a, [rank, k]),
-        raw.from(bb, [n, rank]),
-        raw.from(da, [rank, k]),
-        raw.from(db, [n, rank]),
-      ] as const;
-      for (const list of [forward, backward]) list.push(begin, end, ...tensors, scale);
-      outputs[`dA${l}.${i}`] = tensors[2];
-      outputs[`dB${l}.${i}`] = tensors[3];
-      added[`dA${l}.${i}`] = da;
-      added[`dB${l}.${i}`] = db;
-      return { begin, end, a: matrix(rank, k, a), b: matrix(n, rank, bb), scale };
-    });
-    layers.push({ w: w.values, ...(biasData ? { bias: biasData } : {}), dy: matrix(rows, n, dy), segments: reference });
-  });
-  raw.kernels.linear(raw.d, Float64Array.from(forward));
-  raw.kernels.linearDx(raw.d, Float64Array.from(backward));
-  raw.kernels.loraGrad(raw.d, Float64Array.from(backward));
-
-  const xm = matrix(rows, k, x);
-  const grad = linearGrad(xm, layers, mask);
-  const expected: Record<string, Float64Array> = { dx: grad.dx.at };
-  layers.forEach((layer, l) => {
-    expected[`y${l}`] = linear(xm, layer, mask).at;
-    for (let i = 0; i < layer.segments.length; i++) {
-      expected[`dA${l}.${i}`] = grad.da[l]?.[i]?.at as Float64Array;
-      expected[`dB${l}.${i}`] = grad.db[l]?.[i]?.at as Float64Array;
-    }
-  });
-  const actual: Record<string, Float32Array> = {};
-  for (const [name, handle] of Object.entries(outputs)) {
-    actual[name] = await raw.f32(handle);
-    const before = added[name];
-    if (before) expected[name] = (expected[name] as Float64Array).map((v, i) => v + (before[i] as number));
-  }
-  for (const w of weights) addon.freeWeight(w);
-  return { actual, expected };
-}
+import { type GroupCase, type LayerCase, runGroup } from "./linear-group.js";
+import { addon, devices, isas, Raw, refusal, withRaw } from "./raw.js";
+import { bfloat16Bits, fromBfloat16, randomWeight, weightKinds } from "./weights.js";
 
 async function checkGroup(device: string, c: GroupCase): Promise<void> {
   await withRaw(device, async (raw) => {
@@ -107,9 +16,7 @@ async function checkGroup(device: string, c: GroupCase): Promise<void> {
 const whole = (rows: number, rank: number) => [{ begin: 0, end: rows, rank }];
 const odd = [1, 3, 65, 127];
 
-describe.each(isas)("linears on %s", (isa) => {
-  const device = `cpu:${isa}`;
-
+describe.each(devices)("linears on %s", (device) => {
   it.each(weightKinds)("with a %s weight, every odd shape", async (kind) => {
     for (const rows of odd)
       for (const k of odd)
@@ -189,6 +96,20 @@ describe.each(isas)("linears on %s", (isa) => {
           ),
         ).toBeLessThan(5e-6);
       });
+  });
+
+  it.each(weightKinds)("in bf16 with a %s weight: forward, backward, adapters, dropout", async (kind) => {
+    for (const [rows, n, k] of [
+      [3, 17, 40],
+      [70, 97, 131],
+    ] as const) {
+      const segments = rows === 3 ? whole(3, 5) : [...whole(40, 3), { begin: 41, end: 70, rank: 17 }];
+      const layers: LayerCase[] = [
+        { kind, n, bias: true, segments },
+        { kind, n: 24, segments: segments.slice(0, 1) },
+      ];
+      for (const dropout of [0, 0.5]) await checkGroup(device, { rows, k, layers, dropout, accumulate: dropout > 0, bf16: true });
+    }
   });
 
   it.each([3, 50])("round their operands to bf16 when math says so, %i rows", async (rows) => {

@@ -129,10 +129,9 @@ lr_error linear(lr_queue* queue, const lr_linear_group* group) {
 
 lr_error linear_dx(lr_queue* queue, const lr_linear_group* group) {
   const lr_linear_group& g = *group;
-  lr_error e = check_group("linear_dx", g);
+  lr_error e = check_linear_dx(g);
   if (e.code) return e;
   int64_t m = g.x.shape[0], k = g.x.shape[1], features = 0, widest = 0;
-  if (g.dx.data && !is_matrix(g.dx, m, k)) return invalid("linear_dx", "dx must be float32 [%lld, %lld]", (long long)m, (long long)k);
   bool round = g.math == LR_MATH_BF16, adapters = false;
   for (int l = 0; l < g.count; l++) {
     adapters = adapters || g.layers[l].segment_count > 0;
@@ -189,11 +188,9 @@ lr_error linear_dx(lr_queue* queue, const lr_linear_group* group) {
 }
 
 lr_error linear_dw(lr_queue* queue, lr_tensor dweight, lr_tensor dbias, lr_tensor dy, lr_tensor x, int32_t math) {
-  if (!dy.data || dy.dtype != LR_F32 || dy.rank != 2) return invalid("linear_dw", "dy must be float32 [rows, n]");
+  lr_error e = check_linear_dw(dweight, dbias, dy, x);
+  if (e.code) return e;
   int64_t m = dy.shape[0], n = dy.shape[1], k = x.rank == 2 ? x.shape[1] : 0;
-  if (dweight.data && !is_matrix(x, m, k)) return invalid("linear_dw", "x must be float32 [%lld, k]", (long long)m);
-  if (dweight.data && !is_matrix(dweight, n, k)) return invalid("linear_dw", "dweight must be float32 [%lld, %lld]", (long long)n, (long long)k);
-  if (dbias.data && (dbias.dtype != LR_F32 || elements(dbias) != n)) return invalid("linear_dw", "dbias must be float32 [%lld]", (long long)n);
   Scratch scratch(queue);
   float* packed = scratch.take<float>(dweight.data ? outer_product_room(n, m) : 0);
   float* buffers = scratch.take<float>(queue->threads * kPanelBuffer);

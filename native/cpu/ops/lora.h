@@ -94,19 +94,10 @@ LR_INLINE void drop_rows(lr_queue* queue, const lr_linear_group& g, Range chunk,
 /* dA += duᵀ drop(x), dB += scale dYᵀ u: the reduction over rows in ascending order. */
 lr_error lora_grad(lr_queue* queue, const lr_linear_group* group) {
   const lr_linear_group& g = *group;
-  lr_error e = check_group("lora_grad", g);
+  lr_error e = check_lora_grad(g);
   if (e.code) return e;
   int64_t m = g.x.shape[0], k = g.x.shape[1], widest = 0;
-  for (int l = 0; l < g.count; l++) {
-    const lr_linear& layer = g.layers[l];
-    widest = max64(widest, max_rank(layer));
-    for (int i = 0; i < layer.segment_count; i++) {
-      const lr_segment& s = layer.segments[i];
-      if (!layer.u.data || !layer.du.data) return invalid("lora_grad", "layer %d: u and du must be present", l);
-      if (s.da.data && !is_matrix(s.da, rank_of(s), k)) return invalid("lora_grad", "layer %d: segment %d: dA must have the shape of A", l, i);
-      if (s.db.data && !is_matrix(s.db, layer.weight.n, rank_of(s))) return invalid("lora_grad", "layer %d: segment %d: dB must have the shape of B", l, i);
-    }
-  }
+  for (int l = 0; l < g.count; l++) widest = max64(widest, max_rank(g.layers[l]));
   bool round = g.math == LR_MATH_BF16, drop = g.dropout.p > 0;
   Split chunks = row_chunks(m, k);
   int64_t most = chunks.parts ? ceil_div(m, chunks.parts) : 0;

@@ -32,14 +32,29 @@ inline Dropout dropout_of(const lr_dropout& d) {
   return {d.key, (uint32_t)limit + ((double)(uint32_t)limit < limit), 1.0f / (1.0f - d.p)};
 }
 
-// What N elements from e on are multiplied with.
-template <int N> __device__ __forceinline__ void dropout_factors(const Dropout& d, uint64_t e, float (&factor)[N]) {
-  uint32_t words[4];
-  for (int i = 0; i < N; i++) {
-    const uint64_t at = e + (uint64_t)i;
-    if (i == 0 || at % 4 == 0) philox(d.key, at / 4, words);
-    const uint32_t word = at % 4 == 0 ? words[0] : at % 4 == 1 ? words[1] : at % 4 == 2 ? words[2] : words[3];
-    factor[i] = word >= d.least ? d.scale : 0.0f;
+// Whether elements first .. first + 3 are kept: bytes of 1 or 0, the first one lowest.
+__device__ __forceinline__ uint32_t kept_bytes(const Dropout& d, uint64_t first) {
+  uint32_t words[4], kept = 0;
+#pragma unroll 1
+  for (uint64_t counter = first / 4; counter <= (first + 3) / 4; counter++) {
+    philox(d.key, counter, words);
+#pragma unroll
+    for (int w = 0; w < 4; w++) {
+      const uint64_t place = 4 * counter + (uint64_t)w - first; // wraps in front of the first
+      if (place < 4 && words[w] >= d.least) kept |= 1u << (8 * (int)place);
+    }
+  }
+  return kept;
+}
+
+// The mask of a tile of Rows x Columns elements of a matrix with `stride` columns, as bytes mask[row * Columns + column]. By all threads of the block; a
+// barrier shows it to them.
+template <int Rows, int Columns> __device__ __forceinline__ void write_mask(unsigned char* mask, const Dropout& d, int64_t row0, int64_t column0, int64_t stride) {
+#pragma unroll 1
+  for (int at = (int)threadIdx.x; at < Rows * Columns / 4; at += (int)blockDim.x) {
+    const int row = at / (Columns / 4), column = at % (Columns / 4) * 4;
+    const uint64_t first = (uint64_t)(row0 + row) * (uint64_t)stride + (uint64_t)(column0 + column);
+    *reinterpret_cast<uint32_t*>(mask + row * Columns + column) = kept_bytes(d, first);
   }
 }
 

@@ -1,0 +1,105 @@
+/** The linears' paths that only aligned tensors, large tiles or few rows take: each against float64. */
+import { describe, expect, it } from "vitest";
+import { type GroupCase, runGroup } from "../native/linear-group.js";
+import { Raw } from "../native/raw.js";
+import { weightKinds } from "../native/weights.js";
+import { addProduct, matrix, transpose } from "../reference/linear.js";
+import { gaussian, relativeError } from "../reference/numeric.js";
+
+async function check(c: GroupCase, guard = 64): Promise<void> {
+  const raw = new Raw("emu", undefined, guard);
+  try {
+    const { actual, expected } = await runGroup(raw, c);
+    for (const [name, values] of Object.entries(expected))
+      expect(relativeError(actual[name] as Float32Array, values), name).toBeLessThan(5e-6);
+  } finally {
+    raw.dispose();
+  }
+}
+
+describe("aligned linears", () => {
+  it.each(weightKinds)("in bf16 with a %s weight: copies in the background, decoding, float32 rows", async (kind) => {
+    const segments = [
+      { begin: 0, end: 33, rank: 8 },
+      { begin: 40, end: 90, rank: 3 },
+    ];
+    for (const k of [64, 160, 200])
+      for (const dropout of [0, 0.5])
+        await check({
+          rows: 90,
+          k,
+          layers: [{ kind, n: 72, bias: true, segments }],
+          dropout,
+          accumulate: dropout > 0,
+          bf16: true,
+        });
+  });
+
+  it("of a group of one kind, with tables of their own, and of mixed kinds", async () => {
+    const segments = [{ begin: 5, end: 70, rank: 16 }];
+    for (const second of ["4bit nested", "bfloat16"] as const)
+      await check({
+        rows: 70,
+        k: 192,
+        layers: [
+          { kind: "4bit nested", n: 100, segments },
+          { kind: second, n: 64, segments },
+          { kind: "4bit nested", n: 40, blocksize: 128 },
+        ],
+        bf16: true,
+      });
+  });
+
+  it.each([32, 64, 256, 4096])("in bf16 with blocks of %i", async (blocksize) => {
+    await check({ rows: 20, k: 96, layers: [{ kind: "4bit", n: 50, blocksize }], bf16: true });
+  });
+
+  // From 96 tiles of 128 x 128 on.
+  it.each([
+    ["bfloat16", 12230, 64],
+    ["4bit nested", 12230, 64],
+    ["float32", 12230, 64],
+    ["bfloat16", 32, 12256],
+    ["4bit", 32, 12256],
+    ["float16", 32, 12256],
+  ] as const)("in large tiles, %s %i x %i", async (kind, n, k) => {
+    const segments = [{ begin: 3, end: 60, rank: 4 }];
+    await check({ rows: 70, k, layers: [{ kind, n, segments: n > k ? segments : [] }], bf16: true });
+  });
+
+  it("in large tiles, dW", async () => {
+    const [rows, n, k] = [40, 1290, 1290];
+    const raw = new Raw("emu", undefined, 64);
+    const [dy, x, dw] = [1, 2, 3].map((seed) => gaussian(seed === 3 ? n * k : rows * n, seed).map((v) => Math.round(v)));
+    const t = { dw: raw.from(dw!, [n, k]), dy: raw.from(dy!, [rows, n]), x: raw.from(x!, [rows, k]) };
+    raw.kernels.linearDw(raw.d, t.dw, 0, t.dy, t.x, 1);
+    const expected = addProduct(matrix(n, k, dw!), transpose(matrix(rows, n, dy!)), matrix(rows, k, x!));
+    expect(relativeError(await raw.f32(t.dw), expected.at)).toBe(0);
+    raw.dispose();
+  });
+
+  it.each([1, 2, 4, 5, 16])("of %i rows, coded and not, with adapters", async (rows) => {
+    const segments = [{ begin: 0, end: rows, rank: 5 }];
+    for (const kind of ["4bit nested", "4bit rounded", "bfloat16"] as const)
+      for (const bf16 of [false, true])
+        await check({
+          rows,
+          k: 1120,
+          layers: [
+            { kind, n: 13, bias: true, segments },
+            { kind, n: 6, blocksize: 128, segments },
+          ],
+          dropout: 0.5,
+          bf16,
+        });
+  });
+
+  it("in float32, by vectors", async () => {
+    await check({
+      rows: 70,
+      k: 96,
+      layers: [{ kind: "float32", n: 68, segments: [{ begin: 0, end: 70, rank: 8 }] }],
+      dropout: 0.25,
+    });
+  });
+});
