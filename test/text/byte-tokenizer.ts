@@ -12,7 +12,7 @@ export const END = 257;
  */
 export async function byteTokenizer(
   folder: string,
-  options: { merges?: [string, string][]; bos?: boolean; template?: string } = {},
+  options: { merges?: [string, string][]; bos?: boolean; template?: string; normalizer?: object } = {},
 ): Promise<Tokenizer> {
   const chars: string[] = [];
   let next = 256;
@@ -24,6 +24,7 @@ export async function byteTokenizer(
   for (const [i, pair] of merges.entries()) vocab[pair.join("")] = 258 + i;
   const json = {
     model: { type: "BPE", vocab, merges, unk_token: null },
+    normalizer: options.normalizer ?? null,
     pre_tokenizer: { type: "ByteLevel", add_prefix_space: false, use_regex: true },
     decoder: { type: "ByteLevel" },
     post_processor: options.bos

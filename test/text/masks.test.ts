@@ -99,4 +99,32 @@ describe("assistant masks", () => {
     expect(turn!.ids).toEqual([...Buffer.from("u:hi;a:!;")]);
     expect(learnt(merging, turn!)).toBe("!;");
   });
+
+  it("carry the error of the rendering that failed, and of that only", async () => {
+    const failing = (condition: string, template: string) =>
+      `{% if ${condition} %}{{ raise_exception('no') }}{% endif %}${template}`;
+    const raised = { code: "TEMPLATE", details: { raisedBy: "template" } };
+    const both = (template: string) =>
+      maskConversations(tok, template, [{ messages: talk.slice(0, 2) }, { messages: talk.slice(0, 1) }]);
+    expect(await both(failing("messages | length == 2", MARKED))).toMatchObject([raised, { text: "u:hi;" }]);
+    expect(await both(failing("messages | length == 2", PLAIN))).toMatchObject([raised, { text: "u:hi;" }]);
+    // Each of the two renderings that an answer of its own needs.
+    expect(await maskTurns(tok, failing("add_generation_prompt", PLAIN), { messages: talk.slice(0, 2) })).toMatchObject([raised]);
+    expect(await maskTurns(tok, failing("not add_generation_prompt", PLAIN), { messages: talk.slice(0, 2) })).toMatchObject([
+      raised,
+    ]);
+  });
+
+  it("are refused where what opens a message is not what stands before it", async () => {
+    const other = `{% if add_generation_prompt %}another{% else %}${PLAIN}{% endif %}`;
+    const refused = { details: { reason: "the text that opens message 2 is not a prefix of the text with it" } };
+    expect(await one(tok, other, talk.slice(0, 2))).toMatchObject(refused);
+    expect(await maskTurns(tok, other, { messages: talk.slice(0, 2) })).toMatchObject([refused]);
+  });
+
+  it("name a tokenizer whose tokens cannot be located", async () => {
+    const normalizer = { type: "Replace", pattern: { String: "yo" }, content: "z" };
+    const rewriting = await byteTokenizer(join(folder, "rewriting"), { normalizer });
+    expect(await one(rewriting, MARKED, talk.slice(0, 2))).toMatchObject({ code: "UNSUPPORTED" });
+  });
 });

@@ -54,10 +54,10 @@ export class Args {
     return isNone(v) ? undefined : v;
   }
 
+  /** An argument that is there. */
   text(index: number): string {
-    const v = this.values[index];
-    if (!isString(v))
-      throw new TemplateRuntimeError(`${this.name}() argument ${index + 1} must be str, not ${v ? typeName(v) : "absent"}`);
+    const v = this.values[index]!;
+    if (!isString(v)) throw new TemplateRuntimeError(`${this.name}() argument ${index + 1} must be str, not ${typeName(v)}`);
     meter.text(v.value.length);
     return v.value;
   }

@@ -116,13 +116,12 @@ function bounded(n: bigint): bigint {
   return n;
 }
 
+/** @param base not negative: the interpreter refuses powers of negative numbers */
 function power(base: bigint, exponent: bigint): Value {
   if (exponent >= 0n) {
-    const bits = base < 0n ? (-base).toString(2).length : base.toString(2).length;
-    if (base > 1n || base < -1n) {
-      if (BigInt(bits) * exponent > BigInt(MAX_BITS))
-        throw new TemplateLimitError("number", `it computes an integer of more than ${MAX_BITS} bits`);
-    } else return int(Number(base === -1n && exponent % 2n === 0n ? 1n : exponent === 0n ? 1n : base));
+    if (base <= 1n) return int(exponent === 0n ? 1 : Number(base));
+    if (BigInt(base.toString(2).length) * exponent > BigInt(MAX_BITS))
+      throw new TemplateLimitError("number", `it computes an integer of more than ${MAX_BITS} bits`);
     return int(small(base ** exponent));
   }
   if (base === 0n) throw new TemplateRuntimeError("0.0 cannot be raised to a negative power");

@@ -152,7 +152,7 @@ class Parser {
   private ifStatement(): Stmt {
     const branches: [Expr, Stmt[]][] = [];
     for (;;) {
-      const test = this.tuple([], false);
+      const test = this.tuple(false);
       const { body, end } = this.block("elif", "else", "endif");
       branches.push([test, body]);
       if (end === "elif") continue;
@@ -161,9 +161,9 @@ class Parser {
   }
 
   private forStatement(): Stmt {
-    const target = this.target(["in"]);
+    const target = this.target();
     this.expect("name", "in");
-    const source = this.tuple(["recursive"], false);
+    const source = this.tuple(false);
     const test = this.skip("name", "if") && this.expression();
     if (this.is("name", "recursive")) this.fail("recursive loops are not supported");
     this.loops++;
@@ -173,7 +173,7 @@ class Parser {
   }
 
   private setStatement(): Stmt {
-    const target = this.target([], true);
+    const target = this.target(true);
     if (this.skip("op", "=")) return { type: "set", target, value: this.tuple() };
     const filter = this.filters(undefined, false);
     return { type: "set block", target, filter, body: this.apart("endset") };
@@ -218,13 +218,13 @@ class Parser {
   }
 
   /** What `set`, `for` and `with` assign to. */
-  private target(ends: readonly string[] = [], namespaces = false): Target {
+  private target(namespaces = false): Target {
     const items: Target[] = [];
     let several = false;
     for (;;) {
       if (items.length > 0 && !this.skip("op", ",")) break;
       if (items.length > 0) several = true;
-      if (this.is("end") || this.is("op", ")") || (ends.length > 0 && this.is("name", ...ends))) break;
+      if (this.is("end") || this.is("op", ")")) break;
       if (this.skip("op", "(")) {
         items.push(this.nested(() => this.target()));
         this.expect("op", ")");
@@ -241,13 +241,13 @@ class Parser {
     return several ? { type: "targets", items } : items[0]!;
   }
 
-  private tuple(ends: readonly string[] = [], conditions = true, parenthesised = false): Expr {
+  private tuple(conditions = true, parenthesised = false): Expr {
     const items: Expr[] = [];
     let several = false;
     for (;;) {
       if (items.length > 0 && !this.skip("op", ",")) break;
       if (items.length > 0) several = true;
-      if (this.is("endprint") || this.is("end") || this.is("op", ")") || (ends.length > 0 && this.is("name", ...ends))) break;
+      if (this.is("endprint") || this.is("end") || this.is("op", ")")) break;
       items.push(this.expression(conditions));
     }
     if (several || (parenthesised && items.length === 0)) return { type: "tuple", items };
@@ -355,7 +355,7 @@ class Parser {
         return { type: "const", value: float(Number(token.value.replaceAll("_", ""))) };
       case "op":
         if (token.value === "(") {
-          const expr = this.tuple([], true, true);
+          const expr = this.tuple(true, true);
           this.expect("op", ")");
           return expr;
         }

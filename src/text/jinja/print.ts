@@ -118,9 +118,7 @@ function jsonText(value: string, ensureAscii: boolean): string {
   meter.spend(1 + value.length / 8);
   // JSON.stringify escapes lone surrogates, which Python does only when ASCII is asked for: neither occurs in UTF-8 text.
   const plain = TO_ESCAPE.test(value) || ensureAscii ? JSON.stringify(value) : `"${value}"`;
-  return ensureAscii
-    ? plain.replace(/[\u007f-\uffff]/g, (c) => (c === "\u007f" ? c : `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`))
-    : plain;
+  return ensureAscii ? plain.replace(/[\u007f-\uffff]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`) : plain;
 }
 
 /** Python's json.dumps. */

@@ -20,7 +20,7 @@ export interface WorkerJob {
 }
 
 function refusal(error: unknown): Refusal {
-  const message = error instanceof Error ? error.message : String(error);
+  const { message } = error as Error;
   if (error instanceof TemplateRaised) return { refusedBy: "template", message };
   if (error instanceof RenderArgumentError) return { refusedBy: "api", message };
   if (error instanceof TemplateLimitError) return { refusedBy: "limit", message, limit: error.limit };
@@ -28,8 +28,9 @@ function refusal(error: unknown): Refusal {
   return { refusedBy: "runtime", message };
 }
 
-parentPort?.on("message", (job: WorkerJob) => {
-  const results = job.requests.map((request, i): WorkerResult => {
+/** Renders every request of a job; what one of them throws is its own result. */
+export function answer(job: WorkerJob): WorkerResult[] {
+  return job.requests.map((request, i) => {
     const began = threadMilliseconds();
     let result: Rendered | Refusal;
     try {
@@ -39,7 +40,8 @@ parentPort?.on("message", (job: WorkerJob) => {
     }
     return { ...result, milliseconds: threadMilliseconds() - began };
   });
-  parentPort?.postMessage(results);
-});
+}
+
+parentPort?.on("message", (job: WorkerJob) => parentPort?.postMessage(answer(job)));
 // The host waits for this: starting up does not count against a template's time.
 parentPort?.postMessage("ready");
