@@ -28,6 +28,13 @@ export interface Optimizer {
   dispose(): void;
 }
 
+/** What an optimizer does differently for one parameter. */
+export interface ParameterGroup {
+  /** Factor of the learning rate. */
+  lrScale: number;
+  weightDecay: number;
+}
+
 const SEGMENT_BYTES = 32;
 const HEADER_BYTES = 64;
 
@@ -41,8 +48,17 @@ export abstract class ArenaOptimizer<Moment extends string> implements Optimizer
   readonly #name: string;
   readonly #segments: Tensor;
 
-  /** @param weightDecay of parameters that name none of their own */
-  protected constructor(name: string, arena: ParameterArena, moments: readonly Moment[], weightDecay: number) {
+  /**
+   * @param weightDecay of parameters that name none of their own
+   * @param groups by the parameter's name; they go before what the arena says
+   */
+  protected constructor(
+    name: string,
+    arena: ParameterArena,
+    moments: readonly Moment[],
+    weightDecay: number,
+    groups?: ReadonlyMap<string, ParameterGroup>,
+  ) {
     this.#name = name;
     this.arena = arena;
     const { device } = arena;
@@ -52,7 +68,7 @@ export abstract class ArenaOptimizer<Moment extends string> implements Optimizer
         ...Object.fromEntries(moments.map((moment) => [moment, Tensor.zeros(arena.values.shape, { device })])),
         header: Tensor.from(new Uint8Array(HEADER_BYTES), [HEADER_BYTES], { device }),
       } as Record<Moment | "header", Tensor>,
-      segments: Tensor.from(segmentBytes(arena, weightDecay), [arena.segments.length * SEGMENT_BYTES], { device }),
+      segments: Tensor.from(segmentBytes(arena, weightDecay, groups), [arena.segments.length * SEGMENT_BYTES], { device }),
     }));
     for (const tensor of [...Object.values<Tensor>(state), segments]) tensor.keep();
     this.state = state;
@@ -90,15 +106,16 @@ export abstract class ArenaOptimizer<Moment extends string> implements Optimizer
 }
 
 /** The table of `lr_optim_segment` as bytes. */
-function segmentBytes(arena: ParameterArena, weightDecay: number): Uint8Array {
+function segmentBytes(arena: ParameterArena, weightDecay: number, groups?: ReadonlyMap<string, ParameterGroup>): Uint8Array {
   const bytes = new Uint8Array(arena.segments.length * SEGMENT_BYTES);
   const view = new DataView(bytes.buffer);
   for (const [i, segment] of arena.segments.entries()) {
     const at = i * SEGMENT_BYTES;
     view.setBigInt64(at, BigInt(segment.begin), true);
     view.setBigInt64(at + 8, BigInt(segment.end), true);
-    view.setFloat32(at + 16, segment.lrScale ?? 1, true);
-    view.setFloat32(at + 20, segment.weightDecay ?? weightDecay, true);
+    const own = { ...segment, ...groups?.get(segment.name) };
+    view.setFloat32(at + 16, own.lrScale ?? 1, true);
+    view.setFloat32(at + 20, own.weightDecay ?? weightDecay, true);
     view.setInt32(at + 24, 32, true);
   }
   return bytes;

@@ -79,6 +79,45 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
   /** Loads an adapter beside the others; it does not become active. Throws ADAPTER_MISMATCH where file, configuration and base differ. */
   async loadAdapter(folder: string, name: string, options: LoadAdapterOptions = {}): Promise<void> {
     this.#assertNew(name);
+    this.#add(name, await this.#read(folder, options), options.isTrainable === true);
+  }
+
+  /**
+   * Puts the adapter of a folder in the place of a loaded one, of whatever rank, scales and targets; if that acts, the new one does from
+   * the next call on. Until it is read the old one stays; a generation that uses it ends with DISPOSED.
+   */
+  async hotswapAdapter(folder: string, name: string, options: LoadAdapterOptions = {}): Promise<void> {
+    this.#get(name);
+    this.#assertUnmerged("replace an adapter");
+    const adapter = await this.#read(folder, options);
+    try {
+      const former = this.#get(name);
+      this.#assertUnmerged("replace an adapter");
+      if (
+        this.#active.length > 1 &&
+        this.#active.includes(name) &&
+        adapter.plan.parts.some((part) => part.weight ?? part.bias ?? part.rows)
+      ) {
+        throw new LowrankError(
+          "INVALID_ARGUMENT",
+          `${folder} does more than add deltas, and '${name}' acts together with others`,
+          {
+            hint: `Call setAdapter("${name}") first.`,
+          },
+        );
+      }
+      if (options.isTrainable) adapter.setTrainable(true);
+      former.detach(this.base, name);
+      former.dispose();
+    } catch (error) {
+      adapter.dispose();
+      throw error;
+    }
+    this.#adapters.set(name, adapter);
+    adapter.attach(this.base, name);
+  }
+
+  async #read(folder: string, options: LoadAdapterOptions): Promise<Adapter> {
     const root = await resolveModel(folder, options);
     const path = options.subfolder === undefined ? root : join(root, options.subfolder);
     if (!existsSync(join(path, CONFIG_FILE))) {
@@ -86,8 +125,7 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
         hint: "Give the folder that an adapter was saved to.",
       });
     }
-    const adapter = await Adapter.load(this.base, path, options);
-    this.#add(name, adapter, options.isTrainable === true);
+    return Adapter.load(this.base, path, options);
   }
 
   /**

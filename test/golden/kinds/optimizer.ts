@@ -1,6 +1,6 @@
 /** Kind `optimizer` (golden/train): one float32 parameter under AdamW or SGD, step by step. */
 import { join } from "node:path";
-import { AdamW } from "../../../src/optim/adamw.js";
+import { AdamW, type AdamWOptions } from "../../../src/optim/adamw.js";
 import { ParameterArena } from "../../../src/optim/arena.js";
 import type { Optimizer } from "../../../src/optim/optimizer.js";
 import { SGD } from "../../../src/optim/sgd.js";
@@ -11,8 +11,14 @@ import { type GoldenHandler, skipped } from "../types.js";
 
 /** The optimizer that a case's `optimizer` names, over `arena`; undefined: not supported. */
 // biome-ignore lint/suspicious/noExplicitAny: as in case.json
-export function optimizerOf(arena: ParameterArena, settings: any, maxGradNorm = 0): Optimizer | undefined {
+export function optimizerOf(
+  arena: ParameterArena,
+  settings: any,
+  maxGradNorm = 0,
+  groups?: AdamWOptions["groups"],
+): Optimizer | undefined {
   const { name, betas, eps, momentum, dampening, nesterov, weight_decay: weightDecay } = settings;
+  if (name === "loraplus_adamw") return new AdamW(arena, { betas, eps, maxGradNorm, ...(groups && { groups }) });
   if (name === "adamw") return new AdamW(arena, { betas, eps, weightDecay, maxGradNorm });
   if (name === "sgd") return new SGD(arena, { momentum, dampening, nesterov, weightDecay, maxGradNorm });
   return undefined;

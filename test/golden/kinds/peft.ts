@@ -25,7 +25,7 @@ import { toDevice } from "../../../src/train/step.js";
 import { Errors } from "../errors.js";
 import { microBatch, tokenPlaces } from "../micro-batch.js";
 import { type GoldenTensor, readTensors } from "../tensors.js";
-import { type GoldenCase, type GoldenHandler, skipped } from "../types.js";
+import type { GoldenCase, GoldenHandler } from "../types.js";
 import { skipUnsupported } from "./train.js";
 
 type Tensors = ReadonlyMap<string, GoldenTensor>;
@@ -362,8 +362,33 @@ const apiText: GoldenHandler = async (c) => {
   return errors.outcome();
 };
 
-const hotswap: GoldenHandler = async () =>
-  skipped("replacing the weights of a loaded adapter is not supported yet: load it under another name");
+const hotswap: GoldenHandler = async (c) => {
+  const { spec } = c;
+  const inputs = readTensors(join(c.dir, "inputs.safetensors"));
+  const expected = readTensors(join(c.dir, "expected.safetensors"));
+  await using model = await load(c, spec.base);
+  const errors = new Errors();
+  const base = await logitsOf(model, inputs);
+  for (const step of spec.steps) {
+    const loaded: string = step.loaded ?? spec.loaded;
+    const peft = await PeftModel.fromPretrained(model, inGroup(c, spec.adapters[loaded]), { adapterName: "it" });
+    const merged = step.key === "while_merged";
+    const key: string = step.logits ?? `logits.${step.key}`;
+    const next = inGroup(c, spec.adapters[merged ? "same" : key.slice("logits.".length)]);
+    if (merged) {
+      await peft.mergeAdapter();
+      if (!(await refusalOf(() => peft.hotswapAdapter(next, "it")))) errors.wrong.push("replaced while merged");
+      peft.unmergeAdapter();
+      using _ = peft.disableAdapter();
+      errors.compare("unmerged", await logitsOf(model, inputs), base, spec.tolerance.unmerged);
+    } else {
+      await peft.hotswapAdapter(next, "it");
+      errors.compare(step.key, await logitsOf(model, inputs), tokenRows(expected.get(key)!, inputs), spec.tolerance.logits);
+    }
+    peft.unload();
+  }
+  return errors.outcome();
+};
 
 /** The library's names of options. */
 const combineOptions = ({ combinationType, options }: GoldenCase["spec"]): CombineOptions => ({

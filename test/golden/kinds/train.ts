@@ -7,6 +7,7 @@ import { AdamW } from "../../../src/optim/adamw.js";
 import type { Optimizer } from "../../../src/optim/optimizer.js";
 import { createSchedule } from "../../../src/optim/schedules.js";
 import { LoraConfig } from "../../../src/peft/config.js";
+import { loraPlusGroups } from "../../../src/peft/lora-plus.js";
 import { getPeftModel, type PeftModel } from "../../../src/peft/peft-model.js";
 import { evaluateBatch, summarize } from "../../../src/train/evaluate.js";
 import { type StepReport, TrainStep } from "../../../src/train/step.js";
@@ -45,16 +46,27 @@ function withAdapter(model: CausalLM, config: LoraConfig, inputs: ReadonlyMap<st
   return peft;
 }
 
+// biome-ignore lint/suspicious/noExplicitAny: as in case.json
+const loraPlusOptions = (optimizer: any) => ({
+  lr: optimizer.lr as number,
+  ratio: optimizer.loraplus_lr_ratio as number,
+  embeddingLr: (optimizer.loraplus_lr_embedding ?? 1e-6) as number,
+  weightDecay: (optimizer.loraplus_weight_decay ?? 0) as number,
+});
+
 const sftRun: GoldenHandler = (c) =>
   skipUnsupported(async () => {
     const { spec } = c;
     for (const key of ["labelSmoothing", "neftuneNoiseAlpha"]) if (spec[key]) return skipped(`${key} is not supported yet`);
     const inputs = readTensors(join(c.dir, spec.inputs));
     await using model = await load(join(c.dir, spec.base), c);
-    const trainable: Trainable = spec.fullFinetune
-      ? fullTrainable(model)
-      : adapterTrainable(withAdapter(model, LoraConfig.fromJSON({ peft_type: "LORA", ...spec.peftConfig }), inputs));
-    const optimizer = optimizerOf(trainable.arena, spec.optimizer, spec.maxGradNorm);
+    const peft = spec.fullFinetune
+      ? undefined
+      : withAdapter(model, LoraConfig.fromJSON({ peft_type: "LORA", ...spec.peftConfig }), inputs);
+    const trainable: Trainable = peft ? adapterTrainable(peft) : fullTrainable(model);
+    const plus = spec.optimizer.loraplus_lr_ratio;
+    const groups = plus && loraPlusGroups(peft!.trainable.plan, loraPlusOptions(spec.optimizer));
+    const optimizer = optimizerOf(trainable.arena, spec.optimizer, spec.maxGradNorm, groups);
     if (!optimizer) {
       trainable.arena.dispose();
       return skipped(`optimizer '${spec.optimizer.name}' is not supported yet`);
@@ -81,7 +93,11 @@ const sftRun: GoldenHandler = (c) =>
     errors.relativeToLargest("loss", losses, expected.loss, tolerance.loss);
     const norms = reports.map(({ gradNorm }) => gradNorm);
     errors.relativeToLargest("gradNorm", norms, expected.gradNorm, tolerance.gradNorm);
-    errors.relativeToLargest("lr", rates, expected.lr, 1e-6);
+    // LoRA+: the rates of A, of embeddings, of B, and of B without decay.
+    const { lr, ratio, embeddingLr } = plus ? loraPlusOptions(spec.optimizer) : { lr: 1, ratio: 1, embeddingLr: 1 };
+    const scales = plus ? [1, embeddingLr / lr, ratio, ratio] : [1];
+    const lrs = rates.flatMap((rate) => scales.map((scale) => rate * scale));
+    errors.relativeToLargest("lr", lrs, expected.lr.flat(), 1e-6);
     if (expected.microLoss) {
       const micro = reports.flatMap(({ microLosses }) => microLosses);
       errors.relativeToLargest("microLoss", micro, expected.microLoss.flat(), tolerance.loss);

@@ -1,0 +1,26 @@
+import type { ParameterGroup } from "../optim/optimizer.js";
+import type { AdapterPlan, PlannedTensor } from "./plan.js";
+
+export interface LoraPlusOptions {
+  /** Learning rate of lora_A; schedules scale all groups alike. */
+  lr: number;
+  /** Learning rate of lora_B, of magnitudes and of other vectors, in units of `lr`. */
+  ratio: number;
+  /** Learning rate of LoRA on embeddings. Default 1e-6. */
+  embeddingLr?: number;
+  /** Of all but biases. Default 0. */
+  weightDecay?: number;
+}
+
+/** LoRA+ (Hayou, Ghosh & Yu 2024) by the rules of PEFT's create_loraplus_optimizer: learning rate and decay of each tensor of an adapter. */
+export function loraPlusGroups({ tensors }: AdapterPlan, options: LoraPlusOptions): Map<string, ParameterGroup> {
+  const { lr, ratio, embeddingLr = 1e-6, weightDecay = 0 } = options;
+  const scaleOf = ({ role, shape }: PlannedTensor) => {
+    if (role === "embedding_A" || role === "embedding_B") return embeddingLr / lr;
+    return role === "lora_B" || shape.length === 1 ? ratio : 1;
+  };
+  const decays = ({ key }: PlannedTensor) => !key.endsWith(".bias");
+  return new Map(
+    tensors.map((tensor) => [tensor.key, { lrScale: scaleOf(tensor), weightDecay: decays(tensor) ? weightDecay : 0 }]),
+  );
+}
