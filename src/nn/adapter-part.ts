@@ -26,19 +26,22 @@ export class LoraPair {
   readonly bias: Tensor | undefined;
   /** Whether the tensors lie as an embedding's do. A tied head reads the embedding's own pair. */
   readonly transposed: boolean;
+  /** DoRA: float32 [out], of an embedding [d]; the length of each row of W + scale · b a. */
+  readonly magnitude: Tensor | undefined;
 
-  constructor(a: Tensor, b: Tensor, scale: number, dropout = 0, bias?: Tensor, transposed = false) {
+  constructor(a: Tensor, b: Tensor, scale: number, dropout = 0, bias?: Tensor, transposed = false, magnitude?: Tensor) {
     this.a = a;
     this.b = b;
     this.scale = scale;
     this.dropout = dropout;
     this.bias = bias;
     this.transposed = transposed;
+    this.magnitude = magnitude;
   }
 
   /** Its tensors, all trained together. */
   get tensors(): readonly Tensor[] {
-    return this.bias ? [this.a, this.b, this.bias] : [this.a, this.b];
+    return [this.a, this.b, ...(this.bias ? [this.bias] : []), ...(this.magnitude ? [this.magnitude] : [])];
   }
 
   delta(): Delta {
@@ -111,9 +114,9 @@ export class AdapterPart {
     return this.#matrix;
   }
 
-  /** Whether a pair is all there is, so that different rows may have different ones in one product. */
+  /** Whether a pair's delta is all there is, so that different rows may have different ones in one product. */
   get isPair(): boolean {
-    return this.weight === undefined && this.bias === undefined && this.rows === undefined;
+    return !this.weight && !this.bias && !this.rows && !this.pair?.magnitude;
   }
 
   get tensors(): readonly Tensor[] {

@@ -1,8 +1,13 @@
+import { noGrad } from "../autograd/tape.js";
+import { cast } from "../ops/copy.js";
 import { add, scale } from "../ops/elementwise.js";
 import { embedding } from "../ops/embedding.js";
-import { matmul } from "../ops/matmul.js";
+import { matmul, transpose } from "../ops/matmul.js";
+import { scope } from "../tensor/scope.js";
 import type { Tensor } from "../tensor/tensor.js";
+import type { Delta } from "./adapter-part.js";
 import { Adaptable, BASE_ONLY, byRange } from "./adapter-slot.js";
+import { addDelta, gain, scaleColumns } from "./dora.js";
 import type { ForwardMode } from "./linear.js";
 
 /** A table of rows [vocab, d], in whatever dtype the checkpoint has. */
@@ -24,13 +29,22 @@ export class Embedding extends Adaptable {
     const parts = this.adapters.of(names);
     const table = parts.find(({ weight }) => weight)?.weight ?? this.weight;
     let y = embedding(table, ids);
+    const plain = y;
     for (const { pair, rows } of parts) {
       for (const delta of [pair?.delta(), rows?.delta(table)]) {
+        if (!delta) continue;
         // A row of b a is the row of b, times a. PEFT drops nothing here.
-        if (delta) y = add(y, scale(matmul(embedding(delta.b, ids), delta.a), delta.scale));
+        const change = scale(matmul(embedding(delta.b, ids), delta.a), delta.scale);
+        y = add(y, pair?.magnitude ? this.#turned(table, plain, change, pair.magnitude, delta) : change);
       }
     }
     return y;
+  }
+
+  /** What DoRA makes of `change`: it measures the columns of a table, as they are the rows of the matrix that PEFT means. */
+  #turned(table: Tensor, plain: Tensor, change: Tensor, magnitude: Tensor, delta: Delta): Tensor {
+    const matrix = noGrad(() => scope(() => transpose(addDelta(cast(table, "float32"), delta))));
+    return add(scaleColumns(add(plain, change), gain(magnitude, matrix)), scale(plain, -1));
   }
 
   override *tensors(): Iterable<[string, Tensor]> {

@@ -1,12 +1,16 @@
+import { noGrad } from "../autograd/tape.js";
 import { LowrankError } from "../errors.js";
+import { dropout } from "../ops/dropout.js";
 import { add, scale } from "../ops/elementwise.js";
 import { type LinearLayer, type LoraSegment, linearGroup } from "../ops/linear.js";
 import { matmulTransposed } from "../ops/matmul.js";
 import type { Weight } from "../quant/weight.js";
 import { nextKey } from "../tensor/random.js";
+import { scope } from "../tensor/scope.js";
 import type { Tensor } from "../tensor/tensor.js";
-import type { AdapterPart, Delta } from "./adapter-part.js";
+import type { AdapterPart, Delta, LoraPair } from "./adapter-part.js";
 import { Adaptable, type AdapterSelection, BASE_ONLY, byRange, namesOf } from "./adapter-slot.js";
+import { addDelta, gain, scaleColumns } from "./dora.js";
 import { biasRows } from "./lora-bias.js";
 
 /** A linear layer: y = x Wᵀ + bias. */
@@ -104,19 +108,26 @@ function sameRows(
     const parts = layer.adapters.of(names);
     const [weight, bias] = contentWith(layer, parts);
     const leading = first === undefined ? undefined : layer.adapters.parts.get(first);
-    const riding = leading?.pair?.delta();
+    const riding = leading?.pair?.magnitude ? undefined : leading?.pair?.delta();
     const added = parts.flatMap((part) =>
       part === leading ? deltasOf(part, weight).slice(riding ? 1 : 0) : deltasOf(part, weight),
     );
-    return { parts, weight, bias, riding, added };
+    const directions = parts.flatMap(({ pair }) => (pair?.magnitude ? [pair] : []));
+    return { parts, weight, bias, riding, added, directions };
   });
   // PEFT's lora_dropout belongs to the adapter: its pairs agree.
-  const p = training ? (plans.find(({ riding }) => riding)?.riding?.dropout ?? 0) : 0;
+  const leading = layers.flatMap(({ adapters }) => adapters.of(names.slice(0, 1))).find(({ pair }) => pair)?.pair;
+  const p = training ? (leading?.dropout ?? 0) : 0;
+  const key = p > 0 ? nextKey(path) : 0n;
   const group = plans.map(({ weight, bias, riding }): LinearLayer => {
     return { weight, bias, segments: riding ? [segmentOf(riding, 0, rows)] : [] };
   });
-  const ys = linearGroup(x, group, { bf16, ...(p > 0 ? { dropout: { p, key: nextKey(path) } } : {}) });
-  for (const [i, { parts, added }] of plans.entries()) {
+  const ys = linearGroup(x, group, { bf16, ...(p > 0 ? { dropout: { p, key } } : {}) });
+  const dropped = p > 0 && plans.some(({ directions }) => directions.length > 0) ? dropout(x, p, key) : x;
+  for (const [i, { parts, added, weight, bias, directions }] of plans.entries()) {
+    // A linear without DoRA needs none of it.
+    const plain = p > 0 || directions.length === 0 ? undefined : bias ? add(ys[i]!, biasRows(bias, -1, rows, 0, rows)) : ys[i]!;
+    for (const pair of directions) ys[i] = add(ys[i]!, directionDelta(dropped, weight, pair, bf16, plain));
     for (const delta of added) {
       if (training && delta.dropout > 0) {
         throw new LowrankError("UNSUPPORTED", "[linear] several adapters at once cannot train with dropout", {
@@ -131,15 +142,27 @@ function sameRows(
   return ys;
 }
 
+/** What DoRA adds to x Wᵀ: gain · x (W + scale · b a)ᵀ − x Wᵀ, x after the dropout; `plain` is the last where it is known. */
+function directionDelta(x: Tensor, weight: Weight, pair: LoraPair, bf16: boolean, plain: Tensor | undefined): Tensor {
+  const delta = pair.delta();
+  const through = (segments: readonly LoraSegment[]) => linearGroup(x, [{ weight, bias: undefined, segments }], { bf16 })[0]!;
+  const factors = gain(
+    pair.magnitude!,
+    noGrad(() => scope(() => addDelta(weight.dequantize("float32"), delta))),
+  );
+  const turned = scaleColumns(through([segmentOf(delta, 0, x.shape[0]!)]), factors);
+  return add(turned, scale(plain ?? through([]), -1));
+}
+
 /** Weight and bias of a linear with these parts: the copy of one that has one, else its own. */
 export function contentWith(layer: Linear, parts: readonly AdapterPart[]): [weight: Weight, bias: Tensor | undefined] {
   const weight = parts.find((part) => part.weight)?.matrix ?? layer.weight;
   return [weight, parts.find((part) => part.bias)?.bias ?? layer.bias];
 }
 
-/** What a part adds to a matrix, the pair's delta first. */
+/** What a part adds to a matrix, the pair's delta first; that of DoRA is not among them. */
 export function deltasOf({ pair, rows }: AdapterPart, weight: Weight): Delta[] {
-  return [...(pair ? [pair.delta()] : []), ...(rows ? [rows.delta(weight.dense ?? weight.dequantize())] : [])];
+  return [...(pair && !pair.magnitude ? [pair.delta()] : []), ...(rows ? [rows.delta(weight.dense ?? weight.dequantize())] : [])];
 }
 
 function segmentOf({ a, b, scale }: Delta, rowBegin: number, rowEnd: number): LoraSegment {

@@ -59,3 +59,10 @@ const weightedSumOp = defineOp<{ x: Tensor; weights: Tensor | undefined }, numbe
     enqueue(tensor, (k, d) => k.scaleRows(d, tensor.handle, constant.handle, factorTimesDy.handle, accumulate ? 1 : 0));
   },
 });
+
+/** Row i of x float32 [n, k] times factors[i]. No gradient. */
+export function scaleRows(x: Tensor, factors: Tensor): Tensor {
+  const y = Tensor.empty(x.shape, { device: x.device });
+  enqueue(y, (k, d) => k.scaleRows(d, y.handle, x.handle, factors.handle, 0));
+  return y;
+}

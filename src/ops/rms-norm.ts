@@ -88,3 +88,15 @@ const rmsNormOp = defineOp<Inputs, RmsNormOptions, { sum: Tensor; rstd: Tensor; 
     }
   },
 });
+
+/** 1 / √(mean of squares + eps) of every row of x float32 [n, k], and x times it. No gradient. */
+export function rowRms(x: Tensor, eps: number): { rstd: Tensor; normed: Tensor } {
+  const [n = 0, k = 0] = x.shape;
+  const { device } = x;
+  const rstd = Tensor.empty([n], { device });
+  const normed = Tensor.empty(x.shape, { device });
+  const ones = Tensor.from(new Float32Array(k).fill(1), [k], { device });
+  enqueue(x, (kernels, d) => kernels.rmsNorm(d, normed.handle, 0, rstd.handle, x.handle, 0, ones.handle, eps, 0));
+  ones.dispose();
+  return { rstd, normed };
+}

@@ -17,7 +17,7 @@ import { type AdapterBase, adapterBaseJson, assertSameBase, BASE_FILE, baseOf, r
 import { LoraConfig } from "./config.js";
 import { initialize } from "./init.js";
 import { shapeOf } from "./model-shape.js";
-import { type AdapterPlan, type BaseModel, type PlannedPart, planAdapter } from "./plan.js";
+import { type AdapterPlan, type BaseModel, type PlannedPair, type PlannedPart, planAdapter } from "./plan.js";
 
 export const CONFIG_FILE = "adapter_config.json";
 export const WEIGHTS_FILE = "adapter_model.safetensors";
@@ -110,14 +110,18 @@ export class Adapter {
     const vocab =
       module instanceof Embedding ? module.weight.shape[0]! : module instanceof Linear ? module.weight.outFeatures : 0;
     return new AdapterPart({
-      pair:
-        pair &&
-        new LoraPair(tensor(pair.a), tensor(pair.b), pair.scale, this.config.loraDropout, optional(pair.bias), pair.transposed),
+      pair: pair && this.#pair(pair),
       weight: optional(weight),
       bias: optional(bias),
       rows: rows && new TokenRows(rows.ids, vocab, tensor(rows.key)),
       follows: follows ?? false,
     });
+  }
+
+  #pair({ a, b, scale, bias, transposed, magnitude }: PlannedPair): LoraPair {
+    const tensor = (key: string) => this.arena.get(key).retain();
+    const optional = (key: string | undefined) => (key === undefined ? undefined : tensor(key));
+    return new LoraPair(tensor(a), tensor(b), scale, this.config.loraDropout, optional(bias), transposed, optional(magnitude));
   }
 
   detach(model: BaseModel, name: string): void {

@@ -18,7 +18,6 @@ const OTHER_METHODS =
 const NOT_COMPUTED: (keyof LoraConfigFields)[] = [
   "fanInFanOut",
   "targetParameters",
-  "useDora",
   "layerReplication",
   "loftqConfig",
   "evaConfig",

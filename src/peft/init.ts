@@ -1,7 +1,10 @@
+import { LoraPair } from "../nn/adapter-part.js";
+import { addDelta, rowLengths } from "../nn/dora.js";
 import type { Embedding } from "../nn/embedding.js";
 import { Linear } from "../nn/linear.js";
-import { copyInto } from "../ops/copy.js";
+import { cast, copyInto } from "../ops/copy.js";
 import { embedding } from "../ops/embedding.js";
+import { transpose } from "../ops/matmul.js";
 import { type Distribution, fillRandom } from "../ops/random.js";
 import type { ParameterArena } from "../optim/arena.js";
 import { randomKey } from "../tensor/random.js";
@@ -20,7 +23,7 @@ export function initialize(model: BaseModel, config: LoraConfig, plan: AdapterPl
     const tensor = arena.get(planned.key);
     const distribution = randomStart(planned, plan, config);
     if (distribution) fillRandom(tensor, distribution, randomKey(seed, planned.key));
-    else scope(() => copyStart(tensor, planned, plan, modules.get(planned.module)));
+    else scope(() => copyStart(tensor, planned, plan, arena, modules.get(planned.module)));
   }
 }
 
@@ -49,10 +52,22 @@ function randomStart({ key, shape, role }: PlannedTensor, plan: AdapterPlan, con
 }
 
 /** What starts as a tensor of the base, or as rows of one. */
-function copyStart(to: Tensor, { key, role, module: name }: PlannedTensor, plan: AdapterPlan, module: unknown): void {
+function copyStart(
+  to: Tensor,
+  { key, role, module: name }: PlannedTensor,
+  plan: AdapterPlan,
+  arena: ParameterArena,
+  module: unknown,
+): void {
   if (role === "token_rows") {
     const { ids } = plan.parts.find(({ module, rows }) => module === name && rows?.key === key)!.rows!;
     copyInto(to, embedding(weightOf(module), Tensor.from(Int32Array.from(ids), [ids.length], { device: to.device })));
+  } else if (role === "magnitude") {
+    const { a, b, scale, transposed } = plan.pairs.find(({ magnitude }) => magnitude === key)!;
+    const delta = new LoraPair(arena.get(a), arena.get(b), scale, 0, undefined, transposed).delta();
+    const matrix = addDelta(cast(weightOf(module), "float32"), delta);
+    // DoRA measures what makes one output: a row of a linear, a column of a table.
+    copyInto(to, rowLengths(transposed ? transpose(matrix) : matrix));
   } else if (role === "saved_copy" || role === "bias") {
     copyInto(to, key.endsWith(".bias") ? (module as Linear).bias! : weightOf(module));
   }

@@ -1,12 +1,14 @@
 import { LowrankError } from "../errors.js";
+import type { LoraPair } from "../nn/adapter-part.js";
 import type { Adaptable } from "../nn/adapter-slot.js";
+import { addDelta, gain, scaleColumns } from "../nn/dora.js";
 import { Embedding } from "../nn/embedding.js";
 import { contentWith, deltasOf, Linear } from "../nn/linear.js";
 import { RMSNorm } from "../nn/rms-norm.js";
 import { adaptables } from "../nn/watch.js";
 import { addInto, cast, copyInto } from "../ops/copy.js";
-import { weightedSum } from "../ops/elementwise.js";
-import { matmul } from "../ops/matmul.js";
+import { scaleRows, weightedSum } from "../ops/elementwise.js";
+import { transpose } from "../ops/matmul.js";
 import { Weight } from "../quant/weight.js";
 import type { DType } from "../tensor/dtype.js";
 import { scope } from "../tensor/scope.js";
@@ -157,7 +159,8 @@ function mergedLinear(
     let merged = own;
     try {
       const sum = weight.dequantize("float32");
-      for (const part of parts) for (const { a, b, scale } of deltasOf(part, weight)) addInto(sum, matmul(b, a), scale);
+      for (const part of parts) for (const delta of deltasOf(part, weight)) addDelta(sum, delta);
+      for (const { pair } of parts) if (pair?.magnitude) turn(sum, weight.dequantize("float32"), pair);
       replaceRows(sum, parts);
       merged = inForm(sum, own, dtype);
       keepSums(tried, tryLinear(linear, names, sum, merged, sumOfBiases, path));
@@ -183,8 +186,8 @@ function mergedTable(
     const sum = cast(parts.find(({ weight }) => weight)?.weight ?? own, "float32");
     for (const { pair } of parts) {
       if (!pair) continue;
-      const { a, b, scale } = pair.delta();
-      addInto(sum, matmul(b, a), scale);
+      if (pair.magnitude) turn(sum, cast(own, "float32"), pair);
+      else addDelta(sum, pair.delta());
     }
     replaceRows(sum, parts);
     const target = dtype ?? own.dtype;
@@ -192,6 +195,14 @@ function mergedTable(
     keepSums(tried, tryTable(embedding, names, sum, merged, path));
     return merged.keep();
   });
+}
+
+/** Adds what DoRA makes of a matrix, and takes the matrix away. */
+function turn(sum: Tensor, matrix: Tensor, pair: LoraPair): void {
+  addInto(sum, matrix, -1);
+  const changed = addDelta(matrix, pair.delta());
+  if (pair.transposed) addInto(sum, scaleColumns(changed, gain(pair.magnitude!, transpose(changed))));
+  else addInto(sum, scaleRows(changed, gain(pair.magnitude!, changed)));
 }
 
 /** Puts trained rows in their places, bit for bit. */

@@ -45,6 +45,8 @@ export interface PlannedPair {
   b: string;
   /** Only with lora_bias. */
   bias: string | undefined;
+  /** Only with use_dora. */
+  magnitude: string | undefined;
   rank: number;
   scale: number;
   transposed: boolean;
@@ -128,6 +130,8 @@ class Planner {
     const { targeted, saved, tiedTargets, tiedCopies } = this.#tie(selection.targeted, selection.modulesToSave);
     const { inputEmbedding: embedding, outputEmbedding: head } = this.model;
     for (const name of targeted) this.#target(this.#modules.get(name)!);
+    if (tiedTargets && this.config.useDora)
+      throw this.#invalid("use_dora does not go with ensure_weight_tying of targeted embeddings");
     if (tiedTargets) this.#tiedPair(embedding!, head!);
     for (const module of this.model.modules) {
       const owner = saved.find((name) => module.name === name || module.name.startsWith(`${name}.`));
@@ -167,13 +171,14 @@ class Planner {
     const { config } = this;
     const [out = 0, input = 0] = tensors.weight ?? [];
     const [rank, scale, base] = [config.rankOf(name), config.scalingOf(name), `${PREFIX}${name}`];
+    const magnitude = config.useDora ? `${base}.lora_magnitude_vector` : undefined;
     if (kind === "Embedding") {
       if (config.loraBias) throw this.#invalid(`lora_bias is not for embeddings such as ${name}`);
       const [a, b] = [`${base}.lora_embedding_B`, `${base}.lora_embedding_A`];
       this.#add(b, [rank, out], "embedding_A", name);
       this.#add(a, [input, rank], "embedding_B", name);
-      if (config.useDora) this.#add(`${base}.lora_magnitude_vector`, [input], "magnitude", name);
-      this.#part(name).pair = { module: name, a, b, bias: undefined, rank, scale, transposed: true };
+      if (magnitude !== undefined) this.#add(magnitude, [input], "magnitude", name);
+      this.#part(name).pair = { module: name, a, b, bias: undefined, magnitude, rank, scale, transposed: true };
       return;
     }
     const [a, b] = [`${base}.lora_A.weight`, `${base}.lora_B.weight`];
@@ -181,8 +186,8 @@ class Planner {
     this.#add(a, [rank, input], "lora_A", name);
     this.#add(b, [out, rank], "lora_B", name);
     if (bias !== undefined) this.#add(bias, [out], "lora_bias", name);
-    if (config.useDora) this.#add(`${base}.lora_magnitude_vector`, [out], "magnitude", name);
-    this.#part(name).pair = { module: name, a, b, bias, rank, scale, transposed: false };
+    if (magnitude !== undefined) this.#add(magnitude, [out], "magnitude", name);
+    this.#part(name).pair = { module: name, a, b, bias, magnitude, rank, scale, transposed: false };
   }
 
   #tiedPair(embedding: string, head: string): void {

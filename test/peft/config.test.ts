@@ -97,7 +97,8 @@ describe("LoraConfig", () => {
       use_future: true,
       future_null: null,
       use_dora: true,
-      init_lora_weights: "pissa",
+      init_lora_weights: "corda",
+      megatron_config: { a: 1 },
       layer_replication: [[0, 2]],
     };
     const config = LoraConfig.fromJSON(json);

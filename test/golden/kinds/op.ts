@@ -1,6 +1,9 @@
 /** Kind `op` (golden/train): one op, forward and gradients, against float64. */
+
 import { join } from "node:path";
 import { valueAndGrad } from "../../../src/autograd/tape.js";
+import { AdapterPart, LoraPair } from "../../../src/nn/adapter-part.js";
+import { Linear, linear } from "../../../src/nn/linear.js";
 import { attention } from "../../../src/ops/attention.js";
 import { weightedSum } from "../../../src/ops/elementwise.js";
 import { embedding } from "../../../src/ops/embedding.js";
@@ -137,6 +140,14 @@ const linearForward: Forward = (b, attrs) => {
   return () => linearGroup(x, [{ weight, bias, segments }])[0]!;
 };
 
+const doraForward: Forward = (b, attrs) => {
+  const x = b.tensor("x");
+  const layer = new Linear(b.weight(b.tensor("weight")), b.inputs.has("bias") ? b.tensor("bias") : undefined);
+  const pair = new LoraPair(b.tensor("lora_A"), b.tensor("lora_B"), attrs.scaling, 0, undefined, false, b.tensor("magnitude"));
+  layer.adapters.parts.set("dora", new AdapterPart({ pair }));
+  return () => linear(x, [layer], { adapters: { names: ["dora"] } })[0]!;
+};
+
 const attentionForward: Forward = (b, attrs) => {
   if (attrs.causal === false) throw new Error("only causal attention is computed");
   const [batch, queries] = b.get("q").shape as [number, number, number, number];
@@ -207,6 +218,7 @@ const gather: Forward = (b, attrs) => {
 const OPS: Readonly<Record<string, Forward>> = {
   linear: linearForward,
   lora_linear: linearForward,
+  dora_linear: doraForward,
   attention: attentionForward,
   cross_entropy: crossEntropy,
   head_cross_entropy: crossEntropy,

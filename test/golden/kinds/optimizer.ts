@@ -10,9 +10,9 @@ import { readTensors } from "../tensors.js";
 import { type GoldenHandler, skipped } from "../types.js";
 
 /** The optimizer that a case's `optimizer` names, over `arena`; undefined: not supported. */
-// biome-ignore lint/suspicious/noExplicitAny: as in case.json
 export function optimizerOf(
   arena: ParameterArena,
+  // biome-ignore lint/suspicious/noExplicitAny: as in case.json
   settings: any,
   maxGradNorm = 0,
   groups?: AdamWOptions["groups"],
