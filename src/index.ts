@@ -28,9 +28,10 @@ export { createSchedule, type Schedule, type ScheduleType } from "./optim/schedu
 export { SGD, type SGDOptions } from "./optim/sgd.js";
 export type { CombinationType, CombineOptions } from "./peft/combine.js";
 export { LoraConfig, type LoraConfigOptions } from "./peft/config.js";
+export { type LoraPlusOptions, loraPlusGroups } from "./peft/lora-plus.js";
 export type { MergeOptions } from "./peft/merge.js";
 export type { MergeDrift } from "./peft/merge-check.js";
-export { getPeftModel, type LoadAdapterOptions, PeftModel } from "./peft/peft-model.js";
+export { getPeftModel, type LoadAdapterOptions, PeftModel, type SaveAdapterOptions } from "./peft/peft-model.js";
 export { type QuantizeOptions, Weight } from "./quant/weight.js";
 export { type Device, getDevice } from "./tensor/device.js";
 export type { DType } from "./tensor/dtype.js";

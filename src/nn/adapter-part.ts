@@ -90,6 +90,8 @@ export class AdapterPart {
   /** float32 [out], read instead of the module's own (modules_to_save, bias). */
   readonly bias: Tensor | undefined;
   readonly rows: TokenRows | undefined;
+  /** What the pair started from, taken away from the base: frozen, with a negative scale (PiSSA, OLoRA). */
+  readonly offset: LoraPair | undefined;
   /** Whether a tied head does here what the same adapter does to the embedding. */
   readonly follows: boolean;
   #matrix: Weight | undefined;
@@ -99,12 +101,14 @@ export class AdapterPart {
     weight,
     bias,
     rows,
+    offset,
     follows = false,
-  }: Partial<Pick<AdapterPart, "pair" | "weight" | "bias" | "rows" | "follows">>) {
+  }: Partial<Pick<AdapterPart, "pair" | "weight" | "bias" | "rows" | "offset" | "follows">>) {
     this.pair = pair;
     this.weight = weight;
     this.bias = bias;
     this.rows = rows;
+    this.offset = offset;
     this.follows = follows;
   }
 
@@ -116,12 +120,18 @@ export class AdapterPart {
 
   /** Whether a pair's delta is all there is, so that different rows may have different ones in one product. */
   get isPair(): boolean {
-    return !this.weight && !this.bias && !this.rows && !this.pair?.magnitude;
+    return !this.weight && !this.bias && !this.rows && !this.offset && !this.pair?.magnitude;
   }
 
   get tensors(): readonly Tensor[] {
-    const { pair, weight, bias, rows } = this;
-    return [...(pair?.tensors ?? []), ...(weight ? [weight] : []), ...(bias ? [bias] : []), ...(rows?.tensors ?? [])];
+    const { pair, weight, bias, rows, offset } = this;
+    return [
+      ...(pair?.tensors ?? []),
+      ...(offset?.tensors ?? []),
+      ...(weight ? [weight] : []),
+      ...(bias ? [bias] : []),
+      ...(rows?.tensors ?? []),
+    ];
   }
 
   dispose(): void {

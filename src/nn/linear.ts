@@ -161,8 +161,12 @@ export function contentWith(layer: Linear, parts: readonly AdapterPart[]): [weig
 }
 
 /** What a part adds to a matrix, the pair's delta first; that of DoRA is not among them. */
-export function deltasOf({ pair, rows }: AdapterPart, weight: Weight): Delta[] {
-  return [...(pair && !pair.magnitude ? [pair.delta()] : []), ...(rows ? [rows.delta(weight.dense ?? weight.dequantize())] : [])];
+export function deltasOf({ pair, rows, offset }: AdapterPart, weight: Weight): Delta[] {
+  return [
+    ...(pair && !pair.magnitude ? [pair.delta()] : []),
+    ...(offset ? [offset.delta()] : []),
+    ...(rows ? [rows.delta(weight.dense ?? weight.dequantize())] : []),
+  ];
 }
 
 function segmentOf({ a, b, scale }: Delta, rowBegin: number, rowEnd: number): LoraSegment {

@@ -1,5 +1,6 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { LowrankError } from "../errors.js";
 import type { FolderWriter } from "../io/durable.js";
 import { pathInside } from "../io/input.js";
 import { readJsonFile } from "../io/json.js";
@@ -10,14 +11,19 @@ import type { Adaptable } from "../nn/adapter-slot.js";
 import { Embedding } from "../nn/embedding.js";
 import { Linear } from "../nn/linear.js";
 import { adaptables } from "../nn/watch.js";
+import { copyInto } from "../ops/copy.js";
+import { sameShape } from "../ops/kernel.js";
 import { ParameterArena } from "../optim/arena.js";
 import type { Device } from "../tensor/device.js";
+import { scope } from "../tensor/scope.js";
+import { Tensor } from "../tensor/tensor.js";
 import { assertBaseCopies, checkKeys, fileEntries, fill } from "./adapter-file.js";
 import { type AdapterBase, adapterBaseJson, assertSameBase, BASE_FILE, baseOf, readAdapterBase } from "./base.js";
 import { LoraConfig } from "./config.js";
 import { initialize } from "./init.js";
 import { shapeOf } from "./model-shape.js";
 import { type AdapterPlan, type BaseModel, type PlannedPair, type PlannedPart, planAdapter } from "./plan.js";
+import { type Start, startsOf, takesAtRandom, takesFromBase } from "./start.js";
 
 export const CONFIG_FILE = "adapter_config.json";
 export const WEIGHTS_FILE = "adapter_model.safetensors";
@@ -31,6 +37,8 @@ export class Adapter {
   #loadedFor: AdapterBase | undefined;
   /** Made or trained on the model it is on. */
   #ownBase = true;
+  /** What pairs started from, by module: float32 a [r, in] and b [out, r], which the base acts without. */
+  readonly #starts = new Map<string, { a: Tensor; b: Tensor }>();
 
   private constructor(config: LoraConfig, plan: AdapterPlan, device: Device) {
     this.config = config.with({ targetModules: plan.targetModules });
@@ -41,8 +49,41 @@ export class Adapter {
     );
   }
 
-  /** A fresh adapter: A random, B zero (init_lora_weights true or "gaussian"), or both random (false). The same seed gives the same bits. */
+  /**
+   * A fresh adapter, see {@link initialize}. The same seed gives the same bits. Throws INVALID_ARGUMENT for initialisations that read the
+   * base's weights: {@link Adapter.start}.
+   */
   static create(model: BaseModel, config: LoraConfig, seed: number): Adapter {
+    if (takesFromBase(config)) {
+      throw new LowrankError(
+        "INVALID_ARGUMENT",
+        `init_lora_weights = "${config.initLoraWeights}" reads the base's weights, which takes a while`,
+        {
+          hint: "await PeftModel.create(model, config), or await peft.createAdapter(name, config).",
+        },
+      );
+    }
+    return Adapter.#fresh(model, config, seed);
+  }
+
+  /** A fresh adapter of any initialisation. */
+  static async start(model: BaseModel, config: LoraConfig, seed: number): Promise<Adapter> {
+    const adapter = Adapter.#fresh(model, config, seed);
+    try {
+      const starts = await startsOf(model, config, adapter.plan);
+      for (const { pair, a, b } of starts) {
+        adapter.arena.get(pair.a).upload(a);
+        adapter.arena.get(pair.b).upload(b);
+      }
+      adapter.#keep(starts);
+    } catch (error) {
+      adapter.dispose();
+      throw error;
+    }
+    return adapter;
+  }
+
+  static #fresh(model: BaseModel, config: LoraConfig, seed: number): Adapter {
     const plan = planAdapter(shapeOf(model), config);
     config.assertRunnable(true);
     const adapter = new Adapter(config, plan, model.device);
@@ -85,14 +126,83 @@ export class Adapter {
         adapter.#loadedFor = loadedFor;
         adapter.#ownBase = false;
         await fill(adapter.arena, plan, file, path);
+        if (takesAtRandom(config) && !loadedFor) throw unknownStart(config, source);
+        adapter.#keep(await startsOf(model, config, plan));
       } catch (error) {
-        adapter.arena.dispose();
+        adapter.dispose();
         throw error;
       }
       return adapter;
     } finally {
       await file.close();
     }
+  }
+
+  #keep(starts: readonly Start[]): void {
+    for (const { pair, a, b } of starts) {
+      const [out, rank, input] = [b.length / pair.rank, pair.rank, a.length / pair.rank];
+      const device = this.arena.device;
+      const tensors = scope(() => ({ a: Tensor.from(a, [rank, input], { device }), b: Tensor.from(b, [out, rank], { device }) }));
+      this.#starts.set(pair.module, { a: tensors.a.keep(), b: tensors.b.keep() });
+    }
+  }
+
+  /** Whether the base acts without something that the pairs started from, so that other programs must take that away too. */
+  get startsFromBase(): boolean {
+    return this.#starts.size > 0;
+  }
+
+  /**
+   * The same as plain LoRA of twice the rank, [a; a₀] and [b, −b₀], which works on the base as it is (PEFT's
+   * path_initial_model_for_weight_conversion). The caller owns it.
+   */
+  async converted(model: BaseModel): Promise<Adapter> {
+    const { config } = this;
+    const alphaFactor = config.useRslora ? Math.SQRT2 : 2;
+    const times = (pattern: Readonly<Record<string, number>>, factor: number) =>
+      Object.fromEntries(Object.entries(pattern).map(([key, value]) => [key, value * factor]));
+    const doubled = config.with({
+      r: 2 * config.r,
+      loraAlpha: alphaFactor * config.loraAlpha,
+      rankPattern: times(config.rankPattern, 2),
+      alphaPattern: times(config.alphaPattern, alphaFactor),
+      initLoraWeights: true,
+    });
+    const plain = new Adapter(doubled, planAdapter(shapeOf(model), doubled), model.device);
+    try {
+      for (const { key } of plain.plan.tensors) {
+        const from = this.arena.get(key);
+        if (sameShape(plain.arena.get(key), from)) copyInto(plain.arena.get(key), from);
+      }
+      for (const pair of plain.plan.pairs) await this.#double(plain, pair);
+    } catch (error) {
+      plain.dispose();
+      throw error;
+    }
+    plain.#loadedFor = this.#loadedFor;
+    plain.#ownBase = this.#ownBase;
+    return plain;
+  }
+
+  /** Fills a pair of twice the rank; where nothing was taken from the base, with zeros. */
+  async #double(plain: Adapter, { module, a, b, rank, transposed }: PlannedPair): Promise<void> {
+    const start = this.#starts.get(module);
+    const read = (tensor: Tensor | undefined) => tensor?.readFloat32();
+    // Of an embedding, the matrix whose rows are the rank is the one that lies as b.
+    const [tall, wide] = transposed ? [a, b] : [b, a];
+    const upper = (await read(this.arena.get(wide)))!;
+    const stacked = new Float32Array(2 * upper.length);
+    stacked.set(upper);
+    stacked.set((await read(start?.a)) ?? [], upper.length);
+    const left = (await read(this.arena.get(tall)))!;
+    const right = await read(start?.b);
+    const half = rank / 2;
+    const beside = Float32Array.from({ length: 2 * left.length }, (_, at) => {
+      const [i, j] = [Math.floor(at / rank), at % rank];
+      return j < half ? left[i * half + j]! : right ? -right[i * half + j - half]! : 0;
+    });
+    plain.arena.get(wide).upload(stacked);
+    plain.arena.get(tall).upload(beside);
   }
 
   /** Puts the adapter's parts, as views of the arena that the slots then own, into the modules of a model. */
@@ -104,16 +214,19 @@ export class Adapter {
     }
   }
 
-  #part({ pair, weight, bias, rows, follows }: PlannedPart, module: Adaptable): AdapterPart {
+  #part(part: PlannedPart, module: Adaptable): AdapterPart {
+    const { pair, weight, bias, rows, follows } = part;
     const tensor = (key: string) => this.arena.get(key).retain();
     const optional = (key: string | undefined) => (key === undefined ? undefined : tensor(key));
     const vocab =
       module instanceof Embedding ? module.weight.shape[0]! : module instanceof Linear ? module.weight.outFeatures : 0;
+    const start = this.#starts.get(part.module);
     return new AdapterPart({
       pair: pair && this.#pair(pair),
       weight: optional(weight),
       bias: optional(bias),
       rows: rows && new TokenRows(rows.ids, vocab, tensor(rows.key)),
+      offset: start && new LoraPair(start.a.retain(), start.b.retain(), -pair!.scale),
       follows: follows ?? false,
     });
   }
@@ -157,8 +270,20 @@ export class Adapter {
   }
 
   dispose(): void {
+    for (const { a, b } of this.#starts.values()) for (const tensor of [a, b]) tensor.dispose();
+    this.#starts.clear();
     this.arena.dispose();
   }
+}
+
+function unknownStart({ initLoraWeights }: LoraConfig, source: string): LowrankError {
+  return new LowrankError(
+    "UNSUPPORTED",
+    `${source}: what was taken from the base with "${initLoraWeights}" was drawn at random and is not in the file`,
+    {
+      hint: "Convert the adapter to plain LoRA where it was made: PEFT's save_pretrained with path_initial_model_for_weight_conversion.",
+    },
+  );
 }
 
 function card(config: LoraConfig): string {

@@ -32,8 +32,12 @@ const NOT_COMPUTED: (keyof LoraConfigFields)[] = [
   "useBdlora",
   "megatronConfig",
 ];
-/** Initialisations that leave the base model alone, so an adapter that began with one is plain LoRA once it is trained. */
-const HARMLESS_INITS = /^(gaussian|orthogonal|eva)$/i;
+/** Initialisations that are computed. */
+const INITS = /^(gaussian|orthogonal|pissa|pissa_niter_\d+|olora)$/i;
+/** Others with which an adapter can be loaded: they leave the base alone, or (loftq) the base on the disk is the changed one. */
+const LOADABLE_INITS = /^(eva|loftq|mica)$/i;
+/** Fields that only say how an adapter was begun. */
+const OF_BEGINNING: (keyof LoraConfigFields)[] = ["loftqConfig", "evaConfig"];
 
 /** Gives the class its fields' types; the constructor below defines them from the table. */
 const Fields = class {} as new () => Readonly<LoraConfigFields>;
@@ -126,13 +130,17 @@ export class LoraConfig extends Fields {
 
   /** Refuses, all at once, what would change the maths and is not computed here; `creating` also checks the initialisation. */
   assertRunnable(creating: boolean, source = "the LoRA configuration"): void {
-    const problems = NOT_COMPUTED.filter((name) => !isDefault(FIELDS[name], this[name] as Json)).map(
-      (name) => `${FIELDS[name].file} = ${JSON.stringify(this[name])} is not supported yet`,
-    );
+    const matter = creating ? NOT_COMPUTED : NOT_COMPUTED.filter((name) => !OF_BEGINNING.includes(name));
+    const problems = matter
+      .filter((name) => !isDefault(FIELDS[name], this[name] as Json))
+      .map((name) => `${FIELDS[name].file} = ${JSON.stringify(this[name])} is not supported yet`);
     const init = this.initLoraWeights;
-    if (typeof init === "string" && (creating ? !/^gaussian$/i.test(init) : !HARMLESS_INITS.test(init))) {
+    const known = typeof init !== "string" || INITS.test(init) || (!creating && LOADABLE_INITS.test(init));
+    if (!known) {
       problems.push(`init_lora_weights = "${init}" is not supported yet`);
     }
+    if (this.useDora && /^(pissa|olora)/i.test(String(init)))
+      problems.push(`init_lora_weights = "${init}" with use_dora is not supported yet`);
     for (const [key, value] of Object.entries(this.unknownKeys)) {
       if (value === null || value === false || isDeepStrictEqual(value, {}) || isDeepStrictEqual(value, [])) continue;
       problems.push(

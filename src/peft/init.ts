@@ -4,13 +4,14 @@ import type { Embedding } from "../nn/embedding.js";
 import { Linear } from "../nn/linear.js";
 import { cast, copyInto } from "../ops/copy.js";
 import { embedding } from "../ops/embedding.js";
-import { transpose } from "../ops/matmul.js";
+import { matmul, transpose } from "../ops/matmul.js";
 import { type Distribution, fillRandom } from "../ops/random.js";
 import type { ParameterArena } from "../optim/arena.js";
 import { randomKey } from "../tensor/random.js";
 import { scope } from "../tensor/scope.js";
 import { Tensor } from "../tensor/tensor.js";
 import type { LoraConfig } from "./config.js";
+import { qr } from "./linalg.js";
 import type { AdapterPlan, BaseModel, PlannedTensor } from "./plan.js";
 
 /**
@@ -19,7 +20,12 @@ import type { AdapterPlan, BaseModel, PlannedTensor } from "./plan.js";
  */
 export function initialize(model: BaseModel, config: LoraConfig, plan: AdapterPlan, arena: ParameterArena, seed: number): void {
   const modules = new Map(model.modules());
+  const orthogonal = /^orthogonal$/i.test(String(config.initLoraWeights));
   for (const planned of plan.tensors) {
+    if (orthogonal && (planned.role === "lora_A" || planned.role === "lora_B")) {
+      scope(() => orthogonalStart(arena.get(planned.key), planned, seed));
+      continue;
+    }
     const tensor = arena.get(planned.key);
     const distribution = randomStart(planned, plan, config);
     if (distribution) fillRandom(tensor, distribution, randomKey(seed, planned.key));
@@ -49,6 +55,23 @@ function randomStart({ key, shape, role }: PlannedTensor, plan: AdapterPlan, con
     default:
       return undefined;
   }
+}
+
+/** Both matrices random, with b a = 0: they use the two halves of one orthogonal matrix of the rank's size. */
+function orthogonalStart(to: Tensor, { shape, role, module }: PlannedTensor, seed: number): void {
+  const [rank, other] = role === "lora_A" ? [shape[0]!, shape[1]!] : [shape[1]!, shape[0]!];
+  const { device } = to;
+  const uniform = (n: number) => Number(randomKey(seed, `${module}.orthogonal`, n) >> 11n) / 2 ** 53;
+  const normal = (n: number) => Math.sqrt(-2 * Math.log(1 - uniform(2 * n))) * Math.cos(2 * Math.PI * uniform(2 * n + 1));
+  const { q } = qr(Array.from({ length: rank }, (_, j) => Float64Array.from({ length: rank }, (_, i) => normal(j * rank + i))));
+  // Rows 0, 2, … of q for A, rows 1, 3, … for B.
+  const first = role === "lora_A" ? 0 : 1;
+  const half = Float32Array.from({ length: (rank / 2) * rank }, (_, at) => q[at % rank]![2 * Math.floor(at / rank) + first]!);
+  const rows = Tensor.from(half, [rank / 2, rank], { device });
+  const random = Tensor.empty([other, rank / 2], { device });
+  fillRandom(random, { normal: { mean: 0, std: 0.1 } }, randomKey(seed, `${module}.${role}`));
+  const matrix = matmul(random, rows);
+  copyInto(to, role === "lora_A" ? transpose(matrix) : matrix);
 }
 
 /** What starts as a tensor of the base, or as rows of one. */

@@ -12,6 +12,7 @@ import { LoraConfig, type LoraConfigOptions } from "./config.js";
 import { countWith, parametersText } from "./count.js";
 import { contentOf, disposeContent, type MergeOptions, mergeInto, putBack, type Replaced } from "./merge.js";
 import type { BaseModel } from "./plan.js";
+import { takesFromBase } from "./start.js";
 import { weightedAdapter } from "./weighted.js";
 
 /** A model that generates; what a PeftModel passes on. */
@@ -31,6 +32,13 @@ export interface LoadAdapterOptions extends ResolveOptions {
   ignoreMismatchedBase?: boolean;
 }
 
+export interface SaveAdapterOptions {
+  /** Default: all. */
+  selectedAdapters?: readonly string[];
+  /** Write adapters that started from the base's weights (PiSSA, OLoRA) as plain LoRA of twice the rank, which fits the base as it is. */
+  convertToLora?: boolean;
+}
+
 /** A base model with adapters in the slots of its linears. Paths and weights of the base stay what they are. */
 export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> {
   readonly base: M;
@@ -43,6 +51,21 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
 
   constructor(base: M) {
     this.base = base;
+  }
+
+  /** A base with a fresh, trainable adapter of any initialisation; {@link getPeftModel} does it at once where the base's weights are not read. */
+  static async create<M extends BaseModel & Generator>(
+    base: M,
+    config: LoraConfig | LoraConfigOptions,
+    options: { adapterName?: string; seed?: number } = {},
+  ): Promise<PeftModel<M>> {
+    const peft = new PeftModel(base);
+    await peft.createAdapter(
+      options.adapterName ?? "default",
+      config instanceof LoraConfig ? config : new LoraConfig(config),
+      options,
+    );
+    return peft;
   }
 
   /** Loads an adapter from a folder or the Hub onto a base and activates it. */
@@ -71,7 +94,17 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
   /** Adds a fresh, trainable adapter. The first one becomes active. */
   addAdapter(name: string, config: LoraConfig, options: { seed?: number } = {}): void {
     this.#assertNew(name);
-    const adapter = Adapter.create(this.base, config, options.seed ?? 42);
+    this.#addFresh(name, Adapter.create(this.base, config, options.seed ?? 42));
+  }
+
+  /** As {@link PeftModel.addAdapter}, for initialisations that read the base's weights (pissa, pissa_niter_N, olora) too. */
+  async createAdapter(name: string, config: LoraConfig, options: { seed?: number } = {}): Promise<void> {
+    this.#assertNew(name);
+    if (takesFromBase(config)) this.#assertUnmerged("start from the base's weights");
+    this.#addFresh(name, await Adapter.start(this.base, config, options.seed ?? 42));
+  }
+
+  #addFresh(name: string, adapter: Adapter): void {
     this.#add(name, adapter, true);
     if (this.#adapters.size === 1) this.setAdapter(name);
   }
@@ -125,7 +158,14 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
         hint: "Give the folder that an adapter was saved to.",
       });
     }
-    return Adapter.load(this.base, path, options);
+    const adapter = await Adapter.load(this.base, path, options);
+    try {
+      if (adapter.startsFromBase) this.#assertUnmerged(`load ${path}, which starts from the base's weights,`);
+    } catch (error) {
+      adapter.dispose();
+      throw error;
+    }
+    return adapter;
   }
 
   /**
@@ -271,18 +311,23 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
   }
 
   /** Saves adapters in PEFT's form: "default" in the folder itself, others in subfolders of their name. */
-  async savePretrained(folder: string, options: { selectedAdapters?: readonly string[] } = {}): Promise<void> {
+  async savePretrained(folder: string, options: SaveAdapterOptions = {}): Promise<void> {
     const names = options.selectedAdapters ?? [...this.#adapters.keys()];
     const adapters = names.map((name) => this.#get(name));
     const needed = adapters.reduce((sum, { byteLength }) => sum + byteLength, 0);
-    await writeFolder(folder, (dir) => this.write(dir, names), { needed });
+    const factor = options.convertToLora ? 2 : 1;
+    await writeFolder(folder, (dir) => this.write(dir, names, options.convertToLora), { needed: factor * needed });
   }
 
   /** The same into a folder that is being written, such as a checkpoint. */
-  async write(dir: FolderWriter, names: readonly string[]): Promise<void> {
+  async write(dir: FolderWriter, names: readonly string[], convertToLora = false): Promise<void> {
     // Copies of the base's embeddings go with an adapter that targets them.
     if (names.some((name) => this.#get(name).plan.repeats.some(({ written }) => written))) this.#assertUnmerged("save");
-    for (const name of names) await this.#get(name).write(dir, name === "default" ? "" : `${name}/`, this.base);
+    for (const name of names) {
+      const adapter = this.#get(name);
+      const plain = convertToLora && adapter.startsFromBase ? await adapter.converted(this.base) : undefined;
+      await (plain ?? adapter).write(dir, name === "default" ? "" : `${name}/`, this.base).finally(() => plain?.dispose());
+    }
   }
 
   generate(

@@ -80,7 +80,16 @@ const own = ({ pairs }: AdapterPlan): PlannedPair[] => pairs.filter(({ a }, i) =
 const first = ({ a, b, transposed }: PlannedPair) => (transposed ? b : a);
 const second = ({ a, b, transposed }: PlannedPair) => (transposed ? a : b);
 
-function assertPairsOnly(name: string, { plan }: Adapter): void {
+function assertPairsOnly(name: string, { plan, startsFromBase }: Adapter): void {
+  if (startsFromBase) {
+    throw new LowrankError(
+      "UNSUPPORTED",
+      `The adapter '${name}' takes from the base what it started with, which cannot be combined`,
+      {
+        hint: "Save it with convertToLora and load that.",
+      },
+    );
+  }
   const others = plan.tensors.filter(({ role }) => !/^(lora|embedding)_[AB]$/.test(role));
   if (others.length === 0) return;
   const roles = [...new Set(others.map(({ role }) => role))].join(", ");

@@ -107,9 +107,14 @@ describe("LoraConfig", () => {
     expect(error.code).toBe("UNSUPPORTED");
     expect(error.details.problems).toHaveLength(4);
     LoraConfig.fromJSON({ peft_type: "LORA", future_null: null, init_lora_weights: "gaussian" }).assertRunnable(true);
-    const orthogonal = new LoraConfig({ initLoraWeights: "orthogonal" });
-    orthogonal.assertRunnable(false);
-    expect(errorOf(() => orthogonal.assertRunnable(true)).code).toBe("UNSUPPORTED");
+    for (const initLoraWeights of ["orthogonal", "pissa", "pissa_niter_4", "olora"])
+      new LoraConfig({ initLoraWeights }).assertRunnable(true);
+    // Made with such a start elsewhere, an adapter is like any other; here it cannot be made.
+    for (const begun of [{ initLoraWeights: "loftq", loftqConfig: { loftq_bits: 4 } }, { initLoraWeights: "eva" }]) {
+      const config = new LoraConfig(begun);
+      config.assertRunnable(false);
+      expect(errorOf(() => config.assertRunnable(true)).code).toBe("UNSUPPORTED");
+    }
   });
 
   it("names a missing, an unknown and another peft_type", () => {
