@@ -40,6 +40,7 @@ describe("the public API", () => {
       "linear",
       "loadRows",
       "loadTrainConfig",
+      "loraPlusGroups",
       "parseTrainConfig",
       "prepareData",
       "prepareRun",
