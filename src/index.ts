@@ -31,6 +31,7 @@ export { LoraConfig, type LoraConfigOptions } from "./peft/config.js";
 export { type LoraPlusOptions, loraPlusGroups } from "./peft/lora-plus.js";
 export type { MergeOptions } from "./peft/merge.js";
 export type { MergeDrift } from "./peft/merge-check.js";
+export { type MergeCheckpointOptions, mergeIntoCheckpoint } from "./peft/merge-checkpoint.js";
 export { getPeftModel, type LoadAdapterOptions, PeftModel, type SaveAdapterOptions } from "./peft/peft-model.js";
 export { type QuantizeOptions, Weight } from "./quant/weight.js";
 export { type Device, getDevice } from "./tensor/device.js";

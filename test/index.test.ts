@@ -41,6 +41,7 @@ describe("the public API", () => {
       "loadRows",
       "loadTrainConfig",
       "loraPlusGroups",
+      "mergeIntoCheckpoint",
       "parseTrainConfig",
       "prepareData",
       "prepareRun",

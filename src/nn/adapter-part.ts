@@ -103,7 +103,7 @@ export class AdapterPart {
     rows,
     offset,
     follows = false,
-  }: Partial<Pick<AdapterPart, "pair" | "weight" | "bias" | "rows" | "offset" | "follows">>) {
+  }: Partial<Pick<AdapterPart, "pair" | "weight" | "bias" | "rows" | "offset" | "follows">> = {}) {
     this.pair = pair;
     this.weight = weight;
     this.bias = bias;

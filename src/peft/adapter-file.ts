@@ -1,11 +1,18 @@
+import { join } from "node:path";
 import { LowrankError } from "../errors.js";
 import { readFloat32 } from "../io/float32.js";
-import type { SafetensorsDType, TensorSource } from "../io/safetensors.js";
+import { readJsonFile } from "../io/json.js";
+import { verifyFolder } from "../io/manifest.js";
+import { openSafetensors, type SafetensorsDType, type TensorSource } from "../io/safetensors.js";
 import type { TensorEntry } from "../io/safetensors-write.js";
 import type { ParameterArena } from "../optim/arena.js";
 import { scope } from "../tensor/scope.js";
+import { LoraConfig } from "./config.js";
 import { weightOf } from "./init.js";
 import type { AdapterPlan, BaseModel, PlannedRepeat } from "./plan.js";
+
+export const CONFIG_FILE = "adapter_config.json";
+export const WEIGHTS_FILE = "adapter_model.safetensors";
 
 /** The file must hold exactly what is planned, but for copies of the base, which may be missing; every difference is listed. */
 export function checkKeys(file: TensorSource, plan: AdapterPlan, path: string): void {
@@ -118,4 +125,28 @@ function repeated({ shape, of }: PlannedRepeat, arena: ParameterArena, values: F
   if (!transposed) return source;
   const [rows = 0, columns = 0] = shape;
   return Float32Array.from(source, (_, i) => source[(i % columns) * rows + Math.floor(i / columns)]!);
+}
+
+/** Opens again what was saved: every byte is as it was written, and the files hold what they should. Throws CHECKPOINT. */
+export async function verifySaved(folder: string, plans: ReadonlyMap<string, AdapterPlan>): Promise<void> {
+  const { problems } = await verifyFolder(folder);
+  for (const [prefix, plan] of plans) {
+    const path = join(folder, prefix, WEIGHTS_FILE);
+    try {
+      LoraConfig.fromJSON(await readJsonFile(join(folder, prefix, CONFIG_FILE)));
+      const file = await openSafetensors(path);
+      try {
+        checkKeys(file, plan, path);
+      } finally {
+        await file.close();
+      }
+    } catch (error) {
+      problems.push((error as Error).message);
+    }
+  }
+  if (problems.length === 0) return;
+  throw new LowrankError("CHECKPOINT", `${folder} does not hold what was just saved:\n- ${problems.join("\n- ")}`, {
+    hint: "The disk is failing, or another program changes the folder: save elsewhere.",
+    details: { problems },
+  });
 }

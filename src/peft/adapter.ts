@@ -7,7 +7,6 @@ import { readJsonFile } from "../io/json.js";
 import { openSafetensors, refusePickle } from "../io/safetensors.js";
 import { writeSafetensors } from "../io/safetensors-write.js";
 import { AdapterPart, LoraPair, TokenRows } from "../nn/adapter-part.js";
-import type { Adaptable } from "../nn/adapter-slot.js";
 import { Embedding } from "../nn/embedding.js";
 import { Linear } from "../nn/linear.js";
 import { adaptables } from "../nn/watch.js";
@@ -17,16 +16,13 @@ import { ParameterArena } from "../optim/arena.js";
 import type { Device } from "../tensor/device.js";
 import { scope } from "../tensor/scope.js";
 import { Tensor } from "../tensor/tensor.js";
-import { assertBaseCopies, checkKeys, fileEntries, fill } from "./adapter-file.js";
+import { assertBaseCopies, CONFIG_FILE, checkKeys, fileEntries, fill, WEIGHTS_FILE } from "./adapter-file.js";
 import { type AdapterBase, adapterBaseJson, assertSameBase, BASE_FILE, baseOf, readAdapterBase } from "./base.js";
 import { LoraConfig } from "./config.js";
 import { initialize } from "./init.js";
-import { shapeOf } from "./model-shape.js";
+import { type ModelShape, shapeOf } from "./model-shape.js";
 import { type AdapterPlan, type BaseModel, type PlannedPair, type PlannedPart, planAdapter } from "./plan.js";
 import { type Start, startsOf, takesAtRandom, takesFromBase } from "./start.js";
-
-export const CONFIG_FILE = "adapter_config.json";
-export const WEIGHTS_FILE = "adapter_model.safetensors";
 
 /** The matrices of one adapter in an arena of their own, and how they were configured. */
 export class Adapter {
@@ -138,6 +134,52 @@ export class Adapter {
     }
   }
 
+  /**
+   * Reads an adapter for a model of that shape which is not in memory; `base` says what it is, hash null: whatever the side file says.
+   * Throws UNSUPPORTED where the adapter started from the base's weights.
+   */
+  static async open(
+    shape: ModelShape,
+    device: Device,
+    folder: string,
+    base: { hash: string | null; nameOrPath: string },
+  ): Promise<Adapter> {
+    const source = await pathInside(folder, CONFIG_FILE);
+    const config = LoraConfig.fromJSON(await readJsonFile(source), source);
+    const plan = planAdapter(shape, config, source);
+    config.assertRunnable(false, source);
+    if (takesFromBase(config)) {
+      throw new LowrankError("UNSUPPORTED", `${source} starts from the base's weights ("${config.initLoraWeights}")`, {
+        hint: "Save it with convertToLora first.",
+      });
+    }
+    const loadedFor = await readAdapterBase(folder);
+    if (loadedFor && base.hash !== null) {
+      await assertSameBase({ baseHash: () => Promise.resolve(base.hash), nameOrPath: base.nameOrPath }, loadedFor, folder);
+    }
+    const path = await pathInside(folder, WEIGHTS_FILE);
+    const file = await openSafetensors(path);
+    try {
+      checkKeys(file, plan, path);
+      const adapter = new Adapter(config, plan, device);
+      try {
+        await fill(adapter.arena, plan, file, path);
+      } catch (error) {
+        adapter.dispose();
+        throw error;
+      }
+      return adapter;
+    } finally {
+      await file.close();
+    }
+  }
+
+  /** What goes into one module, as views of the arena that the caller then owns. @param shape of the module's weight */
+  partOf(module: string, isTable: boolean, shape: readonly number[]): AdapterPart | undefined {
+    const planned = this.plan.parts.find((part) => part.module === module);
+    return planned && this.#part(planned, isTable || shape.length === 2 ? shape[0]! : 0);
+  }
+
   #keep(starts: readonly Start[]): void {
     for (const { pair, a, b } of starts) {
       const [out, rank, input] = [b.length / pair.rank, pair.rank, a.length / pair.rank];
@@ -210,16 +252,17 @@ export class Adapter {
     const modules = new Map(adaptables(model));
     for (const part of this.plan.parts) {
       const module = modules.get(part.module)!;
-      module.adapters.parts.set(name, this.#part(part, module));
+      const rows =
+        module instanceof Embedding ? module.weight.shape[0]! : module instanceof Linear ? module.weight.outFeatures : 0;
+      module.adapters.parts.set(name, this.#part(part, rows));
     }
   }
 
-  #part(part: PlannedPart, module: Adaptable): AdapterPart {
+  /** @param vocab rows of the module's table, for single rows of it */
+  #part(part: PlannedPart, vocab: number): AdapterPart {
     const { pair, weight, bias, rows, follows } = part;
     const tensor = (key: string) => this.arena.get(key).retain();
     const optional = (key: string | undefined) => (key === undefined ? undefined : tensor(key));
-    const vocab =
-      module instanceof Embedding ? module.weight.shape[0]! : module instanceof Linear ? module.weight.outFeatures : 0;
     const start = this.#starts.get(part.module);
     return new AdapterPart({
       pair: pair && this.#pair(pair),

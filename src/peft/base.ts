@@ -73,7 +73,11 @@ export async function readAdapterBase(folder: string): Promise<AdapterBase | und
 }
 
 /** Throws ADAPTER_MISMATCH when the adapter was trained on the content of another checkpoint; its name and quantisation may differ. */
-export async function assertSameBase(model: BaseModel, trainedOn: AdapterBase, folder: string): Promise<void> {
+export async function assertSameBase(
+  model: Pick<BaseModel, "baseHash" | "nameOrPath">,
+  trainedOn: AdapterBase,
+  folder: string,
+): Promise<void> {
   if (trainedOn.hash === null) return;
   const hash = await model.baseHash();
   if (hash === trainedOn.hash) return;

@@ -99,13 +99,15 @@ function assertMergeable(base: BaseModel, names: readonly string[]): void {
     const parts = module.adapters.of(names);
     return !contentWith(module, parts)[1] && parts.some(({ pair }) => pair?.bias) ? [path] : [];
   });
-  if (modules.length === 0) return;
-  throw new LowrankError(
+  if (modules.length > 0) throw noBias(modules);
+}
+
+export const noBias = (modules: readonly string[]) =>
+  new LowrankError(
     "UNSUPPORTED",
     `Cannot merge an adapter with lora_bias into linears without a bias of their own: ${modules.join(", ")}`,
     { hint: "Keep the adapter beside its base: loading it works.", details: { modules } },
   );
-}
 
 /** What a module holds with the adapters of `names` added; undefined when nothing changes. What a trial shows is added to `tried`. */
 function mergedContent(
@@ -139,7 +141,7 @@ function mergedContent(
  * weight keeps the form of the base (a 4-bit one is quantised again, which rounds the sum) unless `dtype` asks for a dense one. What no
  * adapter touches is the linear's own tensor. Undefined when nothing changes.
  */
-function mergedLinear(
+export function mergedLinear(
   linear: Linear,
   names: readonly string[],
   dtype: DType | undefined,
@@ -173,7 +175,7 @@ function mergedLinear(
 }
 
 /** The table of an embedding with the adapters of `names` added. */
-function mergedTable(
+export function mergedTable(
   embedding: Embedding,
   names: readonly string[],
   dtype: DType | undefined,

@@ -6,12 +6,13 @@ import { type FolderWriter, writeFolder } from "../io/durable.js";
 import { type ResolveOptions, resolveModel } from "../io/hub.js";
 import { type AdapterSelection, BASE_ONLY } from "../nn/adapter-slot.js";
 import { adaptables } from "../nn/watch.js";
-import { Adapter, CONFIG_FILE } from "./adapter.js";
+import { Adapter } from "./adapter.js";
+import { CONFIG_FILE, verifySaved } from "./adapter-file.js";
 import type { CombineOptions } from "./combine.js";
 import { LoraConfig, type LoraConfigOptions } from "./config.js";
 import { countWith, parametersText } from "./count.js";
 import { contentOf, disposeContent, type MergeOptions, mergeInto, putBack, type Replaced } from "./merge.js";
-import type { BaseModel } from "./plan.js";
+import type { AdapterPlan, BaseModel } from "./plan.js";
 import { takesFromBase } from "./start.js";
 import { weightedAdapter } from "./weighted.js";
 
@@ -316,18 +317,27 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
     const adapters = names.map((name) => this.#get(name));
     const needed = adapters.reduce((sum, { byteLength }) => sum + byteLength, 0);
     const factor = options.convertToLora ? 2 : 1;
-    await writeFolder(folder, (dir) => this.write(dir, names, options.convertToLora), { needed: factor * needed });
+    let written: Map<string, AdapterPlan> | undefined;
+    const write = async (dir: FolderWriter) => {
+      written = await this.write(dir, names, options.convertToLora);
+    };
+    await writeFolder(folder, write, { needed: factor * needed });
+    await verifySaved(folder, written!);
   }
 
-  /** The same into a folder that is being written, such as a checkpoint. */
-  async write(dir: FolderWriter, names: readonly string[], convertToLora = false): Promise<void> {
+  /** The same into a folder that is being written, such as a checkpoint. Returns what lies under which prefix. */
+  async write(dir: FolderWriter, names: readonly string[], convertToLora = false): Promise<Map<string, AdapterPlan>> {
     // Copies of the base's embeddings go with an adapter that targets them.
     if (names.some((name) => this.#get(name).plan.repeats.some(({ written }) => written))) this.#assertUnmerged("save");
+    const written = new Map<string, AdapterPlan>();
     for (const name of names) {
       const adapter = this.#get(name);
       const plain = convertToLora && adapter.startsFromBase ? await adapter.converted(this.base) : undefined;
-      await (plain ?? adapter).write(dir, name === "default" ? "" : `${name}/`, this.base).finally(() => plain?.dispose());
+      const prefix = name === "default" ? "" : `${name}/`;
+      await (plain ?? adapter).write(dir, prefix, this.base).finally(() => plain?.dispose());
+      written.set(prefix, (plain ?? adapter).plan);
     }
+    return written;
   }
 
   generate(

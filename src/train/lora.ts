@@ -40,11 +40,8 @@ export function pairShapes(config: TrainConfig, json: Readonly<Record<string, un
 export function trainedShapes(peft: PeftModel): PairShape[] {
   const { plan } = peft.trainable;
   const shapes = new Map(plan.tensors.map(({ key, shape }) => [key, shape]));
-  return plan.pairs.map(({ module, a, b, rank, scale }) => ({
-    module,
-    rank,
-    in: shapes.get(a)![1]!,
-    out: shapes.get(b)![0]!,
-    scale,
-  }));
+  return plan.pairs.map(({ module, a, b, rank, scale, transposed }) => {
+    const [input, out] = transposed ? [0, 1] : [1, 0];
+    return { module, rank, in: shapes.get(a)![input]!, out: shapes.get(b)![out]!, scale };
+  });
 }

@@ -81,7 +81,7 @@ export class TrainStep {
     startMicroStep(seed, microStep);
     const loss = valueAndGrad(() => {
       const hidden = this.#model.hiddenStates(batch, { training: true, checkpointing: gradientCheckpointing });
-      return weightedSum(this.#model.tokenLogProb(hidden, labels).value, -1 / targets);
+      return weightedSum(this.#model.tokenLogProb(hidden, labels, { training: true }).value, -1 / targets);
     });
     copyInto(into, loss);
   }

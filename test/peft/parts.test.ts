@@ -1,5 +1,5 @@
 /** Everything of an adapter beside LoRA on linears: copies of modules, biases, embeddings, single rows, tied heads. */
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
@@ -8,7 +8,9 @@ import { packSequences } from "../../src/models/batch.js";
 import type { CausalLM } from "../../src/models/causal-lm.js";
 import { AutoModelForCausalLM } from "../../src/models/registry.js";
 import { weightedSum } from "../../src/ops/elementwise.js";
+import { verifySaved } from "../../src/peft/adapter-file.js";
 import { LoraConfig, type LoraConfigOptions } from "../../src/peft/config.js";
+import { mergeIntoCheckpoint } from "../../src/peft/merge-checkpoint.js";
 import { shapeOf } from "../../src/peft/model-shape.js";
 import { getPeftModel, PeftModel } from "../../src/peft/peft-model.js";
 import { planAdapter } from "../../src/peft/plan.js";
@@ -112,6 +114,25 @@ describe.each(Object.entries(configs))("%s", (_, [base, options]) => {
     });
   });
 
+  it("merges into the checkpoint on the disk as it does in memory", async () => {
+    const model = await loadBase(base);
+    await temporary(async (folder) => {
+      const peft = await noisy(model, options);
+      await peft.savePretrained(join(folder, "adapter"));
+      const on = await logits(model);
+      peft.dispose();
+      await leavesNothing(async () => {
+        const drift = await mergeIntoCheckpoint(adapterFolder("bases", base), join(folder, "adapter"), join(folder, "merged"), {
+          maxShardBytes: 100_000,
+        });
+        expect(drift.rounding).toBeLessThan(1e-5);
+        const merged = await AutoModelForCausalLM.fromPretrained(join(folder, "merged"), { dtype: "float32" });
+        expect(largestDifference(await logits(merged), on)).toBeLessThan(1e-4);
+        merged.dispose();
+      });
+    });
+  });
+
   it("has the gradients that finite differences show", async () => {
     await using model = await loadBase(base);
     const peft = await noisy(model, options);
@@ -140,6 +161,56 @@ describe.each(Object.entries(configs))("%s", (_, [base, options]) => {
     for (const { begin, end } of arena.segments) for (let i = begin; i < end; i++) got += gradients[i]! * direction[i]!;
     expect(Math.abs(got - wanted) / Math.abs(wanted)).toBeLessThan(1e-2);
     peft.unload();
+  });
+});
+
+describe("merging into a checkpoint", () => {
+  it("refuses another base, a missing bias, and a start that is not in the file; and adds lora_bias", async () => {
+    await temporary(async (folder) => {
+      const merge = (base: string, adapter: string, to: string, options = {}) =>
+        mergeIntoCheckpoint(adapterFolder("bases", base), adapter, join(folder, to), options);
+      await expect(merge("llama", adapterFolder("adapter-pissa-raw", "adapter"), "1")).rejects.toMatchObject({
+        code: "UNSUPPORTED",
+      });
+      const unmergeable = adapterFolder("adapter-lora-lorabias-unmergeable", "adapter");
+      await expect(merge("llama", unmergeable, "2")).rejects.toMatchObject({ code: "UNSUPPORTED" });
+      {
+        const model = await loadBase("qwen2");
+        const peft = await PeftModel.fromPretrained(model, adapterFolder("adapter-lora-lorabias", "adapter"));
+        const on = await logits(model);
+        await peft.savePretrained(join(folder, "adapter"));
+        peft.dispose();
+        await merge("qwen2", adapterFolder("adapter-lora-lorabias", "adapter"), "3");
+        await using merged = await AutoModelForCausalLM.fromPretrained(join(folder, "3"), { dtype: "float32" });
+        expect(largestDifference(await logits(merged), on)).toBeLessThan(1e-4);
+      }
+      {
+        const model = await loadBase("llama");
+        const peft = getPeftModel(model, { targetModules: ["q_proj"] });
+        await peft.savePretrained(join(folder, "own"));
+        peft.dispose();
+        const other = adapterFolder("bases", "qlora");
+        await expect(mergeIntoCheckpoint(other, join(folder, "own"), join(folder, "4"))).rejects.toMatchObject({
+          code: "ADAPTER_MISMATCH",
+        });
+      }
+    });
+  });
+
+  it("what was saved is read again, and a change is told", async () => {
+    await using model = await loadBase();
+    await temporary(async (folder) => {
+      const peft = getPeftModel(model, { targetModules: ["q_proj"] });
+      await peft.savePretrained(folder);
+      const plans = new Map([["", peft.trainable.plan]]);
+      await verifySaved(folder, plans);
+      const path = join(folder, "adapter_model.safetensors");
+      const bytes = readFileSync(path);
+      bytes[bytes.length - 1]! ^= 1;
+      writeFileSync(path, bytes);
+      await expect(verifySaved(folder, plans)).rejects.toMatchObject({ code: "CHECKPOINT" });
+      peft.unload();
+    });
   });
 });
 
