@@ -23,7 +23,7 @@ afterAll(async () => {
   await rm(folder, { recursive: true, force: true });
 });
 
-const examples = ["generate", "merge-adapter", "swap-adapters", "train-adapter"] as const;
+const examples = ["generate", "many-adapters", "merge-adapter", "swap-adapters", "train-adapter"] as const;
 
 /** What an example prints, a line each. */
 async function run(name: (typeof examples)[number]): Promise<string> {
@@ -52,13 +52,17 @@ it("train-adapter", async () => {
   expect(existsSync("my-adapter/adapter_model.safetensors")).toBe(true);
 }, 60_000);
 
-it("swap-adapters and merge-adapter, on what a short quickstart made", async () => {
+it("swap-adapters, many-adapters and merge-adapter, on what a short quickstart made", async () => {
   await runQuickstart({ out: "lowrank-quickstart", maxSteps: 60, onEvent: () => {} });
 
   const [identity, sailor] = [PICO.name, sailorSays(BASE_IDENTITY.name)];
   expect(await run("swap-adapters")).toBe(
     `identity: ${identity}\nsailor:   ${sailor}\nat once:  ${JSON.stringify([identity, sailor])}\nbase:     ${BASE_IDENTITY.name}`,
   );
+
+  const many = (await run("many-adapters")).split("\n");
+  expect(many[0]).toMatch(/^100 adapters, \d+(\.\d)? MB$/);
+  expect(many.slice(1)).toEqual([JSON.stringify([sailor, identity, sailor]), `user-7 now: ${identity}`]);
 
   const answer = sailorSays(factSentence(mira!, "job"));
   expect(await run("merge-adapter")).toBe(`with adapter: ${answer}\nmerged:       ${answer}`);

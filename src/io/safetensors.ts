@@ -45,6 +45,8 @@ export interface TensorSource {
   close(): Promise<void>;
 }
 
+/** Small tensors are read together up to this many bytes. */
+const TOGETHER_BYTES = 16 << 20;
 const PICKLE = /\.(bin|pt|pth|ckpt|pkl)$/i;
 
 export class SafetensorsFile implements TensorSource {
@@ -103,6 +105,29 @@ export class SafetensorsFile implements TensorSource {
       );
     }
     await readFully(this.path, this.handle, target.subarray(0, length), begin + offset);
+  }
+
+  /** The tensors of these names in the order of the file, neighbours read together: a file of many small ones takes few reads. */
+  async *readMany(names: readonly string[]): AsyncGenerator<[name: string, bytes: Uint8Array<ArrayBuffer>]> {
+    const wanted = names.map((name) => ({ name, ...this.info(name) })).sort((a, b) => a.begin - b.begin);
+    for (let first = 0, last = 0; first < wanted.length; first = last) {
+      const { begin } = wanted[first]!;
+      let end = begin;
+      while (
+        last < wanted.length &&
+        wanted[last]!.begin === end &&
+        (last === first || wanted[last]!.end - begin <= TOGETHER_BYTES)
+      )
+        end = wanted[last++]!.end;
+      if (last - first === 1) {
+        yield [wanted[first]!.name, await this.read(wanted[first]!.name)];
+        continue;
+      }
+      const bytes = new Uint8Array(end - begin);
+      await readFully(this.path, this.handle, bytes, begin);
+      for (const tensor of wanted.slice(first, last))
+        yield [tensor.name, bytes.subarray(tensor.begin - begin, tensor.end - begin)];
+    }
   }
 
   close(): Promise<void> {

@@ -1,11 +1,12 @@
 import { Command, Option } from "commander";
+import { type AdaptersBenchOptions, benchAdapters } from "../bench/adapters.js";
 import { benchGenerate, type GenerateBenchOptions } from "../bench/generate.js";
 import { benchOps } from "../bench/ops.js";
 import { benchStep, type StepBenchOptions } from "../bench/step.js";
 import { integerFrom } from "../options.js";
 import { printJson } from "../output.js";
 
-/** `lowrank bench ops|step|generate`: JSON lines on stdout. */
+/** `lowrank bench ops|step|generate|adapters`: JSON lines on stdout. */
 export function benchCommand(): Command {
   const json = new Option("--json", "JSON lines on stdout (always so)");
   const step = new Command("step")
@@ -26,6 +27,13 @@ export function benchCommand(): Command {
     .option("--new <n>", "tokens to generate", integerFrom(2), 64)
     .addOption(json)
     .action(async (options: GenerateBenchOptions) => printJson(await benchGenerate(options)));
+  const adapters = new Command("adapters")
+    .description("many adapters on one base: registering from disk, switching, memory")
+    .requiredOption("--model <folder or id>", "folder, Hub id or lowrank/tiny")
+    .option("--count <n>", "adapters", integerFrom(1), 100)
+    .option("--rank <n>", "rank of each", integerFrom(1), 16)
+    .addOption(json)
+    .action(async (options: AdaptersBenchOptions) => printJson(await benchAdapters(options)));
   const ops = new Command("ops")
     .description("measured peaks, then each op at the shapes of Llama-3-8B and SmolLM2-135M")
     .addOption(json)
@@ -33,8 +41,9 @@ export function benchCommand(): Command {
       for await (const row of benchOps()) printJson(row);
     });
   return new Command("bench")
-    .description("measure ops, training steps and generation")
+    .description("measure ops, training steps, generation and adapters")
     .addCommand(ops)
     .addCommand(step)
-    .addCommand(generate);
+    .addCommand(generate)
+    .addCommand(adapters);
 }
