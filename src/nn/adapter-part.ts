@@ -28,6 +28,7 @@ export class LoraPair {
   readonly transposed: boolean;
   /** DoRA: float32 [out], of an embedding [d]; the length of each row of W + scale · b a. */
   readonly magnitude: Tensor | undefined;
+  #factors: { matrix: object; factors: Tensor } | undefined;
 
   constructor(a: Tensor, b: Tensor, scale: number, dropout = 0, bias?: Tensor, transposed = false, magnitude?: Tensor) {
     this.a = a;
@@ -42,6 +43,23 @@ export class LoraPair {
   /** Its tensors, all trained together. */
   get tensors(): readonly Tensor[] {
     return [this.a, this.b, ...(this.bias ? [this.bias] : []), ...(this.magnitude ? [this.magnitude] : [])];
+  }
+
+  /**
+   * `compute`'s factors of DoRA, remembered while the pair is frozen and reads the same matrix: they need that whole matrix, and a
+   * generation asks at every token.
+   */
+  factors(matrix: object, compute: () => Tensor): Tensor {
+    if (this.magnitude?.requiresGrad || this.#factors?.matrix !== matrix) this.forget();
+    if (this.magnitude?.requiresGrad) return compute();
+    this.#factors ??= { matrix, factors: compute().keep() };
+    return this.#factors.factors;
+  }
+
+  /** Frees what it remembers. */
+  forget(): void {
+    this.#factors?.factors.dispose();
+    this.#factors = undefined;
   }
 
   delta(): Delta {
@@ -137,6 +155,7 @@ export class AdapterPart {
   dispose(): void {
     this.#matrix?.dispose();
     this.#matrix = undefined;
+    this.pair?.forget();
     for (const tensor of this.tensors) tensor.dispose();
   }
 }

@@ -5,7 +5,7 @@ import { embedding } from "../ops/embedding.js";
 import { matmul, transpose } from "../ops/matmul.js";
 import { scope } from "../tensor/scope.js";
 import type { Tensor } from "../tensor/tensor.js";
-import type { Delta } from "./adapter-part.js";
+import type { Delta, LoraPair } from "./adapter-part.js";
 import { Adaptable, BASE_ONLY, byRange } from "./adapter-slot.js";
 import { addDelta, gain, scaleColumns } from "./dora.js";
 import type { ForwardMode } from "./linear.js";
@@ -35,16 +35,17 @@ export class Embedding extends Adaptable {
         if (!delta) continue;
         // A row of b a is the row of b, times a. PEFT drops nothing here.
         const change = scale(matmul(embedding(delta.b, ids), delta.a), delta.scale);
-        y = add(y, pair?.magnitude ? this.#turned(table, plain, change, pair.magnitude, delta) : change);
+        y = add(y, pair?.magnitude ? this.#turned(table, plain, change, pair, delta) : change);
       }
     }
     return y;
   }
 
   /** What DoRA makes of `change`: it measures the columns of a table, as they are the rows of the matrix that PEFT means. */
-  #turned(table: Tensor, plain: Tensor, change: Tensor, magnitude: Tensor, delta: Delta): Tensor {
-    const matrix = noGrad(() => scope(() => transpose(addDelta(cast(table, "float32"), delta))));
-    return add(scaleColumns(add(plain, change), gain(magnitude, matrix)), scale(plain, -1));
+  #turned(table: Tensor, plain: Tensor, change: Tensor, pair: LoraPair, delta: Delta): Tensor {
+    const matrix = () => noGrad(() => scope(() => transpose(addDelta(cast(table, "float32"), delta))));
+    const factors = pair.factors(table, () => gain(pair.magnitude!, matrix()));
+    return add(scaleColumns(add(plain, change), factors), scale(plain, -1));
   }
 
   override *tensors(): Iterable<[string, Tensor]> {

@@ -146,9 +146,11 @@ function sameRows(
 function directionDelta(x: Tensor, weight: Weight, pair: LoraPair, bf16: boolean, plain: Tensor | undefined): Tensor {
   const delta = pair.delta();
   const through = (segments: readonly LoraSegment[]) => linearGroup(x, [{ weight, bias: undefined, segments }], { bf16 })[0]!;
-  const factors = gain(
-    pair.magnitude!,
-    noGrad(() => scope(() => addDelta(weight.dequantize("float32"), delta))),
+  const factors = pair.factors(weight, () =>
+    gain(
+      pair.magnitude!,
+      noGrad(() => scope(() => addDelta(weight.dequantize("float32"), delta))),
+    ),
   );
   const turned = scaleColumns(through([segmentOf(delta, 0, x.shape[0]!)]), factors);
   return add(turned, scale(plain ?? through([]), -1));

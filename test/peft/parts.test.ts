@@ -214,6 +214,29 @@ describe("merging into a checkpoint", () => {
   });
 });
 
+it("DoRA follows its matrices when a frozen adapter trains again, and the base when it is merged", async () => {
+  const model = await loadBase();
+  await leavesNothing(async () => {
+    const peft = await noisy(model, { targetModules: ["q_proj", "embed_tokens"], useDora: true });
+    const adapter = peft.trainable;
+    adapter.setTrainable(false);
+    const before = await logits(model);
+    expect(await logits(model)).toEqual(before);
+    adapter.setTrainable(true);
+    const values = await adapter.arena.values.readFloat32();
+    adapter.arena.values.upload(values.map((value) => value * 1.3));
+    const after = await logits(model);
+    expect(largestDifference(after, before)).toBeGreaterThan(1e-2);
+    adapter.setTrainable(false);
+    expect(await logits(model)).toEqual(after);
+    await peft.mergeAdapter();
+    peft.unmergeAdapter();
+    expect(await logits(model)).toEqual(after);
+    peft.unload();
+  });
+  model.dispose();
+});
+
 describe("an adapter's parts", () => {
   const shape = async (base: string) => {
     await using model = await loadBase(base);
