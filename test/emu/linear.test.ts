@@ -1,8 +1,8 @@
 /** The linears' paths that only aligned tensors, large tiles or few rows take: each against float64. */
 import { describe, expect, it } from "vitest";
 import { type GroupCase, runGroup } from "../native/linear-group.js";
-import { Raw } from "../native/raw.js";
-import { weightKinds } from "../native/weights.js";
+import { addon, Raw } from "../native/raw.js";
+import { bfloat16Bits, fromBfloat16, randomWeight, weightKinds } from "../native/weights.js";
 import { addProduct, matrix, transpose } from "../reference/linear.js";
 import { gaussian, relativeError } from "../reference/numeric.js";
 
@@ -54,17 +54,45 @@ describe("aligned linears", () => {
     await check({ rows: 20, k: 96, layers: [{ kind: "4bit", n: 50, blocksize }], bf16: true });
   });
 
-  // From 96 tiles of 128 x 128 on.
-  it.each([
-    ["bfloat16", 12230, 64],
-    ["4bit nested", 12230, 64],
-    ["float32", 12230, 64],
-    ["bfloat16", 32, 12256],
-    ["4bit", 32, 12256],
-    ["float16", 32, 12256],
-  ] as const)("in large tiles, %s %i x %i", async (kind, n, k) => {
-    const segments = [{ begin: 3, end: 60, rank: 4 }];
-    await check({ rows: 70, k, layers: [{ kind, n, segments: n > k ? segments : [] }], bf16: true });
+  // From 96 tiles of 128 x 128 on. Whole numbers: nothing but W is rounded, and the reference is one product.
+  it.each(["bfloat16", "4bit nested", "float32", "float16"] as const)("in large tiles, %s, y and dx", async (kind) => {
+    const raw = new Raw("emu", undefined, 64);
+    for (const [rows, n, k] of [
+      [70, 12230, 32],
+      [70, 32, 12256],
+    ] as const) {
+      const forward = n > k;
+      const whole = (count: number, seed: number) => gaussian(count, seed).map(Math.round);
+      const w = randomWeight(raw, kind, n, k, 1);
+      const used = matrix(
+        n,
+        k,
+        w.values.at.map((v) => fromBfloat16(bfloat16Bits(v))),
+      );
+      const [given, a, b] = [whole(rows * (forward ? k : n), 2), whole(4 * k, 3), whole(n * 4, 4)];
+      const [x, y] = [
+        forward ? raw.from(given, [rows, k]) : raw.out([rows, k]),
+        forward ? raw.out([rows, n]) : raw.from(given, [rows, n]),
+      ];
+      const dx = raw.out([rows, k]);
+      const segment = [3, 60, raw.from(a, [4, k]), raw.from(b, [n, 4]), 0, 0, 0.5];
+      const group = Float64Array.of(x, dx, 0, 1, 0, 0, 0, 1, w.handle, 0, y, 0, 0, forward ? 1 : 0, ...(forward ? segment : []));
+      raw.kernels[forward ? "linear" : "linearDx"](raw.d, group);
+      let expected = addProduct(
+        matrix(rows, forward ? n : k),
+        matrix(rows, forward ? k : n, given),
+        forward ? transpose(used) : used,
+      );
+      if (forward) {
+        const u = addProduct(matrix(57, 4), matrix(57, k, given.slice(3 * k, 60 * k)), transpose(matrix(4, k, a)), 0.5);
+        const part = addProduct(matrix(57, n, expected.at.subarray(3 * n, 60 * n)), u, transpose(matrix(n, 4, b)));
+        expected = matrix(rows, n, expected.at);
+        expected.at.set(part.at, 3 * n);
+      }
+      expect(relativeError(await raw.f32(forward ? y : dx), expected.at)).toBeLessThan(5e-6);
+      addon.freeWeight(w.handle);
+    }
+    raw.dispose();
   });
 
   it("in large tiles, dW", async () => {
@@ -86,7 +114,7 @@ describe("aligned linears", () => {
           rows,
           k: 1120,
           layers: [
-            { kind, n: 13, bias: true, segments },
+            { kind, n: 45, bias: true, segments },
             { kind, n: 6, blocksize: 128, segments },
           ],
           dropout: 0.5,

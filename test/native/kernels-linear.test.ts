@@ -60,6 +60,7 @@ describe.each(devices)("linears on %s", (device) => {
     const layers: LayerCase[] = [
       { kind: "4bit", n: 48, segments },
       { kind: "float32", n: 20, segments: segments.slice(0, 2) },
+      { kind: "bfloat16", n: 7, segments: [{ begin: 0, end: b, rank: 2 }] },
     ];
     for (const dropout of [0, 0.5]) await checkGroup(device, { rows, k: 128, layers, dropout });
   });

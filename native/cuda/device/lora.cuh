@@ -64,6 +64,12 @@ struct Operand {
 
 namespace {
 
+// A part of the scratch; while an entry is sized, an address that nobody reads, since plans compute with it.
+template <class T> T* take_scratch(Scratch& scratch, int64_t n) {
+  T* const part = scratch.take<T>(n);
+  return part ? part : reinterpret_cast<T*>((uintptr_t)256);
+}
+
 // The plan of one entry: its scratch, its lists, in the order in which they are enqueued.
 struct Plan {
   const lr_linear_group& g;
@@ -104,7 +110,7 @@ struct Plan {
       }
   }
 
-  Operand take(int64_t count, int64_t stride) { return {scratch.take<char>(count * stride * size), stride, size}; }
+  Operand take(int64_t count, int64_t stride) { return {take_scratch<char>(scratch, count * stride * size), stride, size}; }
   // Puts from [count, columns] with `stride` into `to`, width `to_width`; rows up to `to_count` are zero.
   void lay_into(const Operand& to, int64_t to_count, int64_t to_width, const void* from, int64_t count, int64_t columns, int64_t stride, bool drop = false) {
     laying.add({to.data, to.stride, columns, count, (const float*)from, stride, drop, to_width, 0}, to_count * to_width / 4);
@@ -144,7 +150,7 @@ struct Plan {
     p.columns = p.stride = columns;
     p.part_depth = kPartDepth;
     p.parts = parts_of(depth);
-    p.c = scratch.take<float>(p.parts * count * columns);
+    p.c = take_scratch<float>(scratch, p.parts * count * columns);
     list.add(p, {{a.data, a.stride, depth, 0, count, weight(b)}});
     return p.c;
   }

@@ -3,7 +3,7 @@
 // A block of 128 threads has four rows of W; thread t takes 8 neighbouring columns at 8 t, 8 (t + 128), ... of all four: a warp reads 128 bytes of codes
 // (or 512 to 1024 of dense values) of each row at once, 16 bytes of codes a thread in flight. x comes from L1/L2. The sums of a thread, 4 x rows, are
 // reduced by shuffles and then over the four warps in fixed order; the last 4 x rows threads add bias and adapters and write y.
-// Two launches: u = drop(x) Aᵀ of all layers and segments, kept and scaled; then y of all layers of the group.
+// Two launches: u = drop(x) Aᵀ of all layers and segments, kept and scaled; then y of all layers of the group, by few_rows_bf16.cu where it can.
 //   kCoded weights (gemm_bf16.cu) are read by words; the code book lies 32 times in shared memory, 2 KiB. Others by load_values.
 // With math bf16 operands are rounded before the product, which float32 then holds exactly: as on tensor cores, in another order.
 // Issue slots a coded weight: about 6 + rows, so arithmetic binds beyond a few rows (H100: 25 weights a clock and SM at full bandwidth).
@@ -11,7 +11,6 @@
 //   shared: 2 KiB + 4 warps x 4 x rows x 4 B; the blocks are those of 16 rows, one row has 4
 // Source: kernels.md ("a shuffle per nibble caps below the bandwidth"), bitsandbytes' gemv for the problem, not its code.
 #include "../device/few_rows.cuh"
-#include "../device/lora.cuh"
 #include "../device/reduce.cuh"
 #include "../table.cuh"
 
@@ -19,33 +18,6 @@ namespace lr {
 namespace {
 
 constexpr int kBlock = 128, kOutputs = 4, kWarps = kBlock / kWarpSize;
-
-struct RowSegment {
-  int64_t row_begin, row_end, rank;
-  const float* b; // [n, rank]
-};
-
-// y [rows, stride] (+ bias + adapters) = x Wᵀ. Covers blocks.
-struct FewRows {
-  const float* x; // [rows, k]
-  int64_t rows;
-  lr_weight w;
-  const void* bias;
-  int32_t bias_dtype, drop;
-  float* y; // may be NULL
-  int64_t stride;
-  float* scaled; // y * scale, rounded as an operand; or NULL
-  int64_t scaled_stride;
-  float scale;
-  int64_t first_element; // of x in the tensor whose dropout it is
-  const float* thin;     // scaled u [rows, thin_stride]
-  int64_t thin_stride;
-  const RowSegment* segments;
-  int32_t segment_count;
-  int64_t first;
-};
-
-template <bool Round> __device__ __forceinline__ float rounded(float v) { return Round ? round_bf16(v) : v; }
 
 // v = W[row, column .. column + 8) of a coded weight, which lie in one block.
 __device__ __forceinline__ void load_coded(const lr_weight& w, const float* table, int64_t row, int64_t column, float (&v)[8]) {
@@ -65,7 +37,7 @@ __device__ __forceinline__ void load_coded(const lr_weight& w, const float* tabl
   }
 }
 
-template <int M, bool Coded, bool Round> __global__ void __launch_bounds__(kBlock) few_rows_kernel(const FewRows* jobs, int count, Dropout dropout) {
+template <int M, bool Coded, bool Round> __global__ void __launch_bounds__(kBlock, 2) few_rows_kernel(const FewRows* jobs, int count, Dropout dropout) {
   LR_SHARED_MEMORY(memory);
   float *const table = (float*)memory, *const partial = table + 16 * kWarpSize; // [warp][output][row]
   const FewRows& job = find_item(jobs, count, (int64_t)blockIdx.x);
@@ -120,16 +92,7 @@ template <int M, bool Coded, bool Round> __global__ void __launch_bounds__(kBloc
   if ((int)threadIdx.x >= kOutputs * M || row >= job.rows || output >= job.w.n) return;
   float y = 0.0f;
   for (int i = 0; i < kWarps; i++) y += partial[i * kOutputs * M + (int)threadIdx.x / M * M + row];
-  if (job.bias) y += load_any(job.bias, job.bias_dtype, output);
-  for (int s = 0; s < job.segment_count; s++) {
-    const RowSegment& segment = job.segments[s];
-    if (row < segment.row_begin || row >= segment.row_end) continue;
-    float adapter = 0.0f;
-    for (int64_t r = 0; r < segment.rank; r++) adapter = fmaf(job.thin[row * job.thin_stride + r], rounded<Round>(segment.b[output * segment.rank + r]), adapter);
-    y += adapter;
-  }
-  if (job.y) job.y[row * job.stride + output] = y;
-  if (job.scaled) job.scaled[row * job.scaled_stride + output] = rounded<Round>(y * job.scale);
+  finish_output<Round>(job, row, output, y);
 }
 
 template <int M, bool Coded> void launch_jobs(const List<FewRows>& list, bool round, const Dropout& dropout) {
@@ -161,17 +124,15 @@ lr_error linear_few_rows(lr_queue* queue, const lr_linear_group& g) {
   const bool round = g.math == LR_MATH_BF16;
   Scratch scratch(queue);
   List<FewRows> thin, base;
+  std::vector<FewRows> outputs;
   std::vector<RowSegment> segments;
-  RowSegment* table = nullptr;
-  {
-    int64_t count = 0;
-    for (int l = 0; l < g.count; l++) count += g.layers[l].segment_count;
-    table = scratch.take<RowSegment>(count);
-  }
+  int64_t count = 0;
+  for (int l = 0; l < g.count; l++) count += g.layers[l].segment_count;
+  RowSegment* const table = take_scratch<RowSegment>(scratch, count);
   for (int l = 0; rows && l < g.count; l++) {
     const lr_linear& layer = g.layers[l];
     const int64_t width = max_rank(layer), n = layer.weight.n;
-    float* u = scratch.take<float>(rows * width);
+    float* u = take_scratch<float>(scratch, rows * width);
     FewRows y = {};
     y.x = (const float*)g.x.data;
     y.rows = rows;
@@ -184,7 +145,7 @@ lr_error linear_few_rows(lr_queue* queue, const lr_linear_group& g) {
     y.thin_stride = width;
     y.segments = table + segments.size();
     y.segment_count = layer.segment_count;
-    base.add(y, ceil_div(n, kOutputs));
+    outputs.push_back(y);
     for (int i = 0; i < layer.segment_count; i++) {
       const lr_segment& s = layer.segments[i];
       segments.push_back({s.row_begin, s.row_end, rank_of(s), (const float*)s.b.data});
@@ -206,12 +167,15 @@ lr_error linear_few_rows(lr_queue* queue, const lr_linear_group& g) {
       if (of_u.rows) thin.add(of_u, ceil_div(rank_of(s), kOutputs));
     }
   }
+  const bool tensor_cores = round && takes_bf16(outputs);
+  for (const FewRows& job : outputs) base.add(job, ceil_div(job.w.n, tensor_cores ? kOutputsBf16 : kOutputs));
   thin.place(scratch);
   base.place(scratch);
   if (scratch.sizing()) return success();
   if (!segments.empty()) cudaMemcpyAsync(table, segments.data(), segments.size() * sizeof(RowSegment), cudaMemcpyHostToDevice, stream());
   enqueue_jobs(thin, rows, round, dropout_of(g.dropout));
-  enqueue_jobs(base, rows, round, Dropout{});
+  if (tensor_cores) enqueue_few_rows_bf16(base, rows);
+  else enqueue_jobs(base, rows, round, Dropout{});
   return finish("linear");
 }
 

@@ -7,7 +7,6 @@
 // linear_dw  dW += dYᵀ x; dbias += column sums of dY.
 // Scratch: x (and drop(x)), or dY of all layers, in bf16: 2 bytes an element; float32 operands are used where they lie. u, A, B and parts are thin.
 #include "../device/few_rows.cuh"
-#include "../device/lora.cuh"
 #include "../table.cuh"
 
 namespace lr {
