@@ -10,6 +10,7 @@ export type ErrorCode =
   | "DEVICE_NOT_FOUND" // the device asked for is absent
   | "OUT_OF_MEMORY" // device or host memory, with needed and free bytes
   | "NATIVE" // the native addon cannot be loaded or an op failed
+  | "DEVICE_LOST" // the device failed and fails everything from now on, in this process
   | "ADAPTER_MISMATCH" // an adapter that does not fit its base
   | "TEMPLATE" // a chat template that is missing, failed or ran over its limits
   | "DATASET" // a data set that cannot be used

@@ -22,7 +22,7 @@
 extern "C" {
 #endif
 
-#define LR_ABI_VERSION 2
+#define LR_ABI_VERSION 3
 
 typedef enum lr_dtype { LR_F32 = 0, LR_BF16 = 1, LR_F16 = 2, LR_I32 = 3, LR_U8 = 4 } lr_dtype;
 
@@ -31,7 +31,8 @@ typedef enum lr_code {
   LR_INVALID = 1,       /* shapes, dtypes or values that the entry does not accept */
   LR_OUT_OF_MEMORY = 2,
   LR_UNSUPPORTED = 3,   /* meaningful, but not computed by this backend */
-  LR_DEVICE = 4         /* the device failed */
+  LR_DEVICE = 4,        /* the device failed */
+  LR_DEVICE_LOST = 5    /* and fails everything from now on, in this process */
 } lr_code;
 
 typedef struct lr_error { int32_t code; const char* op; char text[256]; } lr_error;
@@ -46,6 +47,7 @@ typedef struct lr_queue {
   int32_t sizing;
   size_t scratch_size;
   void* scratch;        /* 64-byte aligned, uninitialised */
+  void* owner;          /* who called the entry, for errors that are found after it has returned */
   void (*parallel)(struct lr_queue* queue, int64_t tasks, void (*body)(void* ctx, int64_t task, int32_t thread), void* ctx);
 } lr_queue;
 
@@ -165,6 +167,8 @@ typedef struct lr_optim_header {
   int64_t reserved[4];
 } lr_optim_header;            /* 64 bytes */
 
+#define LR_SLOTS 16
+
 typedef struct lr_backend {
   uint32_t abi;               /* LR_ABI_VERSION */
   uint32_t size;              /* sizeof(lr_backend) */
@@ -172,13 +176,19 @@ typedef struct lr_backend {
   int32_t bf16;               /* 1: multiplies bf16 natively (LR_MATH_BF16 is worth using) */
 
   /* memory of the device; on the CPU plain aligned host memory */
-  void* (*alloc)(size_t bytes); /* 64-byte aligned, NULL when there is none */
-  void (*release)(void* data, size_t bytes);
+  void* (*alloc)(size_t bytes, lr_error* error); /* 64-byte aligned; NULL, with the reason, when there is none */
+  void (*release)(void* data, size_t bytes);     /* waits for what the device still does with it */
+  void* (*alloc_host)(size_t bytes, lr_error* error); /* of the host, but the device copies from and to it in the background; NULL: alloc is as good */
+  void (*release_host)(void* data, size_t bytes);
+  int32_t separate;           /* 1: the host cannot write to the device's memory, files come by upload */
   lr_error (*upload)(lr_queue*, void* dst, const void* src, size_t bytes);
-  lr_error (*download)(lr_queue*, void* dst, const void* src, size_t bytes);
+  lr_error (*download)(lr_queue*, void* dst, const void* src, size_t bytes); /* waits for the bytes */
+  /* NULL where an entry is done when it returns. Else waits for all that was enqueued. late(owner, error) is told what entries found wrong after
+   * they had returned, with queue->owner of their call; a failure of the device itself is returned. */
+  lr_error (*synchronize)(lr_queue*, void (*late)(void* owner, const lr_error* error));
 
-  /* The backend's own copy stream, outside the pool: slot-wise transfers that overlap the queue. `wait` orders the queue
-   * behind the last transfer of the slot. */
+  /* The backend's own copy stream: transfers of whole tensors that overlap what is enqueued after them, in LR_SLOTS slots. Each begins behind what
+   * was enqueued before it; `wait` orders the queue behind the last transfer of the slot, and until then both tensors must live and rest. */
   lr_error (*prefetch)(lr_queue*, int32_t slot, lr_tensor dst, lr_tensor src);
   lr_error (*write_back)(lr_queue*, int32_t slot, lr_tensor dst, lr_tensor src);
   lr_error (*wait)(lr_queue*, int32_t slot);

@@ -26,13 +26,13 @@ lr_tensor describe(Call& call, size_t i, size_t* bytes) {
   return tensor;
 }
 
-napi_value alloc(napi_env env, napi_callback_info info) {
-  return guarded(env, info, "alloc", [](Call& call) {
+napi_value allocate(napi_env env, napi_callback_info info, const char* op, Memory Device::*memory) {
+  return guarded(env, info, op, [&](Call& call) {
     call.arity(3);
     Device& device = call.device(0);
     TensorEntry entry{&device, nullptr, 0, 0, {}};
     entry.view = describe(call, 1, &entry.bytes);
-    entry.storage = device.memory.allocate(entry.bytes);
+    entry.storage = (device.*memory).allocate(entry.bytes);
     entry.view.data = entry.storage->data();
     double handle;
     try {
@@ -44,6 +44,9 @@ napi_value alloc(napi_env env, napi_callback_info info) {
     return call.from(handle);
   });
 }
+
+napi_value alloc(napi_env env, napi_callback_info info) { return allocate(env, info, "alloc", &Device::memory); }
+napi_value alloc_host(napi_env env, napi_callback_info info) { return allocate(env, info, "allocHost", &Device::host); }
 
 napi_value view(napi_env env, napi_callback_info info) {
   return guarded(env, info, "view", [](Call& call) {
@@ -77,6 +80,7 @@ napi_value release(napi_env env, napi_callback_info info) {
 
 void define_tensors(napi_env env, napi_value exports) {
   define(env, exports, "alloc", alloc);
+  define(env, exports, "allocHost", alloc_host);
   define(env, exports, "view", view);
   define(env, exports, "free", release);
 }

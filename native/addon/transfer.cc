@@ -1,4 +1,5 @@
 // Bytes in and out of tensors, and waiting for the stream.
+#include <algorithm>
 #include <cstring>
 
 #include "../core/io_pool.h"
@@ -26,13 +27,14 @@ struct Upload : Record {
 
 // Ends a wait: copies the bytes if any were asked for, then posts the completion with the first error so far.
 struct Wait : Record {
-  const lr_backend* backend;
+  Device* device;
   const void* from = nullptr;
   std::unique_ptr<Completion> completion;
   std::shared_ptr<Waiter> waiter;
   lr_error run(lr_queue* queue) override {
+    device->stream.settle();
     if (from) {
-      const lr_error error = backend->download(queue, completion->bytes.get(), from, completion->size);
+      const lr_error error = device->backend.download(queue, completion->bytes.get(), from, completion->size);
       if (error.code != LR_OK) errors->keep(error);
     }
     completion->fault.error = errors->take();
@@ -41,17 +43,21 @@ struct Wait : Record {
   }
 };
 
-// Runs when the stream is done with the memory, and once more on an I/O thread.
+// Runs on an I/O thread, once the stream is done with the memory that is written to.
 struct FileRead : Task {
   explicit FileRead(IoPool& pool) : pool(pool) {}
   IoPool& pool;
   bool ready = false;
   std::string path;
-  void* to = nullptr;
+  uint8_t* to = nullptr;
   uint64_t position = 0, length = 0;
+  Device* device = nullptr;
   Storage* storage = nullptr;
   std::shared_ptr<Waiter> waiter;
+  std::shared_ptr<ErrorSlot> errors;
   std::unique_ptr<Completion> completion;
+
+  static constexpr uint64_t kPiece = 16 << 20;  // of a file on its way to memory that only the device writes
 
   void run(std::unique_ptr<Task> self) noexcept override {
     if (!ready) {
@@ -60,14 +66,37 @@ struct FileRead : Task {
     }
     lr_error& error = completion->fault.error;
     try {
-      completion->text = read_file(path.c_str(), to, position, length);
-      if (!completion->text.empty()) error = make_error(LR_INVALID, "readFile", "%s", completion->text.c_str());
+      if (!device->backend.separate) {
+        read(to, length);
+      } else if (length > 0) {
+        auto piece = std::make_unique<Upload>();
+        piece->size = std::min(length, kPiece);
+        piece->bytes = host_bytes(piece->size, "readFile");
+        read(piece->bytes.get(), piece->size);
+        if (error.code == LR_OK) {
+          piece->backend = &device->backend;
+          piece->to = to;
+          piece->errors = errors;
+          to += piece->size, position += piece->size, length -= piece->size;
+          ready = false;
+          // Not before it was copied: the next piece, or the end.
+          return device->stream.when_passed(device->stream.enqueue(std::move(piece)), std::move(self));
+        }
+      }
+    } catch (const Fault& fault) {
+      completion->fault = fault;
     } catch (const std::bad_alloc&) {
       error = make_error(LR_OUT_OF_MEMORY, "readFile", "out of host memory");
     }
     storage->end_filling();
     storage->release();
     waiter->post(std::move(completion));
+  }
+
+ private:
+  void read(void* into, uint64_t bytes) {
+    completion->text = read_file(path.c_str(), into, position, bytes);
+    if (!completion->text.empty()) completion->fault.error = make_error(LR_INVALID, "readFile", "%s", completion->text.c_str());
   }
 };
 
@@ -93,7 +122,7 @@ napi_value upload(napi_env env, napi_callback_info info) {
 
 napi_value wait_for(Call& call, Device& device, std::unique_ptr<Completion> completion, const void* from) {
   auto record = std::make_unique<Wait>();
-  record->backend = &device.backend;
+  record->device = &device;
   record->from = from;
   record->waiter = call.environment.waiter;
   record->errors = call.environment.errors_of(device);
@@ -135,6 +164,8 @@ napi_value read_file_into(napi_env env, napi_callback_info info) {
     auto task = std::make_unique<FileRead>(io_pool());
     task->path = call.string(2);
     task->to = static_cast<uint8_t*>(entry.view.data) + offset;
+    task->device = entry.device;
+    task->errors = call.environment.errors_of(*entry.device);
     task->position = position;
     task->length = length;
     task->storage = entry.storage;

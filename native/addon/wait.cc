@@ -12,6 +12,7 @@ const char* code_name(int32_t code) {
     case LR_OUT_OF_MEMORY: return "OUT_OF_MEMORY";
     case LR_UNSUPPORTED: return "UNSUPPORTED";
     case LR_DEVICE: return "DEVICE";
+    case LR_DEVICE_LOST: return "DEVICE_LOST";
     case kDisposed: return "DISPOSED";
     default: return "INVALID";
   }

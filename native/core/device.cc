@@ -40,7 +40,8 @@ size_t memory_limit() {
 }  // namespace
 
 Device::Device(int number, std::string name, const lr_backend& backend, int threads, size_t limit)
-    : number(number), name(std::move(name)), backend(backend), stream(threads), memory(backend, stream, limit) {}
+    : number(number), name(std::move(name)), backend(backend), stream(threads, backend.synchronize), memory(backend.alloc, backend.release, stream, limit),
+      host(backend.alloc_host ? backend.alloc_host : backend.alloc, backend.alloc_host ? backend.release_host : backend.release, stream, SIZE_MAX) {}
 
 Ticket Device::enqueue(std::unique_ptr<Record> record, size_t scratch) {
   if (scratch == 0) return stream.enqueue(std::move(record));
@@ -54,6 +55,7 @@ Ticket Device::enqueue(std::unique_ptr<Record> record, size_t scratch) {
 void Device::trim() {
   std::lock_guard<std::mutex> lock(scratch_mutex_);
   memory.trim();
+  host.trim();
 }
 
 namespace {
@@ -73,7 +75,9 @@ Device& known_or_new(const std::string& name, Open open) {
     error.op = "openDevice";
     throw Fault{error};
   }
-  if (backend->abi != LR_ABI_VERSION || backend->size != sizeof(lr_backend)) LR_THROW(LR_DEVICE, "openDevice", "the backend of \"%.100s\" was built for another ABI", name.c_str());
+  if (backend->abi != LR_ABI_VERSION || backend->size != sizeof(lr_backend))
+    LR_THROW(LR_DEVICE, "openDevice", "the backend of \"%.100s\" was built for ABI %u with %u bytes, but this library needs ABI %u with %zu", name.c_str(), backend->abi,
+             backend->size, LR_ABI_VERSION, sizeof(lr_backend));
   try {
     Device* device = new Device(number, name, *backend, threads, memory_limit());
     devices[number].store(device, std::memory_order_release);

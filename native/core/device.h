@@ -15,6 +15,7 @@ struct Device {
   const lr_backend& backend;
   Stream stream;
   Memory memory;
+  Memory host;  // of the host, for transfers in the background; where the backend has none of its own, as `memory`
 
   // Enqueues a record that needs `scratch` bytes of the stream's scratch; throws LR_OUT_OF_MEMORY.
   Ticket enqueue(std::unique_ptr<Record> record, size_t scratch = 0);

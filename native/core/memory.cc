@@ -32,10 +32,10 @@ size_t size_class(size_t bytes) {
 }
 
 struct ReleaseBlock : Task {
-  const lr_backend& backend;
+  const Memory::Release release;
   const Block block;
-  ReleaseBlock(const lr_backend& backend, const Block& block) : backend(backend), block(block) {}
-  void run(std::unique_ptr<Task>) noexcept override { backend.release(block.data, block.bytes); }
+  ReleaseBlock(Memory::Release release, const Block& block) : release(release), block(block) {}
+  void run(std::unique_ptr<Task>) noexcept override { release(block.data, block.bytes); }
 };
 
 }  // namespace
@@ -48,14 +48,16 @@ void Storage::release() noexcept {
   if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1) memory_.recycle(this);
 }
 
-Memory::Memory(const lr_backend& backend, Stream& stream, size_t limit) : backend_(backend), stream_(stream), limit_(limit) {}
+Memory::Memory(Alloc alloc, Release release, Stream& stream, size_t limit) : alloc_(alloc), release_(release), stream_(stream), limit_(limit) {}
 
 Block Memory::from_system(size_t size) {
   if (held_ > limit_ || size > limit_ - held_) return {};
   // An overcommitting kernel grants what it cannot give and kills the process later: refuse what is plainly too much.
   if (size > kPlenty && size > available_memory()) return {};
-  Block block{backend_.alloc(size), size, 0};
+  lr_error error{};
+  Block block{alloc_(size, &error), size, 0};
   if (block.data) held_ += size;
+  else if (error.code != LR_OUT_OF_MEMORY) throw Fault{error};
   return block;
 }
 
@@ -150,10 +152,10 @@ void Memory::give_up_scratch() {
 
 void Memory::release_later(const Block& block) {
   held_ -= block.bytes;
-  std::unique_ptr<Task> release(new (std::nothrow) ReleaseBlock(backend_, block));
+  std::unique_ptr<Task> release(new (std::nothrow) ReleaseBlock(release_, block));
   if (release) return stream_.when_passed(block.last_use, std::move(release));
   stream_.drain();
-  backend_.release(block.data, block.bytes);
+  release_(block.data, block.bytes);
 }
 
 void Memory::trim_locked() {

@@ -54,9 +54,12 @@ struct MemoryStats {
 
 class Memory {
  public:
-  Memory(const lr_backend& backend, Stream& stream, size_t limit);
+  // How a kind of memory is had: lr_backend's alloc and release, or those of the host.
+  using Alloc = void* (*)(size_t bytes, lr_error* error);
+  using Release = void (*)(void* data, size_t bytes);
+  Memory(Alloc alloc, Release release, Stream& stream, size_t limit);
 
-  // With one reference. Throws LR_OUT_OF_MEMORY after the pool was given up in vain.
+  // With one reference. Throws LR_OUT_OF_MEMORY after the pool was given up in vain, or what else the backend says.
   Storage* allocate(size_t bytes);
   // Scratch of the stream, which one record after the other uses; grows, never shrinks but by trim. Throws as allocate.
   void* scratch(size_t bytes);
@@ -84,7 +87,8 @@ class Memory {
   void give_up_scratch();
   void release_later(const Block& block);
 
-  const lr_backend& backend_;
+  const Alloc alloc_;
+  const Release release_;
   Stream& stream_;
   const size_t limit_;             // of all bytes held; SIZE_MAX: none
   mutable std::mutex mutex_;

@@ -22,7 +22,8 @@ lr_error ErrorSlot::take() {
   return error;
 }
 
-Stream::Stream(int threads) : pool_(threads) {
+Stream::Stream(int threads, Synchronize synchronize) : pool_(threads), synchronize_(synchronize) {
+  unsettled_.reserve(16);
   queue_.impl = this;
   queue_.threads = threads;
   queue_.parallel = [](lr_queue* queue, int64_t tasks, void (*body)(void*, int64_t, int32_t), void* ctx) {
@@ -85,6 +86,14 @@ void Stream::drain() {
   draining_--;
 }
 
+void Stream::settle() {
+  if (!synchronize_) return;
+  const lr_error error = synchronize_(&queue_, [](void* owner, const lr_error* late) { static_cast<ErrorSlot*>(owner)->keep(*late); });
+  for (const auto& owner : unsettled_)
+    if (error.code != LR_OK) owner->keep(error);
+  unsettled_.clear();
+}
+
 void Stream::take_profile(OpTime (&times)[kMaxOps]) {
   std::lock_guard<std::mutex> lock(profile_mutex_);
   std::copy(std::begin(times_), std::end(times_), times);
@@ -96,7 +105,13 @@ void Stream::run(Record* record) {
   const auto begin = timed ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point{};
   queue_.scratch = record->scratch;
   queue_.scratch_size = record->scratch_size;
+  queue_.owner = record->errors.get();
+  if (synchronize_ && record->errors && std::find(unsettled_.begin(), unsettled_.end(), record->errors) == unsettled_.end()) {
+    if (unsettled_.size() == unsettled_.capacity()) settle();  // there is room then: nothing is allocated here
+    unsettled_.push_back(record->errors);
+  }
   const lr_error error = record->run(&queue_);
+  if (timed || (error.code != LR_OK && error.code != LR_DEVICE_LOST)) settle();  // what earlier records did wrong comes first
   if (error.code != LR_OK && record->errors) record->errors->keep(error);
   if (timed) {
     const auto spent = std::chrono::steady_clock::now() - begin;

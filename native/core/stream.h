@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 #include <thread>
+#include <vector>
 
 #include "../abi/backend.h"
 #include "task.h"
@@ -46,8 +47,11 @@ struct OpTime {
 
 class Stream {
  public:
+  // As lr_backend's: what it finds goes to the owners of the records.
+  using Synchronize = lr_error (*)(lr_queue*, void (*late)(void* owner, const lr_error* error));
+
   // Throws std::system_error when the system grants fewer threads.
-  explicit Stream(int threads);
+  explicit Stream(int threads, Synchronize synchronize = nullptr);
   // Runs what is queued first.
   ~Stream();
   int threads() const { return pool_.threads(); }
@@ -58,8 +62,10 @@ class Stream {
   bool passed(Ticket ticket) const { return done_.load(std::memory_order_acquire) >= ticket; }
   // Runs the task when the stream has passed the ticket: at once on this thread, or later on the stream's.
   void when_passed(Ticket ticket, std::unique_ptr<Task> task) noexcept;
-  // Blocks the caller until everything enqueued before the call is done.
+  // Blocks the caller until everything enqueued before the call has run; a device may still be at it.
   void drain();
+  // Waits for the device, on the stream's own thread: every error of what ran before is with its owner then.
+  void settle();
 
   void profile(bool enable) { profiling_.store(enable, std::memory_order_relaxed); }
   // Times since the last call.
@@ -70,6 +76,8 @@ class Stream {
   void run(Record* record);
 
   ThreadPool pool_;
+  const Synchronize synchronize_;
+  std::vector<std::shared_ptr<ErrorSlot>> unsettled_;  // owners of what ran since the last settle(); touched by the stream's thread only
   lr_queue queue_{};
   mutable std::mutex mutex_;
   std::condition_variable wake_, idle_;

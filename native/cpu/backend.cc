@@ -1,5 +1,6 @@
 /* Which variants this machine can run (cpuid and, for the registers the system saves, XGETBV), and the memory of the host. */
 #include "backend.h"
+#include "../abi/transfer.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +19,8 @@ extern const lr_backend lr_cpu_avx2, lr_cpu_avx512, lr_cpu_avx512bf16;
 }
 
 namespace {
+
+using lr::success;
 
 struct Variant {
   const lr_backend* table;
@@ -65,32 +68,9 @@ const Variants& variants() {
   return v;
 }
 
-lr_error success() {
-  lr_error e = {};
-  e.op = "";
-  return e;
-}
-
-lr_error copy_bytes(const char* op, lr_tensor dst, lr_tensor src) {
-  auto bytes = [](const lr_tensor& t) {
-    size_t n = t.dtype == LR_F32 || t.dtype == LR_I32 ? 4 : t.dtype == LR_U8 ? 1 : 2;
-    for (int i = 0; i < t.rank; i++) n *= (size_t)t.shape[i];
-    return n;
-  };
-  lr_error e = success();
-  if (!dst.data || !src.data) {
-    e.code = LR_INVALID;
-    e.op = op;
-    snprintf(e.text, sizeof(e.text), "dst and src must be given");
-    return e;
-  }
-  if (bytes(dst) != bytes(src)) {
-    e.code = LR_INVALID;
-    e.op = op;
-    snprintf(e.text, sizeof(e.text), "dst has %zu bytes but src has %zu", bytes(dst), bytes(src));
-    return e;
-  }
-  memmove(dst.data, src.data, bytes(src));
+lr_error copy_bytes(const char* op, int32_t slot, const lr_tensor& dst, const lr_tensor& src) {
+  const lr_error e = lr::check_transfer(op, slot, dst, src);
+  if (e.code == LR_OK) memmove(dst.data, src.data, lr::bytes_of(src));
   return e;
 }
 
@@ -120,7 +100,9 @@ const lr_backend* lr_cpu_open(const char* isa, lr_error* error) {
 }
 
 /* Large blocks stand on huge-page boundaries: fewer TLB misses when a GEMM walks a weight. */
-void* lr_cpu_alloc(size_t bytes) {
+void* lr_cpu_alloc(size_t bytes, lr_error* error) {
+  *error = success();
+  error->code = LR_OUT_OF_MEMORY;
   if (bytes > SIZE_MAX - kHugePage) return nullptr;
   size_t alignment = bytes >= kHugePage ? kHugePage : 64;
   void* data = nullptr;
@@ -140,10 +122,10 @@ lr_error lr_cpu_upload(lr_queue*, void* dst, const void* src, size_t bytes) {
 
 lr_error lr_cpu_download(lr_queue* queue, void* dst, const void* src, size_t bytes) { return lr_cpu_upload(queue, dst, src, bytes); }
 
-lr_error lr_cpu_prefetch(lr_queue*, int32_t, lr_tensor dst, lr_tensor src) { return copy_bytes("prefetch", dst, src); }
-lr_error lr_cpu_write_back(lr_queue*, int32_t, lr_tensor dst, lr_tensor src) { return copy_bytes("write_back", dst, src); }
+lr_error lr_cpu_prefetch(lr_queue*, int32_t slot, lr_tensor dst, lr_tensor src) { return copy_bytes("prefetch", slot, dst, src); }
+lr_error lr_cpu_write_back(lr_queue*, int32_t slot, lr_tensor dst, lr_tensor src) { return copy_bytes("write_back", slot, dst, src); }
 
 /* Transfers are done when their entry returns. */
-lr_error lr_cpu_wait(lr_queue*, int32_t) { return success(); }
+lr_error lr_cpu_wait(lr_queue*, int32_t slot) { return lr::check_slot("wait", slot); }
 
 }  // extern "C"

@@ -15,7 +15,7 @@ const char* const* lr_cpu_variants(void);
 const lr_backend* lr_cpu_open(const char* isa, lr_error* error);
 
 /* Entries that all variants share: memory is plain host memory, and copies run in place of the queue. */
-void* lr_cpu_alloc(size_t bytes);
+void* lr_cpu_alloc(size_t bytes, lr_error* error);
 void lr_cpu_release(void* data, size_t bytes);
 lr_error lr_cpu_upload(lr_queue* queue, void* dst, const void* src, size_t bytes);
 lr_error lr_cpu_download(lr_queue* queue, void* dst, const void* src, size_t bytes);

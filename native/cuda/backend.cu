@@ -1,32 +1,94 @@
-// The plugin's door: memory, the stream, the table. Every entry waits for its kernels before it returns (`finish`), so errors name their op.
-// One device a process for now. Entries that are missing here stay NULL, and the addon says UNSUPPORTED with the op's name.
+// The plugin's door: memory, the stream, transfers, errors, the table. Entries only enqueue; `synchronize` and `download` wait.
+// One device a process for now.
+#include <stdlib.h>
+
+#include "../abi/transfer.h"
 #include "device/indices.cuh"
 #include "table.cuh"
 
 namespace lr {
 namespace {
 
-cudaStream_t the_stream;
+cudaStream_t the_stream, the_copy_stream;
 void* the_small_buffer;
-Finding* the_finding;
+cudaEvent_t enqueued;             // what the copy stream must wait for
+cudaEvent_t transferred[LR_SLOTS]; // the last transfer of a slot
+bool in_use[LR_SLOTS];
+bool blocking;
 
-void* alloc(size_t bytes) {
-  void* data = nullptr;
-  if (cudaMalloc(&data, bytes ? bytes : 1) == cudaSuccess) return data;
+// The error, and whether the device fails everything from now on: then it is there again after it was taken.
+lr_error failure(const char* op, cudaError_t status) {
+  lr_error error = success();
+  error.op = op;
+  snprintf(error.text, sizeof error.text, "%s", cudaGetErrorString(status));
   cudaGetLastError();
-  return nullptr;
+  error.code = status == cudaErrorMemoryAllocation ? LR_OUT_OF_MEMORY : LR_DEVICE;
+  if (error.code == LR_DEVICE && cudaStreamSynchronize(the_stream) != cudaSuccess) {
+    error.code = LR_DEVICE_LOST;
+    cudaGetLastError();
+  }
+  return error;
+}
+lr_error outcome(const char* op, cudaError_t status) { return status == cudaSuccess ? success() : failure(op, status); }
+
+void* alloc(size_t bytes, lr_error* error) {
+  void* data = nullptr;
+  *error = outcome("alloc", cudaMalloc(&data, bytes ? bytes : 1));
+  return error->code == LR_OK ? data : nullptr;
+}
+void release(void* data, size_t) {
+  cudaStreamSynchronize(the_copy_stream);
+  cudaStreamSynchronize(the_stream);
+  cudaFree(data);
+}
+void* alloc_host(size_t bytes, lr_error* error) {
+  void* data = nullptr;
+  *error = outcome("allocHost", cudaMallocHost(&data, bytes ? bytes : 1));
+  return error->code == LR_OK ? data : nullptr;
+}
+void release_host(void* data, size_t) {
+  cudaStreamSynchronize(the_copy_stream);
+  cudaStreamSynchronize(the_stream);
+  cudaFreeHost(data);
 }
 
-void release(void* data, size_t) { cudaFree(data); }
-
 lr_error upload(lr_queue*, void* dst, const void* src, size_t bytes) {
-  if (bytes) cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, the_stream);
-  return finish("upload");
+  // From pageable memory: the bytes have left it when the call returns.
+  if (bytes) return outcome("upload", cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, the_stream));
+  return success();
 }
 
 lr_error download(lr_queue*, void* dst, const void* src, size_t bytes) {
-  if (bytes) cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, the_stream);
-  return finish("download");
+  for (int slot = 0; slot < LR_SLOTS; slot++)
+    if (in_use[slot]) cudaStreamWaitEvent(the_stream, transferred[slot]);
+  const cudaError_t status = bytes ? cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, the_stream) : cudaSuccess;
+  return status == cudaSuccess ? wait_for_stream("download") : failure("download", status);
+}
+
+lr_error synchronize(lr_queue*, void (*late)(void* owner, const lr_error* error)) {
+  const lr_error error = report_findings(late);
+  if (error.code != LR_OK) return error;
+  return outcome("synchronize", cudaStreamSynchronize(the_copy_stream));
+}
+
+lr_error transfer(const char* op, int32_t slot, const lr_tensor& dst, const lr_tensor& src) {
+  const lr_error e = check_transfer(op, slot, dst, src);
+  if (e.code != LR_OK) return e;
+  cudaError_t status = transferred[slot] ? cudaSuccess : cudaEventCreate(&transferred[slot]);
+  if (status == cudaSuccess && !enqueued) status = cudaEventCreate(&enqueued);
+  if (status == cudaSuccess) status = cudaEventRecord(enqueued, the_stream);
+  if (status == cudaSuccess) status = cudaStreamWaitEvent(the_copy_stream, enqueued);
+  if (status == cudaSuccess && bytes_of(src)) status = cudaMemcpyAsync(dst.data, src.data, bytes_of(src), cudaMemcpyDefault, the_copy_stream);
+  if (status == cudaSuccess) status = cudaEventRecord(transferred[slot], the_copy_stream);
+  in_use[slot] = in_use[slot] || status == cudaSuccess;
+  return outcome(op, status);
+}
+lr_error prefetch(lr_queue*, int32_t slot, lr_tensor dst, lr_tensor src) { return transfer("prefetch", slot, dst, src); }
+lr_error write_back(lr_queue*, int32_t slot, lr_tensor dst, lr_tensor src) { return transfer("write_back", slot, dst, src); }
+lr_error wait(lr_queue*, int32_t slot) {
+  const lr_error e = check_slot("wait", slot);
+  if (e.code != LR_OK || !in_use[slot]) return e;
+  return outcome("wait", cudaStreamWaitEvent(the_stream, transferred[slot]));
 }
 
 lr_backend make_table() {
@@ -41,8 +103,15 @@ lr_backend make_table() {
   t.bf16 = 1;
   t.alloc = alloc;
   t.release = release;
+  t.alloc_host = alloc_host;
+  t.release_host = release_host;
+  t.separate = 1;
   t.upload = upload;
   t.download = download;
+  t.synchronize = synchronize;
+  t.prefetch = prefetch;
+  t.write_back = write_back;
+  t.wait = wait;
   t.fill = fill;
   t.copy = copy;
   t.axpy = axpy;
@@ -65,6 +134,8 @@ lr_backend make_table() {
   t.attention = attention;
   t.attention_grad = attention_grad;
   t.kv_append = kv_append;
+  t.token_logprob = token_logprob;
+  t.token_logprob_grad = token_logprob_grad;
   t.quantize_4bit = quantize_4bit;
   t.dequantize_4bit = dequantize_4bit;
   t.quantize_8bit = quantize_8bit;
@@ -80,20 +151,62 @@ lr_backend make_table() {
 
 cudaStream_t stream() { return the_stream; }
 void* small_buffer() { return the_small_buffer; }
-Finding* finding() { return the_finding; }
 
+lr_error wait_for_stream(const char* op) {
+  const cudaError_t status = cudaGetLastError();
+  return outcome(op, status == cudaSuccess ? cudaStreamSynchronize(the_stream) : status);
+}
+lr_error finish(const char* op) { return blocking ? wait_for_stream(op) : outcome(op, cudaGetLastError()); }
+
+namespace {
+
+// Why the device cannot be used, and what to do, on two lines.
+void explain(lr_error* error, cudaError_t status, int32_t device) {
+  int driver = 0, runtime = 0, devices = 0;
+  cudaDriverGetVersion(&driver);
+  cudaRuntimeGetVersion(&runtime);
+  cudaGetDeviceCount(&devices);
+  cudaGetLastError();
+  error->code = LR_DEVICE;
+  error->op = "openDevice";
+  const auto say = [&](const char* format, auto... arguments) { snprintf(error->text, sizeof error->text, format, arguments...); };
+  const int needed = runtime / 1000, has = driver / 1000;
+  if (status == cudaErrorInsufficientDriver && driver == 0)
+    say("no NVIDIA driver is installed\nInstall one for CUDA %d or later, or compute on device cpu.", needed);
+  else if (status == cudaErrorInsufficientDriver)
+    say("the NVIDIA driver is for CUDA %d.%d, too old for CUDA %d\nUpdate the driver, or compute on device cpu.", has, driver % 1000 / 10, needed);
+  else if (status == cudaErrorNoDevice)
+    say("the NVIDIA driver finds no GPU\nSee what nvidia-smi lists, and that CUDA_VISIBLE_DEVICES does not hide it.");
+  else if (status == cudaErrorInvalidDevice)
+    say("there is no GPU number %d: the driver lists %d\nChoose cuda:0, and the GPU by CUDA_VISIBLE_DEVICES.", (int)device, devices);
+  else if (status == cudaErrorNoKernelImageForDevice)
+    say("the GPU is older than compute capability 8.0\nUse a GPU of the Ampere generation or later, or compute on device cpu.");
+  else if (status == cudaErrorMemoryAllocation)
+    say("the GPU has no memory left for lowrank to begin\nSee with nvidia-smi which processes use it.");
+  else
+    say("the GPU cannot be used: %s (CUDA error %d)\nSee what nvidia-smi says, or compute on device cpu.", cudaGetErrorString(status), (int)status);
+}
+
+}  // namespace
 }  // namespace lr
 
 extern "C" __attribute__((visibility("default"))) const lr_backend* lr_backend_open(int32_t device, lr_error* error) {
-  static const lr_backend table = lr::make_table();
-  *error = lr::success();
+  using namespace lr;
+  static const lr_backend table = make_table();
+  *error = success();
+  const char* asked = getenv("CUDA_LAUNCH_BLOCKING");
+  blocking = asked && atoi(asked) != 0;
   cudaError_t status = cudaSetDevice(device);
-  if (status == cudaSuccess && !lr::the_stream) status = cudaStreamCreate(&lr::the_stream);
-  if (status == cudaSuccess && !lr::the_small_buffer) status = cudaMalloc(&lr::the_small_buffer, lr::kSmallBuffer);
-  if (status == cudaSuccess && !lr::the_finding) status = cudaMalloc((void**)&lr::the_finding, sizeof(lr::Finding));
+#if defined(__CUDACC__)
+  int capability = 0;
+  if (status == cudaSuccess) status = cudaDeviceGetAttribute(&capability, cudaDevAttrComputeCapabilityMajor, device);
+  if (status == cudaSuccess && capability < 8) status = cudaErrorNoKernelImageForDevice;
+#endif
+  if (status == cudaSuccess && !the_stream) status = cudaStreamCreate(&the_stream);
+  if (status == cudaSuccess && !the_copy_stream) status = cudaStreamCreate(&the_copy_stream);
+  if (status == cudaSuccess && !the_small_buffer) status = cudaMalloc(&the_small_buffer, kSmallBuffer);
+  if (status == cudaSuccess) status = make_findings();
   if (status == cudaSuccess) return &table;
-  error->code = LR_DEVICE;
-  error->op = "openDevice";
-  snprintf(error->text, sizeof error->text, "%s", cudaGetErrorString(status));
+  explain(error, status, device);
   return nullptr;
 }

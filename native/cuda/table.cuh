@@ -35,6 +35,8 @@ lr_error linear_dw(lr_queue*, lr_tensor dweight, lr_tensor dbias, lr_tensor dy, 
 lr_error attention(lr_queue*, const lr_attention_args* args);
 lr_error attention_grad(lr_queue*, const lr_attention_args* args);
 lr_error kv_append(lr_queue*, lr_tensor k_pool, lr_tensor v_pool, lr_tensor k, lr_tensor v, lr_tensor cu_q, lr_tensor kv_len, lr_tensor block_table);
+lr_error token_logprob(lr_queue*, const lr_head_args* args);
+lr_error token_logprob_grad(lr_queue*, const lr_head_args* args);
 lr_error quantize_4bit(lr_queue*, lr_tensor codes, lr_tensor absmax, lr_tensor non_finite, lr_tensor x, int32_t code4, int32_t blocksize);
 lr_error dequantize_4bit(lr_queue*, lr_tensor y, const lr_weight* weight);
 lr_error quantize_8bit(lr_queue*, lr_tensor codes, lr_tensor absmax, lr_tensor x, lr_tensor map, int32_t blocksize);

@@ -17,11 +17,39 @@ using emu::machine;
 thread_local cudaError_t last_error = cudaSuccess;
 thread_local std::string last_text;
 
+// Streams may be used by several threads. Held while their work runs: one stream may wait for another's.
+std::recursive_mutex streams_mutex;
+using Held = std::lock_guard<std::recursive_mutex>;
+
 cudaError_t failed(cudaError_t error, const std::string& text) {
   last_error = error;
   last_text = text;
   return error;
 }
+
+// What LOWRANK_EMU_FAIL asks of this call: cudaSuccess, or the planted error.
+cudaError_t planted(const char* call) {
+  static std::mutex mutex;
+  static std::string seen;
+  static long left = 0;
+  static int code = 0;
+  static bool sticky = false;
+  std::lock_guard<std::mutex> lock(mutex);
+  const char* text = std::getenv("LOWRANK_EMU_FAIL");
+  if (!text) text = "";
+  if (seen != text) {
+    seen = text;
+    char kind[8] = "";
+    left = code = 0;
+    std::sscanf(text, "%ld:%d:%7s", &left, &code, kind);
+    sticky = !std::strcmp(kind, "sticky");
+  }
+  if (left <= 0 || (left > 1 && --left > 0)) return cudaSuccess;
+  if (!sticky) left = 0;
+  return failed(static_cast<cudaError_t>(code), "planted error " + std::to_string(code) + " in " + call);
+}
+#define LR_EMU_CALL() \
+  if (const cudaError_t error = planted(__func__)) return error
 
 }  // namespace
 
@@ -35,6 +63,7 @@ struct CUstream_st {
   size_t done = 0, added = 0;
   // Runs tasks until `position` of them are done; the first failure ends the stream's work, as a sticky error does.
   cudaError_t run(size_t position) {
+    Held held(streams_mutex);
     while (done < position && !tasks.empty()) {
       const auto task = std::move(tasks.front());
       tasks.pop_front();
@@ -48,6 +77,7 @@ struct CUstream_st {
     return cudaSuccess;
   }
   cudaError_t add(std::function<cudaError_t()> task) {
+    Held held(streams_mutex);
     tasks.push_back(std::move(task));
     added++;
     return cudaSuccess;
@@ -56,6 +86,7 @@ struct CUstream_st {
 
 // LOWRANK_EMU_ORDER=forward|reversed|shuffled[:seed[:resident blocks]] says in which order threads and blocks run.
 cudaError_t cudaSetDevice(int device) {
+  LR_EMU_CALL();
   if (device != 0) return failed(cudaErrorInvalidValue, "there is one emulated device, number 0");
   const char* text = std::getenv("LOWRANK_EMU_ORDER");
   if (!text || !*text) return cudaSuccess;
@@ -67,20 +98,24 @@ cudaError_t cudaSetDevice(int device) {
 }
 
 cudaError_t cudaMalloc(void** data, size_t bytes) {
+  LR_EMU_CALL();
   std::lock_guard<std::mutex> lock(machine_mutex);
   *data = emu::allocate(bytes);
   return *data ? cudaSuccess : failed(cudaErrorMemoryAllocation, "out of memory");
 }
 
 cudaError_t cudaFree(void* data) {
+  LR_EMU_CALL();
   std::lock_guard<std::mutex> lock(machine_mutex);
   return !data || emu::release(data) ? cudaSuccess : failed(cudaErrorInvalidValue, "cudaFree of what is no device memory");
 }
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+  LR_EMU_CALL();
   if (bytes == 0) return cudaSuccess;
   {
     std::lock_guard<std::mutex> lock(machine_mutex);
+    // cudaMallocHost gives buffers too.
     if ((kind != cudaMemcpyDeviceToHost && !emu::in_buffer(to, bytes)) || (kind != cudaMemcpyHostToDevice && !emu::in_buffer(from, bytes)))
       return failed(cudaErrorInvalidValue, "a copy leaves its buffer");
   }
@@ -90,22 +125,52 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   return stream->add([=, held = std::vector<unsigned char>(first, first + bytes)] { return std::memcpy(to, held.data(), bytes), cudaSuccess; });
 }
 
-cudaError_t cudaStreamCreate(cudaStream_t* stream) { return *stream = new CUstream_st, cudaSuccess; }
+cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
+  LR_EMU_CALL();
+  {
+    std::lock_guard<std::mutex> lock(machine_mutex);
+    if (!emu::in_buffer(to, bytes)) return failed(cudaErrorInvalidValue, "a memset leaves its buffer");
+  }
+  return stream->add([=] { return std::memset(to, value, bytes), cudaSuccess; });
+}
+cudaError_t cudaMallocHost(void** data, size_t bytes) { return cudaMalloc(data, bytes); }
+cudaError_t cudaFreeHost(void* data) { return cudaFree(data); }
+cudaError_t cudaDriverGetVersion(int* version) { return *version = 0, cudaSuccess; }
+cudaError_t cudaRuntimeGetVersion(int* version) { return *version = 13000, cudaSuccess; }
+cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
+
+cudaError_t cudaStreamCreate(cudaStream_t* stream) {
+  LR_EMU_CALL();
+  return *stream = new CUstream_st, cudaSuccess;
+}
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   const cudaError_t error = cudaStreamSynchronize(stream);
   delete stream;
   return error;
 }
-cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return stream->run(stream->added); }
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  LR_EMU_CALL();
+  Held held(streams_mutex);
+  return stream->run(stream->added);
+}
 
-cudaError_t cudaEventCreate(cudaEvent_t* event) { return *event = new CUevent_st, cudaSuccess; }
+cudaError_t cudaEventCreate(cudaEvent_t* event) {
+  LR_EMU_CALL();
+  return *event = new CUevent_st, cudaSuccess;
+}
 cudaError_t cudaEventDestroy(cudaEvent_t event) { return delete event, cudaSuccess; }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  LR_EMU_CALL();
+  Held held(streams_mutex);
   *event = {stream, stream->added};
   return cudaSuccess;
 }
-cudaError_t cudaEventSynchronize(cudaEvent_t event) { return event->stream ? event->stream->run(event->position) : cudaSuccess; }
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  LR_EMU_CALL();
+  return event->stream ? event->stream->run(event->position) : cudaSuccess;
+}
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  LR_EMU_CALL();
   return stream->add([recorded = *event] { return recorded.stream ? recorded.stream->run(recorded.position) : cudaSuccess; });
 }
 
@@ -126,6 +191,7 @@ bool set_order(const char* kind, uint64_t seed, int resident) {
 }
 
 cudaError_t enqueue(cudaStream_t stream, Launch launch) {
+  if (const cudaError_t error = planted(launch.kernel)) return error;
   const auto limit = [&](const char* what, uint64_t value, uint64_t most) {
     return failed(cudaErrorInvalidConfiguration, std::string(launch.kernel) + ": " + what + " is " + std::to_string(value) + ", which must be 1 to " + std::to_string(most));
   };

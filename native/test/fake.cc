@@ -16,7 +16,8 @@ namespace {
 
 std::atomic<int> granted{-1};  // negative: any number
 
-void* alloc(size_t size) {
+void* alloc(size_t size, lr_error* error) {
+  *error = lr_error{LR_OUT_OF_MEMORY, "", {}};
   void* data = size > (size_t{1} << 40) ? nullptr : std::malloc(size);
   if (data) blocks++, bytes += static_cast<int64_t>(size);
   return data;

@@ -30,7 +30,7 @@ class MemoryTest : public testing::Test {
   static constexpr size_t kLimit = 64 << 20;
   const int64_t blocks_before = blocks, bytes_before = bytes;
   Stream stream{2};
-  Memory memory{fake_backend, stream, kLimit};
+  Memory memory{fake_backend.alloc, fake_backend.release, stream, kLimit};
 };
 
 TEST_F(MemoryTest, CountsWhatIsAskedFor) {
@@ -155,7 +155,7 @@ TEST_F(MemoryTest, IsSharedByThreads) {
 
 TEST(Storage, KnowsWhetherItIsBeingFilled) {
   Stream stream(1);
-  Memory memory(fake_backend, stream, SIZE_MAX);
+  Memory memory(fake_backend.alloc, fake_backend.release, stream, SIZE_MAX);
   Storage* storage = memory.allocate(10);
   EXPECT_FALSE(storage->filling());
   storage->begin_filling();

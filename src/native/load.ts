@@ -6,12 +6,12 @@ import { LowrankError } from "../errors.js";
 import type { Addon } from "./surface.js";
 
 /** The ABI number of native/abi/backend.h that this library was written for. */
-const ABI = 2;
+const ABI = 3;
 
 const require = createRequire(import.meta.url);
 
 /** The folder of the package: as far from dist/native as from src/native. */
-const ROOT = fileURLToPath(new URL("../..", import.meta.url));
+export const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 
 function failure(message: string, hint: string, details: Record<string, unknown>, cause?: unknown): LowrankError {
   return new LowrankError("NATIVE", message, {
@@ -87,26 +87,13 @@ export function loadAddonFrom(root: string): Addon {
   return addon;
 }
 
+/** Where the addon of this package lies. Throws as {@link loadAddonFrom}. */
+export const addonPath = (): string => findAddon(ROOT);
+
 let loaded: Addon | undefined;
 
 /** The native addon of this package, loaded once. Throws as {@link loadAddonFrom}. */
 export function loadAddon(): Addon {
   loaded ??= loadAddonFrom(ROOT);
   return loaded;
-}
-
-/**
- * Path of the library that brings the device `name`, or undefined when this installation has none. The emulated device exists where the
- * package was built from its sources: it is for tests, and in no package.
- */
-export function pluginOf(name: string): string | undefined {
-  if (name !== "emu") return undefined;
-  const path = join(ROOT, "build/emu/lowrank_emu.so");
-  return existsSync(path) ? path : undefined;
-}
-
-/** The number of the device `name`, opened by the addon itself or by the plugin that brings it. */
-export function openDevice(addon: Addon, name: string): number {
-  const plugin = pluginOf(name);
-  return plugin === undefined ? addon.openDevice(name) : addon.openPlugin(name, plugin);
 }

@@ -14,7 +14,7 @@ export const NATIVE_DTYPES = ["float32", "bfloat16", "float16", "int32", "uint8"
 
 /** What native code throws: code is one of `lr_code`. */
 export interface NativeError extends Error {
-  code: "INVALID" | "OUT_OF_MEMORY" | "UNSUPPORTED" | "DEVICE" | "DISPOSED";
+  code: "INVALID" | "OUT_OF_MEMORY" | "UNSUPPORTED" | "DEVICE" | "DEVICE_LOST" | "DISPOSED";
   op: string;
   /** OUT_OF_MEMORY only: bytes. */
   needed?: number;
@@ -39,6 +39,7 @@ export interface DeviceInfo {
 
 /** One function an entry of `lr_backend`; `d` is the device number. Optional tensors take 0. */
 export interface Kernels {
+  /** Copies a whole tensor behind what is enqueued, beside what comes after; both must live and rest until `wait(d, slot)`. Slots 0 to 15. */
   prefetch(d: number, slot: number, dst: TensorHandle, src: TensorHandle): void;
   writeBack(d: number, slot: number, dst: TensorHandle, src: TensorHandle): void;
   wait(d: number, slot: number): void;
@@ -184,6 +185,8 @@ export interface Addon {
 
   /** Uninitialised memory. Throws OUT_OF_MEMORY. `dtype` indexes {@link NATIVE_DTYPES}; shape has 0 to 4 sizes. */
   alloc(d: number, dtype: number, shape: readonly number[]): TensorHandle;
+  /** The same in memory of the host that the device copies from and to in the background: for {@link Kernels.prefetch} and `writeBack`. */
+  allocHost(d: number, dtype: number, shape: readonly number[]): TensorHandle;
   /** A tensor that shares the storage of `t`, from `byteOffset` of it. */
   view(t: TensorHandle, byteOffset: number, dtype: number, shape: readonly number[]): TensorHandle;
   /** Drops the handle; the memory is free once its last enqueued use is done (program order). Throws DISPOSED on a stale handle. */

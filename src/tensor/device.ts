@@ -1,5 +1,6 @@
 import { LowrankError } from "../errors.js";
-import { loadAddon, openDevice, pluginOf } from "../native/load.js";
+import { loadAddon } from "../native/load.js";
+import { isPluginDevice, openDevice } from "../native/plugin.js";
 import type { Addon, DeviceInfo, Kernels, MemoryStats } from "../native/surface.js";
 import { native, nativeAsync } from "./native-errors.js";
 
@@ -41,7 +42,7 @@ function opened(name: string, addon: Addon): number {
   try {
     return native(() => openDevice(addon, name));
   } catch (cause) {
-    if (!(cause instanceof LowrankError) || cause.code === "OUT_OF_MEMORY" || cause.code === "NATIVE") throw cause;
+    if (!(cause instanceof LowrankError) || ["OUT_OF_MEMORY", "NATIVE", "DEVICE_NOT_FOUND"].includes(cause.code)) throw cause;
     throw new LowrankError("DEVICE_NOT_FOUND", cause.message, { hint: "Choose another device, or unset LOWRANK_ISA.", cause });
   }
 }
@@ -55,9 +56,8 @@ const devices = new Map<string, Device>();
 export function getDevice(name = "cpu"): Device {
   const known = devices.get(name);
   if (known) return known;
-  if (name !== "cpu" && pluginOf(name) === undefined) {
-    throw new LowrankError("DEVICE_NOT_FOUND", `There is no device '${name}'`, { hint: "This version computes on 'cpu' only." });
-  }
+  if (name !== "cpu" && !isPluginDevice(name))
+    throw new LowrankError("DEVICE_NOT_FOUND", `There is no device '${name}'`, { hint: "Devices are 'cpu' and 'cuda:0'." });
   const device = new Device(name, loadAddon());
   devices.set(name, device);
   return device;

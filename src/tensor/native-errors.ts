@@ -6,6 +6,7 @@ const CODES: Record<NativeError["code"], ErrorCode> = {
   OUT_OF_MEMORY: "OUT_OF_MEMORY",
   UNSUPPORTED: "UNSUPPORTED",
   DEVICE: "NATIVE",
+  DEVICE_LOST: "DEVICE_LOST",
   DISPOSED: "DISPOSED",
 };
 
@@ -21,7 +22,9 @@ export function fromNative(error: unknown): unknown {
       ? "Use a smaller batch or sequence, gradient checkpointing, or a 4-bit base."
       : code === "DISPOSED"
         ? "A tensor is used after dispose(), or outside the scope that freed it: return it from the scope or retain() it."
-        : undefined;
+        : code === "DEVICE_LOST"
+          ? "Start a new process; training goes on from its last checkpoint with --resume."
+          : undefined;
   return new LowrankError(code, native.message, { ...(hint ? { hint } : {}), details, cause: error });
 }
 

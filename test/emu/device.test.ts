@@ -5,7 +5,7 @@ import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
-import { pluginOf } from "../../src/native/load.js";
+import { pluginOf } from "../../src/native/plugin.js";
 import { getDevice } from "../../src/tensor/device.js";
 import { Tensor } from "../../src/tensor/tensor.js";
 import { Raw, sameBits } from "../native/raw.js";
@@ -47,11 +47,6 @@ describe("the device emu", () => {
     const t = Tensor.from([1, 2, 3], [3], { device });
     expect([...(await t.readFloat32())]).toEqual([1, 2, 3]);
     t.dispose();
-  });
-
-  it("names the op that it lacks", () => {
-    const raw = new Raw("emu");
-    expect(() => raw.kernels.tokenLogprob(raw.d, new Float64Array(1))).toThrow('the kernels "emu" of device emu lack this op');
   });
 
   /** What opening a plugin says in a process of its own: a device once opened stays. */

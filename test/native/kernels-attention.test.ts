@@ -115,12 +115,12 @@ describe("attention", () => {
   it("gives the same bits with 1, 2 and 4 threads", async () => {
     const best = isas.at(-1) as string;
     const c: AttentionCase = { ...base, name: "", heads: 9, kvHeads: 3, d: 64, scale: 0.125, lengths: self(100, 37) };
-    const devices = [new Raw(`cpu:${best}`, 1), new Raw("cpu", 2), new Raw("cpu:", 4)];
-    const [one, ...others] = await Promise.all(devices.map((raw) => run(raw, c, 3)));
+    const raws = [new Raw(`cpu:${best}`, 1), new Raw("cpu", 2), new Raw("cpu:", 4)];
+    const [one, ...others] = await Promise.all(raws.map((raw) => run(raw, c, 3)));
     for (const other of others) {
       for (const name of ["out", "lse", "dq", "dk", "dv"] as const) expect(sameBits(other[name], one?.[name])).toBe(true);
     }
-    for (const raw of devices) raw.dispose();
+    for (const raw of raws) raw.dispose();
   });
 
   it("refuses what does not fit, in one sentence", async () => {

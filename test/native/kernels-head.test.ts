@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { type HeadOptions, tokenLogprob } from "../reference/head.js";
 import { matrix } from "../reference/linear.js";
 import { gaussian, gradientError, relativeError, uniform, weighted } from "../reference/numeric.js";
-import { addon, isas, Raw, refusal, withRaw } from "./raw.js";
+import { addon, devices, isas, Raw, refusal, withRaw } from "./raw.js";
 import { randomWeight, type WeightKind, weightKinds } from "./weights.js";
 
 const plain: HeadOptions = { softcap: 0, logitScale: 1, smoothing: 0, zLoss: 0 };
@@ -85,9 +85,7 @@ async function check(device: string, c: HeadCase): Promise<void> {
   });
 }
 
-describe.each(isas)("the head on %s", (isa) => {
-  const device = `cpu:${isa}`;
-
+describe.each(devices)("the head on %s", (device) => {
   it.each(variants)("equals float64, and its gradients differences: %s", async (_, options) => {
     for (const [t, k, v] of [
       [1, 3, 5],
@@ -124,9 +122,9 @@ describe("the head", () => {
   });
 
   it("gives the same bits with 1, 2 and 4 threads", async () => {
-    const devices = [new Raw(`cpu:${isas.at(-1)}`, 1), new Raw("cpu", 2), new Raw("cpu:", 4)];
+    const raws = [new Raw(`cpu:${isas.at(-1)}`, 1), new Raw("cpu", 2), new Raw("cpu:", 4)];
     const results = await Promise.all(
-      devices.map(async (raw) => {
+      raws.map(async (raw) => {
         const { out, w } = run(raw, { kind: "4bit", t: 90, k: 200, v: 700, options: variants[4]?.[1] as HeadOptions });
         const result = await Promise.all([out.value, out.entropy, out.dxUnit, out.dx, out.dweight].map((h) => raw.f32(h)));
         addon.freeWeight(w.handle);

@@ -1,4 +1,5 @@
-import { loadAddon, openDevice } from "../../src/native/load.js";
+import { loadAddon } from "../../src/native/load.js";
+import { openDevice } from "../../src/native/plugin.js";
 import { NATIVE_DTYPES, type TensorHandle } from "../../src/native/surface.js";
 
 export const addon = loadAddon();

@@ -1,5 +1,5 @@
 // Index tensors live in device memory, so a kernel checks them before anything is written: it leaves a finding, the entry's other kernels read
-// it and do nothing, and the host turns it into the sentence that the CPU says.
+// it and do nothing. The host reads findings when it waits anyway, and turns them into the sentences that the CPU says.
 #ifndef LOWRANK_CUDA_DEVICE_INDICES_CUH
 #define LOWRANK_CUDA_DEVICE_INDICES_CUH
 #include "../../abi/attention.h"
@@ -13,10 +13,14 @@ struct Finding {
   int64_t rule, at[4]; // `at`: the numbers of its sentence, in order
 };
 
-// Where the entry in progress leaves its finding, in device memory; backend.cu makes it.
-Finding* finding();
-// Ends an entry whose indices were checked: as `finish`, and says what was found.
-lr_error finish_checked(const char* op);
+// Device memory for findings; once, when the device is opened.
+cudaError_t make_findings();
+// A place in device memory for what the entry in progress finds. `owner`: queue->owner.
+Finding* next_finding(lr_queue* queue, const char* op);
+// Waits for the finding that was asked for last; an error, where there is one, in the words of the CPU.
+lr_error read_finding(Finding* found);
+// Waits for all of them, and tells their owners of errors.
+lr_error report_findings(void (*late)(void* owner, const lr_error* error));
 
 // The lowest i in [0, n) for which wrong(i), else n. For all threads of a block; `lowest` is shared memory.
 template <class Wrong> __device__ __forceinline__ int64_t first_where(int64_t n, unsigned long long* lowest, Wrong wrong) {
@@ -64,7 +68,7 @@ template <class Begin> __device__ __forceinline__ int64_t last_from(int64_t n, i
 
 Sequences sequences_of(const lr_tensor& cu_q, const lr_tensor& cu_k, const lr_tensor& kv_len, const lr_tensor& block_table);
 // Leaves a finding about them, kFine when there is none. `tokens`: rows of queries; `rows`: of keys, or blocks of the pool.
-void enqueue_check(const Sequences& sequences, int64_t tokens, int64_t rows);
+void enqueue_check(Finding* found, const Sequences& sequences, int64_t tokens, int64_t rows);
 
 }  // namespace lr
 #endif

@@ -50,18 +50,11 @@ inline unsigned blocks_for(int64_t n, int64_t each) {
 #define LR_FOR_EACH(i, n) \
   for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, i##_step = (int64_t)gridDim.x * blockDim.x; i < (n); i += i##_step)
 
-// Ends an entry: waits for its kernels and says what went wrong in them.
-inline lr_error finish(const char* op) {
-  cudaError_t status = cudaGetLastError();
-  if (status == cudaSuccess) status = cudaStreamSynchronize(stream());
-  if (status == cudaSuccess) return success();
-  lr_error error = {};
-  error.code = LR_DEVICE;
-  error.op = op;
-  snprintf(error.text, sizeof error.text, "%s", cudaGetErrorString(status));
-  cudaGetLastError();
-  return error;
-}
+// Ends an entry, which does not wait for its kernels: a launch that was refused is its error, what goes wrong in a kernel is found by `synchronize`.
+// With CUDA_LAUNCH_BLOCKING=1 it waits, so that a failure names its op.
+lr_error finish(const char* op);
+// Waits for what was enqueued, where the host needs the bytes that it copied.
+lr_error wait_for_stream(const char* op);
 
 }  // namespace lr
 #endif

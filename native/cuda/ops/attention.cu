@@ -125,7 +125,7 @@ AttentionView view_of(const lr_attention_args& a) {
           (const float*)a.k.data,
           (const float*)a.v.data,
           sequences_of(a.cu_q, a.cu_k, a.kv_len, a.block_table),
-          finding(),
+          nullptr,
           tokens,
           (int)heads,
           (int)kv_heads,
@@ -142,7 +142,7 @@ lr_error attention(lr_queue* queue, const lr_attention_args* args) {
   Check check("attention");
   check_attention(check, *args);
   if (check.failed) return check.error;
-  const AttentionView a = view_of(*args);
+  AttentionView a = view_of(*args);
   if (a.kv_heads > 65535) return invalid("attention", "%d kv heads are more than the 65535 that this device takes", a.kv_heads);
   const int64_t vectors = a.tokens * a.heads;
   const bool few = (int64_t)args->max_q * a.group <= 16;
@@ -157,7 +157,9 @@ lr_error attention(lr_queue* queue, const lr_attention_args* args) {
   }
   parts.out = (float*)queue->scratch;
   parts.stats = parts.out + (parts.count > 1 ? parts.count * vectors * a.d : 0);
-  enqueue_check(a.sequences, a.tokens, args->k.shape[0]);
+  Finding* const found = next_finding(queue, check.op);
+  a.found = found;
+  enqueue_check(found, a.sequences, a.tokens, args->k.shape[0]);
   const auto run = [&](auto rows, auto keys, auto slices) {
     constexpr int kRows = decltype(rows)::value, kKeys = decltype(keys)::value, kSlices = decltype(slices)::value;
     const int64_t slots = tile_slots(a.tokens, a.sequences.count, a.group, kRows);
@@ -171,8 +173,8 @@ lr_error attention(lr_queue* queue, const lr_attention_args* args) {
     else run(Constant<kTile>(), Constant<kTile>(), slices);
   });
   if (parts.count > 1 && vectors > 0)
-    LR_LAUNCH(join_parts_kernel, blocks_for(vectors, 1), 64, 0, (float*)args->out.data, (float*)args->lse.data, parts, finding(), vectors, (int64_t)a.d);
-  return finish_checked("attention");
+    LR_LAUNCH(join_parts_kernel, blocks_for(vectors, 1), 64, 0, (float*)args->out.data, (float*)args->lse.data, parts, found, vectors, (int64_t)a.d);
+  return finish(check.op);
 }
 
 }  // namespace lr

@@ -171,8 +171,10 @@ lr_error attention_grad(lr_queue* queue, const lr_attention_args* args) {
   }
   a.vectors = a.vectors && aligned16(args->dout.data);
   const Gradient g = {(const float*)args->out.data, (const float*)args->dout.data, (const float*)args->lse.data, (float*)queue->scratch};
-  enqueue_check(a.sequences, a.tokens, keys);
-  if (rows > 0) LR_LAUNCH(attention_delta_kernel, blocks_for(rows, kThreads / kWarpSize), kThreads, 0, g, finding(), rows, (int64_t)a.d);
+  Finding* const found = next_finding(queue, check.op);
+  a.found = found;
+  enqueue_check(found, a.sequences, a.tokens, keys);
+  if (rows > 0) LR_LAUNCH(attention_delta_kernel, blocks_for(rows, kThreads / kWarpSize), kThreads, 0, g, found, rows, (int64_t)a.d);
   with_slices(a.d, [&](auto slices) {
     constexpr int kSlices = decltype(slices)::value, kTile = kSlices <= 2 ? 32 : 16;
     constexpr size_t kRow = (64 * kSlices + 4) * sizeof(float), kScores = kTile * (kTile + 1) * sizeof(float);
@@ -183,7 +185,7 @@ lr_error attention_grad(lr_queue* queue, const lr_attention_args* args) {
       LR_LAUNCH((attention_dkv_kernel<kTile, kSlices>), by_keys, kThreads, (kOneBuffer<kTile, kSlices> ? 3 : 4) * kTile * kRow + 2 * kScores, a, g,
                 (float*)args->dk.data, (float*)args->dv.data);
   });
-  return finish_checked("attention_grad");
+  return finish(check.op);
 }
 
 }  // namespace lr

@@ -25,7 +25,7 @@ struct AttentionView {
   bool vectors; // every head begins at a multiple of 16 bytes
 };
 
-// Of checked arguments.
+// Of checked arguments; `found` is left to the entry.
 AttentionView view_of(const lr_attention_args& args);
 
 // Slots of the grid for the tiles of cumulative counts `cu`, `per` rows each element: sequence s owns the slots from cu[s] * per / rows + s on,

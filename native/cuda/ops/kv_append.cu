@@ -18,17 +18,18 @@ __global__ void kv_append_kernel(float* k_pool, float* v_pool, const float* k, c
 
 }  // namespace
 
-lr_error kv_append(lr_queue*, lr_tensor k_pool, lr_tensor v_pool, lr_tensor k, lr_tensor v, lr_tensor cu_q, lr_tensor kv_len, lr_tensor block_table) {
+lr_error kv_append(lr_queue* queue, lr_tensor k_pool, lr_tensor v_pool, lr_tensor k, lr_tensor v, lr_tensor cu_q, lr_tensor kv_len, lr_tensor block_table) {
   Check check("kv_append");
   check_kv_append(check, k_pool, v_pool, k, v, cu_q, kv_len, block_table);
   if (check.failed) return check.error;
   const int64_t tokens = k.shape[0], width = k.shape[1] * k.shape[2];
   const Sequences sequences = sequences_of(cu_q, {}, kv_len, block_table);
-  enqueue_check(sequences, tokens, k_pool.shape[0]);
+  Finding* const found = next_finding(queue, check.op);
+  enqueue_check(found, sequences, tokens, k_pool.shape[0]);
   if (tokens * width > 0)
     LR_LAUNCH(kv_append_kernel, blocks_for(tokens * width, kThreads), kThreads, 0, (float*)k_pool.data, (float*)v_pool.data, (const float*)k.data,
-              (const float*)v.data, finding(), sequences, tokens, width);
-  return finish_checked("kv_append");
+              (const float*)v.data, found, sequences, tokens, width);
+  return finish(check.op);
 }
 
 }  // namespace lr

@@ -131,7 +131,7 @@ Arena check_arena(const char* op, const lr_tensor& param, const lr_tensor& grad,
   arena.count = elements(segments) / (int64_t)sizeof(lr_optim_segment);
   std::vector<lr_optim_segment> s((size_t)arena.count);
   if (arena.count) cudaMemcpyAsync(s.data(), segments.data, s.size() * sizeof(lr_optim_segment), cudaMemcpyDeviceToHost, stream());
-  arena.error = finish(op);
+  arena.error = wait_for_stream(op);
   if (arena.error.code != LR_OK) return arena;
   for (size_t i = 0; i < s.size() && !check.failed; i++) {
     check.require(s[i].begin >= 0 && s[i].begin <= s[i].end && s[i].end <= n && s[i].begin % 256 == 0,

@@ -42,7 +42,7 @@ template <class T> struct Buffer {
 
 // What the launches so far broke, or "".
 inline std::string outcome() {
-  const lr_error error = finish("case");
+  const lr_error error = wait_for_stream("case");
   return error.code == LR_OK ? "" : error.text;
 }
 

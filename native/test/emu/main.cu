@@ -17,6 +17,13 @@ cudaStream_t stream() {
   }();
   return one;
 }
+lr_error wait_for_stream(const char* op) {
+  cudaError_t status = cudaGetLastError();
+  if (status == cudaSuccess) status = cudaStreamSynchronize(stream());
+  const lr_error error = status == cudaSuccess ? success() : invalid(op, "%s", cudaGetErrorString(status));
+  cudaGetLastError();
+  return error;
+}
 }  // namespace lr
 
 int main(int count, char** words) {

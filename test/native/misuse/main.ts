@@ -24,7 +24,7 @@ const { values: options } = parseArgs({
 });
 const CODES = ["INVALID", "OUT_OF_MEMORY", "UNSUPPORTED", "DEVICE", "DISPOSED"];
 const WAIT_EVERY = 30;
-const MAKES_HANDLES = /^(alloc|view|weight.*)$/;
+const MAKES_HANDLES = /^(alloc|allocHost|view|weight.*)$/;
 
 const addon = loadAddon();
 const d = addon.openDevice(options.device);
@@ -154,7 +154,7 @@ function call(target: Export): void {
         },
       ),
     );
-  else if (typeof result === "number" && (target.name === "alloc" || target.name === "view"))
+  else if (typeof result === "number" && (target.name === "alloc" || target.name === "allocHost" || target.name === "view"))
     w.keep({ handle: result, dtype: 0, bytes: 0 });
   else if (typeof result === "number" && MAKES_HANDLES.test(target.name)) w.weights.push(result);
   // While what was enqueued runs: its arguments change, its tensors go.

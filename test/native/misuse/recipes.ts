@@ -268,6 +268,7 @@ export const OTHERS: Record<string, (w: World) => unknown[]> = {
   trim: (w) => [w.d],
   availableIsas: () => [],
   alloc: (w) => [w.d, w.below(5), [w.size(), w.size()]],
+  allocHost: (w) => [w.d, w.below(5), [w.size(), w.size()]],
   view: (w) => [w.f32(9, 9), w.of([0, 1, 2, 4, 36, 324, 325, 2 ** 52]), w.below(5), [w.size(), w.below(10)]],
   free: (w) => [w.f32(w.size())],
   upload: (w) => both(w, (n) => [w.f32(n), new Float32Array(n)]),

@@ -1,4 +1,6 @@
-// The index tensors of packed sequences and of the paged cache: their check on the device, and the sentences of all findings.
+// Findings about index tensors: where they wait until the host reads them, their sentences, and the check of packed sequences and of the paged cache.
+#include <vector>
+
 #include "../device/indices.cuh"
 #include "../table.cuh"
 
@@ -49,19 +51,75 @@ const char* sentence(int64_t rule) {
   }
 }
 
-}  // namespace
+// Findings of the entries since they were last read, in a ring on the device; the calls they belong to, here.
+constexpr int kFindings = 256;
+struct CallPlace {
+  const char* op;
+  void* owner;
+};
+Finding* ring;
+CallPlace calls[kFindings];
+int used = 0;
 
-lr_error finish_checked(const char* op) {
-  Finding found = {};
-  cudaMemcpyAsync(&found, finding(), sizeof found, cudaMemcpyDeviceToHost, stream());
-  lr_error error = finish(op);
-  if (error.code != LR_OK || found.rule == kFine) return error;
+struct LateError {
+  void* owner;
+  lr_error error;
+};
+std::vector<LateError> late_errors;
+
+lr_error error_of(const char* op, const Finding& found) {
+  lr_error error = success();
+  if (found.rule == kFine) return error;
   error.code = LR_INVALID;
   error.op = op;
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
   snprintf(error.text, sizeof error.text, sentence(found.rule), (long long)found.at[0], (long long)found.at[1], (long long)found.at[2], (long long)found.at[3]);
 #pragma GCC diagnostic pop
+  return error;
+}
+
+// Waits, and moves the ring's errors to the list.
+lr_error collect_findings() {
+  static Finding found[kFindings];
+  const int count = used;
+  used = 0;
+  if (count) {
+    cudaMemcpyAsync(found, ring, count * sizeof(Finding), cudaMemcpyDeviceToHost, stream());
+    cudaMemsetAsync(ring, 0, count * sizeof(Finding), stream()); // kFine, where a check is never launched
+  }
+  const lr_error error = wait_for_stream("synchronize");
+  if (error.code != LR_OK) return error;
+  for (int i = 0; i < count; i++)
+    if (found[i].rule != kFine) late_errors.push_back({calls[i].owner, error_of(calls[i].op, found[i])});
+  return success();
+}
+
+}  // namespace
+
+cudaError_t make_findings() {
+  if (ring) return cudaSuccess;
+  const cudaError_t status = cudaMalloc((void**)&ring, kFindings * sizeof(Finding));
+  return status == cudaSuccess ? cudaMemsetAsync(ring, 0, kFindings * sizeof(Finding), stream()) : status;
+}
+
+Finding* next_finding(lr_queue* queue, const char* op) {
+  if (used == kFindings) collect_findings(); // its failure stays with the device
+  calls[used] = {op, queue->owner};
+  return ring + used++;
+}
+
+lr_error read_finding(Finding* found) {
+  const int last = --used;
+  cudaMemcpyAsync(found, ring + last, sizeof *found, cudaMemcpyDeviceToHost, stream());
+  const lr_error error = wait_for_stream(calls[last].op);
+  return error.code == LR_OK ? error_of(calls[last].op, *found) : error;
+}
+
+lr_error report_findings(void (*late)(void* owner, const lr_error* error)) {
+  const lr_error error = collect_findings();
+  for (const LateError& e : late_errors) late(e.owner, &e.error);
+  late_errors.clear();
   return error;
 }
 
@@ -75,8 +133,8 @@ Sequences sequences_of(const lr_tensor& cu_q, const lr_tensor& cu_k, const lr_te
           paged ? block_table.shape[1] : 0};
 }
 
-void enqueue_check(const Sequences& sequences, int64_t tokens, int64_t rows) {
-  LR_LAUNCH(check_sequences_kernel, 1, kThreads, sizeof(unsigned long long), finding(), sequences, tokens, rows);
+void enqueue_check(Finding* found, const Sequences& sequences, int64_t tokens, int64_t rows) {
+  LR_LAUNCH(check_sequences_kernel, 1, kThreads, sizeof(unsigned long long), found, sequences, tokens, rows);
 }
 
 }  // namespace lr

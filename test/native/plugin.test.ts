@@ -1,0 +1,105 @@
+/** Why a CUDA plugin cannot be used: each reason is a sentence of its own, with a remedy. Plugins are small C files. */
+import { execFileSync } from "node:child_process";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, afterEach, describe, expect, it } from "vitest";
+import { LowrankError } from "../../src/errors.js";
+import { pluginProblem } from "../../src/native/plugin.js";
+import { getDevice } from "../../src/tensor/device.js";
+
+const folder = mkdtempSync(join(tmpdir(), "lowrank-plugin-"));
+const before = process.env.LOWRANK_CUDA_PLUGIN;
+afterEach(() => {
+  if (before === undefined) delete process.env.LOWRANK_CUDA_PLUGIN;
+  else process.env.LOWRANK_CUDA_PLUGIN = before;
+});
+afterAll(() => rmSync(folder, { recursive: true }));
+
+let count = 0;
+/** A shared library of this C text, that includes the contract. */
+function plugin(text: string): string {
+  const path = join(folder, `plugin${count++}`);
+  writeFileSync(
+    `${path}.c`,
+    `#include "${join(import.meta.dirname, "../../native/abi/backend.h")}"\n#include <stdio.h>\n#include <stdlib.h>\n${text}`,
+  );
+  execFileSync("gcc", ["-shared", "-fPIC", "-o", `${path}.so`, `${path}.c`]);
+  return `${path}.so`;
+}
+const opens = (body: string) => plugin(`const lr_backend* lr_backend_open(int32_t device, lr_error* error) { ${body} }`);
+const says = (text: string) =>
+  opens(
+    `error->code = LR_DEVICE; error->op = "openDevice"; snprintf(error->text, 256, "%s", ${JSON.stringify(text)}); return 0;`,
+  );
+
+function problemOf(path: string): { message: string; hint: string | undefined; code: string } {
+  process.env.LOWRANK_CUDA_PLUGIN = path;
+  const problem = pluginProblem("cuda:0");
+  if (!problem) throw new Error("the plugin was opened");
+  return problem;
+}
+
+describe("a CUDA plugin", () => {
+  it("that is missing", () => {
+    const { code, message, hint } = problemOf(join(folder, "none.so"));
+    expect(code).toBe("DEVICE_NOT_FOUND");
+    expect(message).toBe("Device 'cuda:0' needs the CUDA plugin, which this installation does not have.");
+    expect(hint).toContain("npm run build:cuda");
+  });
+
+  it("that is damaged", () => {
+    for (const content of ["", "no library", "\x7fELF"]) {
+      writeFileSync(join(folder, "damaged.so"), content);
+      expect(problemOf(join(folder, "damaged.so")).message).toBe(
+        "The CUDA plugin's file is damaged or was built for another platform.",
+      );
+    }
+  });
+
+  it("that lacks its function, or a library", () => {
+    expect(problemOf(plugin("int f(void) { return 1; }")).message).toBe(
+      "The CUDA plugin is none: it lacks the function lr_backend_open.",
+    );
+    const nowhere = plugin("int none_of_that_name(void) { return 1; }");
+    const path = join(folder, "needs.so");
+    writeFileSync(join(folder, "needs.c"), "int none_of_that_name(void); int f(void) { return none_of_that_name(); }");
+    execFileSync("gcc", ["-shared", "-fPIC", "-o", path, join(folder, "needs.c"), nowhere]);
+    rmSync(nowhere);
+    expect(problemOf(path).message).toBe(`The CUDA plugin needs a library that is not installed: ${nowhere}`);
+  });
+
+  it("of another version", () => {
+    const other = opens("static lr_backend table; table.abi = LR_ABI_VERSION + 1; table.size = sizeof table; return &table;");
+    expect(problemOf(other).message).toMatch(
+      /^The CUDA plugin belongs to another version of this package: .* built for ABI 4 .* needs ABI 3 /,
+    );
+    const size = opens("static lr_backend table; table.abi = LR_ABI_VERSION; table.size = 8; return &table;");
+    expect(problemOf(size).message).toContain("with 8 bytes");
+  });
+
+  it("that says itself why the device cannot be used", () => {
+    expect(problemOf(says("no NVIDIA driver is installed\nInstall one."))).toMatchObject({
+      code: "DEVICE_NOT_FOUND",
+      message: "Device 'cuda:0' cannot be used: no NVIDIA driver is installed.",
+      hint: "Install one.",
+    });
+    expect(problemOf(says("")).message).toBe("Device 'cuda:0' cannot be used: it gave no reason.");
+  });
+
+  it("that crashes takes a child process down, not this one", () => {
+    const { message, hint } = problemOf(opens("abort();"));
+    expect(message).toBe("Opening device 'cuda:0' ended the process that tried it with SIGABRT.");
+    expect(hint).toContain("driver");
+    expect(problemOf(opens("return *(const lr_backend**)1;")).message).toContain("SIGSEGV");
+  });
+
+  it("is what getDevice speaks of", () => {
+    process.env.LOWRANK_CUDA_PLUGIN = says("the NVIDIA driver finds no GPU\nSee what nvidia-smi lists.");
+    expect(() => getDevice("cuda:0")).toThrow("Device 'cuda:0' cannot be used: the NVIDIA driver finds no GPU.");
+    for (const name of ["cuda", "cuda:1", "tpu"]) {
+      expect(() => getDevice(name)).toThrow(LowrankError);
+      expect(() => getDevice(name)).toThrow(`There is no device '${name}'`);
+    }
+  });
+});
