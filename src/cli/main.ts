@@ -37,7 +37,7 @@ for (const make of [
   estimateCommand,
   benchCommand,
   quickstartCommand,
-  doctorCommand,
+  () => doctorCommand(version),
 ]) {
   program.addCommand(throwing(make()));
 }

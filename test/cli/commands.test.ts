@@ -130,10 +130,26 @@ describe("other commands", () => {
     expect(readdirSync(model)).toContain("model.safetensors");
   });
 
+  it("doctor says what keeps cuda:0 from being used", async () => {
+    const env = { LOWRANK_CUDA_PLUGIN: "/none.so" };
+    const [doctor] = jsonLines((await lowrank(["doctor", "--json"], { env })).stdout);
+    const message = "Device 'cuda:0' needs the CUDA plugin, which this installation does not have.";
+    expect(doctor).toMatchObject({
+      problems: [],
+      cuda: { usable: false, message, remedy: expect.stringContaining("device cpu") },
+    });
+    expect((await lowrank(["doctor"], { env })).stdout).toContain(`CUDA      ${message}\n          → Compute on device cpu`);
+  });
+
   it("doctor and bench print JSON", async () => {
     const { model } = await makeJob(tempFolder());
     const [doctor] = jsonLines((await lowrank(["doctor", "--json"])).stdout);
-    expect(doctor).toMatchObject({ problems: [], kernels: { threads: expect.any(Number) } });
+    expect(doctor).toMatchObject({
+      problems: [],
+      kernels: { threads: expect.any(Number) },
+      lowrank: expect.stringMatching(/^\d/),
+    });
+    expect(doctor).toHaveProperty("cache");
     const step = jsonLines(
       (await lowrank(["bench", "step", "--model", model, "--seq", "32", "--rank", "4", "--steps", "1", "--json"])).stdout,
     ).at(-1)!;
