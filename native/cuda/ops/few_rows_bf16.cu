@@ -69,7 +69,7 @@ template <> struct Strip<false> {
 };
 
 // N: tiles of 8 rows of x.
-template <int N, bool Coded> __global__ void __launch_bounds__(kBlock) few_rows_bf16_kernel(const FewRows* jobs, int count) {
+template <int N, bool Coded> __global__ void __launch_bounds__(kBlock, Coded && N == 1 ? 2 : 1) few_rows_bf16_kernel(const FewRows* jobs, int count) {
   LR_SHARED_MEMORY(memory);
   float *const table = (float*)memory, *const partial = table + 16 * kWarpSize; // [warp][output][row]
   const FewRows& job = find_item(jobs, count, (int64_t)blockIdx.x);
