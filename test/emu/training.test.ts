@@ -27,10 +27,10 @@ async function losses(device: string, dtype: "float32" | "bfloat16"): Promise<nu
   const peft = getPeftModel(model, { r: 4, loraAlpha: 8, loraDropout: 0.1, targetModules: "all-linear" });
   const args = {
     outputDir: join(folder, `${device}-${dtype}`),
-    maxSteps: 3,
+    maxSteps: 2,
     seed: 3,
     learningRate: 2e-2,
-    perDeviceTrainBatchSize: 2,
+    perDeviceTrainBatchSize: 1,
     gradientAccumulationSteps: 2,
     gradientCheckpointing: true,
     saveStrategy: "no" as const,
@@ -38,6 +38,7 @@ async function losses(device: string, dtype: "float32" | "bfloat16"): Promise<nu
   };
   const seen: number[] = [];
   for await (const event of new Trainer({ model: peft, dataset, args }).run()) if (event.type === "step") seen.push(event.loss);
+  model.dispose();
   return seen;
 }
 
@@ -50,7 +51,7 @@ describe("QLoRA on emu", () => {
     "has the CPU's loss curve in %s",
     async (dtype, tolerance) => {
       const [emu, cpu] = [await losses("emu", dtype), await losses("cpu", dtype)];
-      expect(emu).toHaveLength(3);
+      expect(emu).toHaveLength(2);
       expect(emu.every((loss, i) => i === 0 || loss !== emu[i - 1])).toBe(true);
       expect(relativeError(emu, cpu)).toBeLessThan(tolerance);
     },
