@@ -22,10 +22,6 @@ export class Checkpoint implements TensorSource {
     this.tensors = new Map([...weightMap].map(([name, file]) => [name, file.info(name)]));
   }
 
-  get metadata(): Readonly<Record<string, string>> {
-    return this.files.values().next().value?.metadata ?? {};
-  }
-
   read(name: string): Promise<Uint8Array<ArrayBuffer>> {
     return this.shard(name).read(name);
   }

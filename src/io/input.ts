@@ -47,7 +47,7 @@ export const LIMITS = {
 /** Opens a regular file for reading. Throws NOT_FOUND, or INVALID_FILE for folders, pipes, devices and what may not be read. */
 export async function openFile(path: string): Promise<FileHandle> {
   // Without O_NONBLOCK opening a pipe waits for its writer, for ever.
-  const handle = await open(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0)).catch((error: NodeJS.ErrnoException) => {
+  const handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK).catch((error: NodeJS.ErrnoException) => {
     if (error.code === "ENOENT" || error.code === "ENOTDIR")
       throw new LowrankError("NOT_FOUND", `${path} does not exist`, { details: { file: path }, cause: error });
     throw invalid(path, `cannot be read: ${error.message}`, error);

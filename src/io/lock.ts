@@ -170,7 +170,7 @@ async function linkNew(from: string, to: string): Promise<boolean> {
   try {
     await link(from, to).catch((error: NodeJS.ErrnoException) => {
       // File systems without links, as on USB sticks.
-      if (!["EPERM", "ENOTSUP", "EOPNOTSUPP", "ENOSYS"].includes(error.code ?? "")) throw error;
+      if (!["EPERM", "ENOTSUP", "EOPNOTSUPP", "ENOSYS"].includes(error.code!)) throw error;
       return copyFile(from, to, constants.COPYFILE_EXCL);
     });
     return true;

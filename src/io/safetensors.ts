@@ -35,8 +35,6 @@ export interface TensorInfo {
 
 /** Something that holds named tensors: one safetensors file, or a checkpoint of several. */
 export interface TensorSource {
-  /** `__metadata__` of the file (of the first shard). */
-  readonly metadata: Readonly<Record<string, string>>;
   readonly tensors: ReadonlyMap<string, TensorInfo>;
   /** The tensor's exact bytes in a buffer of their own. */
   read(name: string): Promise<Uint8Array<ArrayBuffer>>;

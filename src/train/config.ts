@@ -71,8 +71,7 @@ export function toFileKeys(config: TrainConfig): JsonObject {
 
 function parseYaml(text: string, source: string): JsonObject {
   // YAML 1.1 as PyYAML reads it (yes, no, 0x10, 1_000), but a date stays the text it is.
-  const customTags = (tags: unknown[]) =>
-    tags.filter((tag) => !String((tag as { tag?: string }).tag ?? tag).endsWith("timestamp"));
+  const customTags = (tags: { tag: string }[]) => tags.filter(({ tag }) => !tag.endsWith("timestamp"));
   if (text.length > LIMITS.yaml.bytes) throw invalid(source, [`longer than ${LIMITS.yaml.bytes} characters`]);
   let value: unknown;
   try {

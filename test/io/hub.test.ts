@@ -2,9 +2,11 @@ import { createHash } from "node:crypto";
 import { lstatSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
+import { homedir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { type ResolveOptions, resolveModel } from "../../src/io/hub.js";
+import { HubCache, hubCacheFolder, hubHome } from "../../src/io/hub-cache.js";
 import { errorOf, tempFolder } from "./files.js";
 
 const COMMIT = "0123456789abcdef0123456789abcdef01234567";
@@ -43,7 +45,7 @@ beforeEach(async () => {
     response.writeHead(from > 0 ? 206 : 200, { "content-length": bytes.length - from }).end(bytes.subarray(from));
   });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  for (const name of ["HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE"]) delete process.env[name];
+  for (const name of ["HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"]) delete process.env[name];
   process.env.HF_HOME = tempFolder();
   process.env.HF_ENDPOINT = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
   options = { cacheDir: tempFolder() };
@@ -214,5 +216,103 @@ describe("resolveModel", () => {
     };
     await expect(resolveModel("org/name", { ...options, signal: controller.signal })).rejects.toThrow("enough");
     expect(readFileSync(join(repository(), "blobs", `${sha256}.incomplete`))).toHaveLength(1000);
+  });
+
+  it("refuses a file in place of a folder, and what cannot be a revision", async () => {
+    const file = join(tempFolder(), "config.json");
+    writeFileSync(file, "{}");
+    expect(await errorOf(resolveModel(file))).toMatchObject({
+      code: "NOT_FOUND",
+      message: expect.stringContaining("is a file, not the folder"),
+    });
+    for (const revision of ["../main", "a b", ""])
+      expect((await errorOf(resolveModel("org/name", { ...options, revision }))).code, revision).toBe("INVALID_ARGUMENT");
+    expect(requests).toEqual([]);
+  });
+
+  it("takes what is in the cache where the Hub is down, and says what it answered where nothing is", async () => {
+    behave = status(503);
+    expect(await errorOf(resolveModel("org/name", options))).toMatchObject({ code: "HUB", details: { status: 503 } });
+    behave = () => false;
+    const folder = await resolveModel("org/name", options);
+    behave = status(503);
+    expect(await resolveModel("org/name", options)).toBe(folder);
+  });
+
+  it("refuses a listing that is none", async () => {
+    for (const body of ["{", "[]", '{"sha":5,"siblings":[]}', '{"sha":"main","siblings":[]}', `{"sha":"${COMMIT}"}`]) {
+      behave = (_, response) => {
+        response.end(body);
+        return true;
+      };
+      expect((await errorOf(resolveModel("org/name", options))).message, body).toContain("cannot be understood");
+    }
+    behave = (_, response) => {
+      response.end(Buffer.alloc(9 * 2 ** 20, " "));
+      return true;
+    };
+    expect((await errorOf(resolveModel("org/name", options))).message).toContain("cannot be understood");
+  });
+
+  it("sends the token that is stored, and looks where Python's library looks", async () => {
+    writeFileSync(join(process.env.HF_HOME!, "token"), "stored\n");
+    const { cacheDir: _, ...here } = options;
+    expect(await resolveModel("org/name", here)).toBe(
+      join(process.env.HF_HOME!, "hub", "models--org--name", "snapshots", COMMIT),
+    );
+    expect(requests[0]!.authorization).toBe("Bearer stored");
+    process.env.HUGGINGFACE_HUB_CACHE = "/old";
+    expect(hubCacheFolder()).toBe("/old");
+    process.env.HF_HUB_CACHE = "/new";
+    expect(hubCacheFolder()).toBe("/new");
+    delete process.env.HF_HOME;
+    process.env.XDG_CACHE_HOME = "/xdg";
+    expect(hubHome()).toBe("/xdg/huggingface");
+    delete process.env.XDG_CACHE_HOME;
+    expect(hubHome()).toBe(join(homedir(), ".cache", "huggingface"));
+  });
+
+  it("takes a snapshot for complete when nothing of it is missing", async () => {
+    const cache = new HubCache(options.cacheDir, "org/name");
+    const snapshot = cache.snapshot(COMMIT);
+    mkdirSync(snapshot, { recursive: true });
+    const add = (name: string, content: unknown = {}) => writeFileSync(join(snapshot, name), JSON.stringify(content));
+    const complete = async (yes: boolean) => expect(await cache.complete(COMMIT)).toBe(yes ? snapshot : undefined);
+    await complete(false);
+    add("config.json");
+    await complete(false);
+    add("model.safetensors.index.json", { weight_map: { a: "1.safetensors", b: 5 } });
+    add("1.safetensors");
+    await complete(false);
+    add("model.safetensors.index.json", { weight_map: { a: "1.safetensors", b: "2.safetensors" } });
+    await complete(false);
+    add("2.safetensors");
+    await complete(true);
+    add("model.safetensors.index.json");
+    await complete(true);
+    rmSync(join(snapshot, "config.json"));
+    add("adapter_config.json");
+    await complete(false);
+    add("adapter_model.safetensors");
+    await complete(true);
+    writeFileSync(join(repository(), "bad"), "no commit");
+    mkdirSync(join(repository(), "refs"));
+    writeFileSync(join(repository(), "refs", "main"), "no commit");
+    expect(await cache.complete("main")).toBeUndefined();
+  });
+
+  it("links a blob that another process has linked, and names what else is in the way", async () => {
+    const cache = new HubCache(options.cacheDir, "org/name");
+    mkdirSync(join(repository(), "blobs"), { recursive: true });
+    writeFileSync(cache.blob(gitSha1), config);
+    await cache.link(COMMIT, "config.json", gitSha1);
+    await cache.link(COMMIT, "config.json", gitSha1);
+    expect(readFileSync(join(cache.snapshot(COMMIT), "config.json"))).toEqual(config);
+    await cache.setRef(COMMIT, COMMIT); // a commit is no name
+    expect(readdirSync(repository())).not.toContain("refs");
+    // A folder cannot be replaced by a link; its own files stay.
+    mkdirSync(join(cache.snapshot(COMMIT), "x.json"));
+    await cache.link(COMMIT, "x.json", gitSha1);
+    expect(lstatSync(join(cache.snapshot(COMMIT), "x.json")).isDirectory()).toBe(true);
   });
 });

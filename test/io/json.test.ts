@@ -29,6 +29,23 @@ describe("parseJson", () => {
   });
 });
 
+describe("limits", () => {
+  it.each([
+    ["[[],[]]", 2],
+    ["[1,2]", 1],
+    ['{"a":{}}', 1],
+  ])("%s has more values than %i", (text, values) => {
+    expect(() => parseJson(text, "x", { bytes: 100, values })).toThrow(new RegExp(`more than ${values} values`));
+    expect(parseJson(text, "x", { bytes: 100, values: 5 })).toEqual(JSON.parse(text));
+  });
+
+  it("nesting ends at 128", () => {
+    const nested = (depth: number) => "[".repeat(depth) + "]".repeat(depth);
+    expect(parseJson(nested(128), "x")).toBeInstanceOf(Array);
+    expect(() => parseJson(nested(129), "x")).toThrow(/nested more than 128 deep at position 128/);
+  });
+});
+
 describe("readJsonFile", () => {
   it("refuses what is absent, too large, not UTF-8, not an object or cut short", async () => {
     const path = join(tempFolder(), "c.json");
@@ -36,6 +53,8 @@ describe("readJsonFile", () => {
     const refused: [string | Uint8Array, RegExp][] = [
       ['{"a":', /not valid JSON/],
       ["[1]", /found a list/],
+      ["null", /found null/],
+      ["5", /found a number/],
       [Uint8Array.of(0x22, 0xff, 0x22), /not UTF-8/],
       [`{"a":"${"x".repeat(200)}"}`, /more than the 100/],
     ];

@@ -1,11 +1,11 @@
 /** File systems without hard links, systems without /proc, disks that fail while they are read: what this machine is not. */
-import { readdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { rename } from "node:fs/promises";
 import { join } from "node:path";
 import { afterEach, describe, expect, it, vi } from "vitest";
 import { writeFolder } from "../../src/io/durable.js";
 import { syncFolder } from "../../src/io/folders.js";
-import { lockFolder } from "../../src/io/lock.js";
+import { lockFolder, tidy } from "../../src/io/lock.js";
 import { problemsOf, readManifest, verifyFolder } from "../../src/io/manifest.js";
 import { isAlive, thisProcess } from "../../src/io/process-identity.js";
 import { settleFolder } from "../../src/io/settle.js";
@@ -44,6 +44,9 @@ vi.mock("node:fs", async (original) => {
   return { ...real, existsSync: without("existsSync"), readFileSync: without("readFileSync") };
 });
 
+/** The one that no hook stands before. */
+const { link } = await vi.importActual<typeof import("node:fs/promises")>("node:fs/promises");
+
 afterEach(() => {
   for (const name of Object.keys(hooks)) delete hooks[name];
   vi.restoreAllMocks();
@@ -59,6 +62,89 @@ describe("without hard links", () => {
     expect(readdirSync(folder)).toEqual([]);
     hooks.link = () => Promise.reject(failure("EIO"));
     expect((await errorOf(lockFolder(folder))).code).toBe("CHECKPOINT");
+  });
+});
+
+describe("locks that change while they are looked at", () => {
+  const NAME = ".lowrank.lock";
+  const dead = JSON.stringify({ pid: 999999999, startTime: "1" });
+  const own = () => JSON.stringify({ ...thisProcess(), id: "other" });
+
+  it("are taken where content appears in the folder: inside, not beside", async () => {
+    const parent = tempFolder();
+    const folder = join(parent, "c");
+    hooks.link = async (from, to) => {
+      delete hooks.link;
+      await link(from as string, to as string);
+      mkdirSync(folder);
+      writeFileSync(join(folder, "a"), "");
+    };
+    await writeFolder(folder, async (dir) => {
+      expect(readdirSync(folder)).toContain(NAME);
+      await dir.file("b", "");
+    });
+    expect(readdirSync(parent)).toEqual(["c"]);
+  });
+
+  it("are taken where they were released in the meantime", async () => {
+    const folder = tempFolder();
+    let tries = 0;
+    hooks.link = (from, to) => {
+      if (tries++ === 0) return Promise.reject(failure("EEXIST"));
+      return link(from as string, to as string);
+    };
+    await (await lockFolder(folder)).release();
+    expect(tries).toBe(2);
+  });
+
+  it("are not taken over from one who took them over first", async () => {
+    const folder = tempFolder();
+    writeFileSync(join(folder, NAME), dead);
+    hooks.link = async (from, to) => {
+      await link(from as string, to as string);
+      if (String(to).endsWith(".next")) writeFileSync(join(folder, NAME), own());
+    };
+    expect((await errorOf(lockFolder(folder))).code).toBe("LOCKED");
+    expect(readdirSync(folder)).toEqual([NAME]);
+  });
+
+  it("are gone when their name is to be replaced", async () => {
+    const folder = tempFolder();
+    writeFileSync(join(folder, NAME), dead);
+    hooks.rename = () => {
+      delete hooks.rename;
+      rmSync(join(folder, `${NAME}.next`));
+      rmSync(join(folder, NAME));
+      return Promise.reject(failure("ENOENT"));
+    };
+    await (await lockFolder(folder)).release();
+    expect(readdirSync(folder)).toEqual([]);
+  });
+
+  it("of others are left when a folder is tidied", async () => {
+    const parent = tempFolder();
+    writeFileSync(join(parent, `${NAME}-live`), own());
+    writeFileSync(join(parent, `${NAME}-dead`), dead);
+    hooks.link = async (from, to) => {
+      // Somebody else is quicker.
+      if (String(to).endsWith("-dead")) writeFileSync(to as string, own());
+      await link(from as string, to as string);
+    };
+    await tidy(parent);
+    expect(readdirSync(parent).sort()).toEqual([`${NAME}-dead`, `${NAME}-live`]);
+    hooks.link = (_, to) => Promise.reject(failure(String(to).endsWith("-other") ? "EIO" : "EEXIST"));
+    writeFileSync(join(parent, `${NAME}-other`), dead);
+    await expect(tidy(parent)).rejects.toMatchObject({ code: "EIO" });
+  });
+
+  it("that cannot be read are no living owner's", async () => {
+    const folder = tempFolder();
+    for (const content of ["{", "[]", '{"pid":"x"}']) {
+      writeFileSync(join(folder, NAME), content);
+      const lock = await lockFolder(folder);
+      expect(lock.note).toContain("its lock file was unreadable");
+      await lock.release();
+    }
   });
 });
 

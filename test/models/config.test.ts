@@ -70,6 +70,9 @@ describe("config.json", () => {
     ],
     ["missing sizes, all of them", { hidden_size: undefined, vocab_size: null }, /hidden_size is missing.*vocab_size is missing/],
     ["wrong types", { num_hidden_layers: "two" }, /num_hidden_layers must be an integer from 1 to 4096, not "two"/],
+    ["token ids that are none", { eos_token_id: [1, "2"] }, /eos_token_id must be a token id or a list of them/],
+    ["a list for an object", { rope_scaling: [1] }, /rope_scaling must be an object/],
+    ["long values, in short", { hidden_act: "x".repeat(500) }, /hidden_act: "x{99}… \(supported/],
     ["heads that do not share evenly", { num_key_value_heads: 3 }, /num_attention_heads \(4\) must be a multiple/],
   ])("refuses %s", (_, change, message) => {
     expect(() => resolveConfig({ ...llama, ...change })).toThrow(message);

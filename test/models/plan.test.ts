@@ -28,6 +28,24 @@ describe.skipIf(!existsSync(folder))("a checkpoint against its config", () => {
     expect(order.filter((shard, i) => shard !== order[i - 1]).length).toBe(new Set(order).size);
   });
 
+  it("is refused where a 4-bit weight lacks a part, or a tensor holds no floats", async () => {
+    const tensors = new Map(
+      Object.entries({
+        w: { dtype: "U8", shape: [8, 1], begin: 0, end: 8 },
+        "w.quant_state.bitsandbytes__nf4": { dtype: "U8", shape: [1], begin: 8, end: 9 },
+        n: { dtype: "I32", shape: [2], begin: 9, end: 17 },
+      }),
+    );
+    const specs: TensorSpec[] = [
+      { name: "w", shape: [4, 4], kind: "linear" },
+      { name: "n", shape: [2], kind: "norm" },
+      ...Array.from({ length: 9 }, (_, i) => ({ name: `m${i}`, shape: [1], kind: "norm" as const })),
+    ];
+    expect(() => planLoading({ folder: "f", tensors } as never, specs, /^$/)).toThrow(
+      /10 missing: w\.absmax, m0, .*, m6 and 2 more; 1 of the wrong form: n is I32 \(expected/,
+    );
+  });
+
   it("is refused with every missing, unexpected and misshapen tensor named", async () => {
     const wrong = plan((specs) => [
       ...specs

@@ -32,13 +32,59 @@ describe("inverse frequencies equal those transformers gave the golden rope case
 describe("rope parameters", () => {
   const read = (json: Record<string, unknown>) => {
     const reader = new ConfigReader(json);
-    readRopeParameters(reader, 16, 128);
+    const parameters = readRopeParameters(reader, 16, 128);
     reader.finish("config.json");
+    return parameters;
   };
+  const yarn = (options: Record<string, unknown>) =>
+    read({ rope_scaling: { rope_type: "yarn", factor: 40, original_max_position_embeddings: 32, ...options } });
+
+  // The rules are those of transformers' _compute_yarn_parameters.
+  it("scale yarn's attention by what the file says, by DeepSeek's two factors, or by the logarithm of the factor", () => {
+    expect(yarn({ attention_factor: 1.25 }).attentionScaling).toBe(1.25);
+    const log = Math.log(40);
+    expect(yarn({}).attentionScaling).toBeCloseTo(0.1 * log + 1, 12);
+    expect(yarn({ mscale: 0.5 }).attentionScaling).toBeCloseTo(0.1 * log + 1, 12);
+    expect(yarn({ mscale: 0.5, mscale_all_dim: 1 }).attentionScaling).toBeCloseTo((0.05 * log + 1) / (0.1 * log + 1), 12);
+    expect(yarn({ factor: 1 }).attentionScaling).toBe(1);
+  });
+
+  it("take 0 for yarn's default turns, and may leave the ramp's ends unrounded", () => {
+    const rounded = yarn({ beta_fast: 0, beta_slow: 0 });
+    expect(rounded).toMatchObject({ betaFast: 32, betaSlow: 1, truncate: true });
+    const exact = yarn({ truncate: false });
+    expect(exact.truncate).toBe(false);
+    // Dimension i turns 32 / (2 pi theta^(2i/16)) times in the original context: none turns 32 times, so the ramp begins at 0.
+    const end = (16 * Math.log(32 / (2 * Math.PI))) / (2 * Math.log(10000));
+    const expected = (to: number) => (i: number) => {
+      const base = 10000 ** (-(2 * i) / 16);
+      const ramp = Math.min(i / to, 1);
+      return (base / 40) * ramp + base * (1 - ramp);
+    };
+    for (const [rope, to] of [
+      [exact, end],
+      [rounded, Math.ceil(end)],
+    ] as const)
+      for (const [i, got] of inverseFrequencies(rope).entries()) expect(got / expected(to)(i)).toBeCloseTo(1, 5);
+  });
+
+  it("make a step of yarn's ramp where both ends are one", () => {
+    // Every dimension turns less than once: all are divided but the first, at the step itself.
+    const rope = yarn({ original_max_position_embeddings: 4 });
+    const frequencies = inverseFrequencies(rope);
+    expect(frequencies[0]).toBe(1);
+    for (let i = 1; i < 8; i++) expect(frequencies[i]! / (10000 ** (-(2 * i) / 16) / 40)).toBeCloseTo(1, 5);
+  });
 
   it.each([
     ["an unknown type", { rope_scaling: { type: "longrope", factor: 2 } }, /rope_scaling\.rope_type: "longrope"/],
     ["dynamic", { rope_parameters: { rope_type: "dynamic", factor: 2 } }, /rope_parameters\.rope_type: "dynamic"/],
+    [
+      "types by layer",
+      { rope_parameters: { rope_type: "x", sliding_attention: {} } },
+      /rope_parameters: one rope per layer type/,
+    ],
+    ["an odd number of dimensions", { partial_rotary_factor: 0.2 }, /gives 3 rotary dimensions; it must be even/],
     ["one rope per layer type", { rope_parameters: { full_attention: { rope_type: "default" } } }, /one rope per layer type/],
   ])("refuses %s by name", (_, json, message) => {
     expect(() => read(json)).toThrow(message);

@@ -117,6 +117,23 @@ describe("LoraConfig", () => {
     }
   });
 
+  it("takes null for an empty pattern, as old files have it", () => {
+    const config = LoraConfig.fromJSON({ peft_type: "LORA", rank_pattern: null, alpha_pattern: null, loftq_config: null });
+    expect([config.rankPattern, config.alphaPattern]).toEqual([{}, {}]);
+  });
+
+  it("names no end of unknown keys, and forgets patterns rather than keep all there ever were", () => {
+    const many = (n: number, make: (i: number) => [string, unknown]) =>
+      Object.fromEntries(Array.from({ length: n }, (_, i) => make(i)));
+    const config = LoraConfig.fromJSON({ peft_type: "LORA", ...many(300, (i) => [`k${i}`, 1]) } as never);
+    expect(errorOf(() => config.assertRunnable(false)).details.problems).toHaveLength(101);
+    const patterns = new LoraConfig({
+      r: 16,
+      rankPattern: many(1200, (i) => [`m${i}_proj`, (i % 8) + 1]) as Record<string, number>,
+    });
+    for (const i of [0, 1199, 0]) expect(patterns.rankOf(`model.m${i}_proj`)).toBe((i % 8) + 1);
+  });
+
   it("names a missing, an unknown and another peft_type", () => {
     expect(errorOf(() => LoraConfig.fromJSON({})).message).toMatch(/no peft_type/);
     expect(errorOf(() => LoraConfig.fromJSON({ peft_type: "SUPERLORA" })).message).toMatch(/unknown peft_type "SUPERLORA"/);
@@ -148,7 +165,7 @@ describe("pythonRegex", () => {
     ["\\Aa\\Z", "a", true],
     ["a|ab", "ab", true],
     ["(?#note)a", "a", true],
-    ["\\x41\\u0042", "AB", true],
+    ["\\x41\\u0042\\U00000043", "ABC", true],
     ["a$", "a\n", false],
     ["\\d+\\w\\s", "12_ ", true],
   ])("%s on %j", (pattern, text, expected) => {
@@ -162,11 +179,14 @@ describe("pythonRegex", () => {
     expect(pythonRegex("a$").match("a\n\n")).toBeNull();
   });
 
-  it.each(["(", "a)", "*a", "a**", "[a", "\\", "\\y", "(?P<1>a)", "\\q", "a{2,1}"])("refuses %s as Python does", (pattern) => {
-    expect(errorOf(() => pythonRegex(pattern)).code).toBe("INVALID_CONFIG");
-  });
+  it.each(["(", "a)", "*a", "a**", "[a", "\\", "\\y", "(?P<1>a)", "\\q", "[\\A]", "[\\Z]", "a{2,1}"])(
+    "refuses %s as Python does",
+    (pattern) => {
+      expect(errorOf(() => pythonRegex(pattern)).code).toBe("INVALID_CONFIG");
+    },
+  );
 
-  it.each(["(?>a)", "(?i:a)", "a(?i)", "(a)?(?(1)b|c)", "a*+", "\\012"])(
+  it.each(["(?>a)", "(?i:a)", "a(?i)", "(a)?(?(1)b|c)", "a*+", "\\012", "(?L)a"])(
     "refuses %s, which JavaScript cannot express",
     (pattern) => {
       expect(errorOf(() => pythonRegex(pattern)).code).toBe("INVALID_CONFIG");

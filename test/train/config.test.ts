@@ -131,6 +131,59 @@ describe("parseTrainConfig", () => {
     expect(problemsOf(BASE, ["seed"])).toEqual(["'seed' on the command line should be key=value"]);
   });
 
+  it.each([
+    ["model_name_or_path: 5", "model_name_or_path should be text, found 5"],
+    ["cutoff_len: 1", "cutoff_len should be an integer from 2 on, found 1"],
+    ["val_size: 1.5", "val_size should be a share below 1 or a whole count, found 1.5"],
+    ["dataset_vars: [a]", 'dataset_vars should be names with texts, found ["a"]'],
+    ["dataset_vars: {a: 5}", 'dataset_vars should be names with texts, found {"a":5}'],
+    ["default_system: 5", "default_system should be text or null, found 5"],
+    ["resume_from_checkpoint: 5", "resume_from_checkpoint should be true, false or a path or null, found 5"],
+    ["max_steps: 0", "max_steps should be an integer from 1 on, or -1, found 0"],
+    ["lr_scheduler_kwargs: 5", "lr_scheduler_kwargs should be names with values, found 5"],
+    ["dataset: [a, 5]", 'dataset should be names, as a list or one text with commas, found ["a",5]'],
+    ["warmup_ratio: 2", "warmup_ratio should be a number from 0 to 1, found 2"],
+    ["warmup_ratio: x", 'warmup_ratio should be a number from 0 to 1, found "x"'],
+    ["warmup_ratio: -0.1", "warmup_ratio should be a number from 0 to 1, found -0.1"],
+    ["train_from_scratch: true", "train_from_scratch goes with finetuning_type: full only"],
+    [
+      "train_from_scratch: true\nfinetuning_type: full\nadapter_name_or_path: a",
+      "train_from_scratch goes with finetuning_type: full only",
+    ],
+  ])("refuses %j", (yaml, problem) => {
+    expect(
+      problemsOf(
+        BASE.replace(/^(model_name_or_path|dataset):.*\n/gm, (line, key) => (yaml.startsWith(`${key}:`) ? "" : line)) + yaml,
+      ),
+    ).toContain(problem);
+  });
+
+  it("takes an object as it takes the file, other names of keys, and nothing for the default", () => {
+    const object = { model_name_or_path: "m", dataset: "d", output_dir: "o", warmup_ratio: 0.1 };
+    expect(parseTrainConfig(object).config.warmupSteps).toBe(0.1);
+    expect(parse("cutoff_length: 64").cutoffLen).toBe(64);
+    expect(parse("cutoff_length: 64\ncutoff_len: 32").cutoffLen).toBe(32);
+    expect(parse("seed: null\ntemplate: null")).toMatchObject({ seed: 42, template: null });
+    // An unquoted no is false in YAML 1.1.
+    expect(parse("save_strategy: no").saveStrategy).toBe("no");
+    expect(parse("max_steps: 5\nresume_from_checkpoint: a\ndefault_system: ''\nlr_scheduler_kwargs: {}")).toMatchObject({
+      maxSteps: 5,
+      resumeFromCheckpoint: "a",
+      defaultSystem: "",
+    });
+  });
+
+  it("refuses keys that would change every object, texts without end and nesting without end", () => {
+    expect(problemsOf(BASE, ["__proto__=1"])).toEqual(["unknown key '__proto__'"]);
+    expect(problemsOf(`a: ${"x".repeat(40_000)}`)).toEqual(["longer than 32768 characters"]);
+    expect(problemsOf(`a: ${"[".repeat(129)}${"]".repeat(129)}`)).toEqual([expect.stringContaining("nested more than 128 deep")]);
+    expect(problemsOf("- a")).toEqual(["expected keys with values (key: value)"]);
+    const many = Array.from({ length: 60 }, (_, i) => `seed${i}: 1`).join("\n");
+    const problems = problemsOf(BASE + many);
+    expect(problems).toHaveLength(60);
+    expect(problems.filter((problem) => problem.includes("did you mean"))).toHaveLength(50);
+  });
+
   it("checks the options of the schedule", () => {
     expect(problemsOf(`${BASE}lr_scheduler_type: cosine_with_min_lr`)).toEqual([
       "lr_scheduler_kwargs: cosine_with_min_lr needs either min_lr or min_lr_rate",
@@ -145,6 +198,7 @@ describe("parseTrainConfig", () => {
     const error = await errorOf(loadTrainConfig(path));
     expect(error.code).toBe("INVALID_CONFIG");
     expect(error.message).toContain(path);
+    expect((await errorOf(loadTrainConfig(tempFolder()))).code).toBe("INVALID_FILE");
   });
 });
 
