@@ -17,7 +17,7 @@ const GROUPS = [
 /** The tests that reach them in their own process: a child's or a worker's branches are not seen. */
 const TESTS = [
   "test/{io,text,data,models,checks}/**/*.test.ts",
-  "test/peft/{adapter,base,config,parts,targets}.test.ts",
+  "test/peft/{adapter,adapter-file,base,config,parts,targets}.test.ts",
   "test/train/{arguments,config,run-state,trainer,trainer-resume}.test.ts",
   "test/native/load.test.ts",
   "test/golden/golden.test.ts",
