@@ -19,7 +19,7 @@ const TESTS = [
   "test/{io,text,data,models,checks}/**/*.test.ts",
   "test/peft/{adapter,adapter-file,base,config,parts,targets}.test.ts",
   "test/train/{arguments,config,run-state,trainer,trainer-resume}.test.ts",
-  "test/native/load.test.ts",
+  "test/native/{load,plugin}.test.ts",
   "test/golden/golden.test.ts",
   "test/hostile/bombs.coverage.ts",
 ];

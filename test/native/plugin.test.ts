@@ -1,16 +1,30 @@
 /** Why a CUDA plugin cannot be used: each reason is a sentence of its own, with a remedy. Plugins are small C files. */
 import { execFileSync } from "node:child_process";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, afterEach, describe, expect, it } from "vitest";
+import { afterAll, afterEach, describe, expect, it, vi } from "vitest";
 import { LowrankError } from "../../src/errors.js";
-import { pluginProblem } from "../../src/native/plugin.js";
+import { openDevice, pluginOf, pluginProblem } from "../../src/native/plugin.js";
 import { getDevice } from "../../src/tensor/device.js";
+
+/** What starting the child that tries a plugin comes to, where a test says so. */
+const child = vi.hoisted(() => ({ fails: undefined as string | undefined }));
+vi.mock("node:child_process", async (original) => {
+  const real = await original<typeof import("node:child_process")>();
+  const spawnSync = (...args: Parameters<typeof real.spawnSync>) => {
+    const { fails: code } = child;
+    return code === undefined
+      ? real.spawnSync(...args)
+      : { status: null, error: Object.assign(new Error(`spawn ${code}`), { code }) };
+  };
+  return { ...real, spawnSync };
+});
 
 const folder = mkdtempSync(join(tmpdir(), "lowrank-plugin-"));
 const before = process.env.LOWRANK_CUDA_PLUGIN;
 afterEach(() => {
+  child.fails = undefined;
   if (before === undefined) delete process.env.LOWRANK_CUDA_PLUGIN;
   else process.env.LOWRANK_CUDA_PLUGIN = before;
 });
@@ -92,6 +106,54 @@ describe("a CUDA plugin", () => {
     expect(message).toBe("Opening device 'cuda:0' ended the process that tried it with SIGABRT.");
     expect(hint).toContain("driver");
     expect(problemOf(opens("return *(const lr_backend**)1;")).message).toContain("SIGSEGV");
+  });
+
+  it("that cannot be tried, or not to the end", () => {
+    const path = says("nothing");
+    child.fails = "ETIMEDOUT";
+    expect(problemOf(path).message).toBe("Opening device 'cuda:0' did not end within 60 seconds.");
+    child.fails = "EAGAIN";
+    expect(problemOf(path).message).toBe("Device 'cuda:0' could not be tried in a process of its own: spawn EAGAIN");
+  });
+
+  it("that needs a newer system library, or a symbol that nobody has", () => {
+    const compile = (name: string, text: string, ...flags: string[]) => {
+      writeFileSync(join(folder, `${name}.c`), text);
+      execFileSync("gcc", ["-shared", "-fPIC", "-o", join(folder, `${name}.so`), join(folder, `${name}.c`), ...flags]);
+      return join(folder, `${name}.so`);
+    };
+    // A version that no system library has, as a binary of a newer distribution asks for.
+    writeFileSync(join(folder, "versions"), "GLIBC_9.99 { none_of_that_name; };");
+    const script = `-Wl,--version-script=${join(folder, "versions")}`;
+    const versioned = compile("versioned", "int none_of_that_name(void) { return 1; }", "-Wl,-soname,libm.so.6", script);
+    const newer = compile("newer", "int none_of_that_name(void); int f(void) { return none_of_that_name(); }", versioned);
+    expect(problemOf(newer)).toMatchObject({
+      message: "The CUDA plugin needs a newer C or C++ library than this system has.",
+      hint: expect.stringContaining("npm run build:cuda"),
+    });
+    const unbound = compile("unbound", "int none_of_that_name(void); int (*f)(void) = none_of_that_name;");
+    expect(problemOf(unbound).message).toMatch(/^The CUDA plugin cannot be loaded: .*undefined symbol: none_of_that_name/);
+  });
+
+  it("is opened here only after it was opened there; other devices need no child", () => {
+    const opened: unknown[][] = [];
+    const answer = (...of: unknown[]) => {
+      opened.push(of);
+      if (opened.length > 3) throw new Error("[openDevice] gone in the meantime");
+      return 7;
+    };
+    const addon = { openDevice: answer, openPlugin: answer } as unknown as Parameters<typeof openDevice>[0];
+    expect(openDevice(addon, "cpu")).toBe(7);
+    const emulated = pluginOf("emu");
+    if (emulated === undefined || !existsSync(emulated)) return console.warn("not checked: the emulated device is not built");
+    expect(openDevice(addon, "emu")).toBe(7);
+    process.env.LOWRANK_CUDA_PLUGIN = emulated;
+    expect(pluginProblem("cuda:0")).toBeUndefined();
+    expect(openDevice(addon, "cuda:0")).toBe(7);
+    expect(opened).toEqual([["cpu"], ["emu", emulated], ["cuda:0", emulated]]);
+    expect(() => openDevice(addon, "cuda:0")).toThrow("Device 'cuda:0' cannot be used: gone in the meantime.");
+    delete process.env.LOWRANK_CUDA_PLUGIN;
+    expect(pluginOf("cuda:0") ?? "build/cuda/lowrank_cuda.so").toMatch(/build\/cuda\/lowrank_cuda\.so$/);
   });
 
   it("is what getDevice speaks of", () => {
