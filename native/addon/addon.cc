@@ -120,13 +120,12 @@ void close_environment(void* data) {
 napi_value init(napi_env env, napi_value exports) {
   return guarded(env, "load", [&] {
     auto environment = std::make_unique<Environment>(env);
-    napi_value abi = nullptr;
-    if (napi_create_uint32(env, LR_ABI_VERSION, &abi) != napi_ok || napi_set_named_property(env, exports, "abi", abi) != napi_ok ||
-        napi_set_instance_data(env, environment.get(), [](napi_env, void* data, void*) { delete static_cast<Environment*>(data); }, nullptr) != napi_ok) {
-      environment->waiter->close();
-      LR_THROW(LR_DEVICE, "load", "this environment is shutting down");
-    }
+    // These two cannot fail; from here on the environment's end settles everything.
+    napi_set_instance_data(env, environment.get(), [](napi_env, void* data, void*) { delete static_cast<Environment*>(data); }, nullptr);
     napi_add_env_cleanup_hook(env, close_environment, environment.release());
+    napi_value abi = nullptr;
+    require_alive(napi_create_uint32(env, LR_ABI_VERSION, &abi), "load");
+    require_alive(napi_set_named_property(env, exports, "abi", abi), "load");
     define(env, exports, "openDevice", open_device_js);
     define(env, exports, "openPlugin", open_plugin_js);
     define(env, exports, "deviceInfo", device_info);

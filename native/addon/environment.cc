@@ -7,7 +7,7 @@ namespace {
 
 Environment& environment_of(napi_env env, const char* op) {
   void* data = nullptr;
-  if (napi_get_instance_data(env, &data) != napi_ok || !data) LR_THROW(LR_DEVICE, op, "this environment is shutting down");
+  require_alive(napi_get_instance_data(env, &data), op);
   return *static_cast<Environment*>(data);
 }
 
@@ -90,7 +90,8 @@ std::string Call::string(size_t i) const {
 void Call::shape(size_t i, int32_t* rank, int64_t (&sizes)[4]) const {
   bool array = false;
   uint32_t length = 0;
-  if (napi_is_array(env, arguments_[i], &array) != napi_ok || !array) LR_THROW(LR_INVALID, op, "argument %zu must be an array of sizes", i + 1);
+  check(napi_is_array(env, arguments_[i], &array));
+  if (!array) LR_THROW(LR_INVALID, op, "argument %zu must be an array of sizes", i + 1);
   check(napi_get_array_length(env, arguments_[i], &length));
   if (length > 4) LR_THROW(LR_INVALID, op, "a tensor has at most 4 dimensions but the shape has %u", length);
   *rank = static_cast<int32_t>(length);
@@ -108,7 +109,8 @@ void Call::shape(size_t i, int32_t* rank, int64_t (&sizes)[4]) const {
 const void* Call::bytes(size_t i, size_t* size) const {
   bool is = false;
   void* data = nullptr;
-  if (napi_is_typedarray(env, arguments_[i], &is) == napi_ok && is) {
+  check(napi_is_typedarray(env, arguments_[i], &is));
+  if (is) {
     napi_typedarray_type type = static_cast<napi_typedarray_type>(-1);  // stays where Node-API has no name for it
     size_t length = 0;
     check(napi_get_typedarray_info(env, arguments_[i], &type, &length, &data, nullptr, nullptr));
@@ -117,7 +119,8 @@ const void* Call::bytes(size_t i, size_t* size) const {
     *size = length * kWidths[type];
     return data;
   }
-  if (napi_is_dataview(env, arguments_[i], &is) == napi_ok && is) {
+  check(napi_is_dataview(env, arguments_[i], &is));
+  if (is) {
     check(napi_get_dataview_info(env, arguments_[i], size, &data, nullptr, nullptr));
     return data;
   }
@@ -128,7 +131,8 @@ const double* Call::doubles(size_t i, size_t* count) const {
   bool is = false;
   napi_typedarray_type type = napi_int8_array;
   void* data = nullptr;
-  if (napi_is_typedarray(env, arguments_[i], &is) == napi_ok && is) check(napi_get_typedarray_info(env, arguments_[i], &type, count, &data, nullptr, nullptr));
+  check(napi_is_typedarray(env, arguments_[i], &is));
+  if (is) check(napi_get_typedarray_info(env, arguments_[i], &type, count, &data, nullptr, nullptr));
   if (type != napi_float64_array) LR_THROW(LR_INVALID, op, "argument %zu must be a Float64Array", i + 1);
   return static_cast<const double*>(data);
 }
@@ -182,8 +186,8 @@ napi_value Call::from(const std::string& text) const {
 
 void define(napi_env env, napi_value object, const char* name, napi_callback callback) {
   napi_value function = nullptr;
-  if (napi_create_function(env, name, NAPI_AUTO_LENGTH, callback, nullptr, &function) != napi_ok || napi_set_named_property(env, object, name, function) != napi_ok)
-    LR_THROW(LR_DEVICE, "load", "this environment is shutting down");
+  require_alive(napi_create_function(env, name, NAPI_AUTO_LENGTH, callback, nullptr, &function), "load");
+  require_alive(napi_set_named_property(env, object, name, function), "load");
 }
 
 }  // namespace lr

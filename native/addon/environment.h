@@ -106,7 +106,7 @@ void define_tensors(napi_env env, napi_value exports);
 void define_weights(napi_env env, napi_value exports);
 void define_transfers(napi_env env, napi_value exports);
 void define_devices(napi_env env, napi_value exports);
-const char* op_name(int op);
+const char* op_name(int op);  // of an op that has run
 
 }  // namespace lr
 #endif

@@ -20,15 +20,15 @@ void add(napi_env env, napi_value kernels, int& index, const char* js, const cha
 
 }  // namespace
 
-const char* op_name(int op) { return op < registered ? names[op] : nullptr; }
+const char* op_name(int op) { return names[op]; }
 
 void define_kernels(napi_env env, napi_value exports) {
   // Two workers may load the addon at the same time.
   static std::mutex mutex;
   std::lock_guard<std::mutex> lock(mutex);
   napi_value kernels = nullptr;
-  if (napi_create_object(env, &kernels) != napi_ok || napi_set_named_property(env, exports, "kernels", kernels) != napi_ok)
-    LR_THROW(LR_DEVICE, "load", "this environment is shutting down");
+  require_alive(napi_create_object(env, &kernels), "load");
+  require_alive(napi_set_named_property(env, exports, "kernels", kernels), "load");
   int index = 0;
 #define OP(js, entry, ...) add<&lr_backend::entry>(env, kernels, index, #js, #entry, ##__VA_ARGS__)
   OP(prefetch, prefetch);

@@ -58,10 +58,10 @@ std::shared_ptr<Waiter> Waiter::create(napi_env env) {
   auto held = std::make_unique<std::shared_ptr<Waiter>>(waiter);
   const auto finalize = [](napi_env, void* data, void*) { delete static_cast<std::shared_ptr<Waiter>*>(data); };
   napi_value global = nullptr, constructor = nullptr;
-  if (napi_get_global(env, &global) != napi_ok || napi_get_named_property(env, global, "ArrayBuffer", &constructor) != napi_ok ||
-      napi_create_reference(env, constructor, 1, &waiter->array_buffer_) != napi_ok ||
-      napi_create_threadsafe_function(env, nullptr, nullptr, string(env, "lowrank"), 0, 1, held.get(), finalize, waiter.get(), settle, &waiter->function_) != napi_ok)
-    LR_THROW(LR_DEVICE, "load", "this environment is shutting down");
+  require_alive(napi_get_global(env, &global), "load");
+  require_alive(napi_get_named_property(env, global, "ArrayBuffer", &constructor), "load");
+  require_alive(napi_create_reference(env, constructor, 1, &waiter->array_buffer_), "load");
+  require_alive(napi_create_threadsafe_function(env, nullptr, nullptr, string(env, "lowrank"), 0, 1, held.get(), finalize, waiter.get(), settle, &waiter->function_), "load");
   held.release();
   napi_unref_threadsafe_function(env, waiter->function_);
   return waiter;
@@ -69,7 +69,7 @@ std::shared_ptr<Waiter> Waiter::create(napi_env env) {
 
 napi_value Waiter::promise(napi_env env, Completion& completion) {
   napi_value promise = nullptr;
-  if (napi_create_promise(env, &completion.deferred, &promise) != napi_ok) LR_THROW(LR_DEVICE, "read", "this environment is shutting down");
+  require_alive(napi_create_promise(env, &completion.deferred, &promise), "read");
   if (pending_++ == 0) napi_ref_threadsafe_function(env, function_);
   return promise;
 }
@@ -83,8 +83,9 @@ napi_value Waiter::array_buffer(napi_env env, const Completion& completion) cons
   napi_value constructor = nullptr, size = nullptr, value = nullptr, ignored = nullptr;
   void* to = nullptr;
   size_t room = 0;
-  if (napi_get_reference_value(env, array_buffer_, &constructor) == napi_ok && napi_create_double(env, static_cast<double>(completion.size), &size) == napi_ok &&
-      napi_new_instance(env, constructor, 1, &size, &value) == napi_ok && napi_get_arraybuffer_info(env, value, &to, &room) == napi_ok && room == completion.size) {
+  napi_get_reference_value(env, array_buffer_, &constructor);
+  napi_create_double(env, static_cast<double>(completion.size), &size);
+  if (napi_new_instance(env, constructor, 1, &size, &value) == napi_ok && napi_get_arraybuffer_info(env, value, &to, &room) == napi_ok && room == completion.size) {
     if (room) std::memcpy(to, completion.bytes.get(), room);
     return value;
   }

@@ -15,6 +15,11 @@ namespace lr {
 // `text` stands for the fault's where that is too short for it.
 napi_value to_js(napi_env env, const Fault& fault, const std::string& text = {}) noexcept;
 
+// For calls that fail only while a worker is being terminated.
+inline void require_alive(napi_status status, const char* op) {
+  if (status != napi_ok) LR_THROW(LR_DEVICE, op, "this environment is shutting down");
+}
+
 struct Completion {
   napi_deferred deferred = nullptr;
   Fault fault{};                     // code LR_OK: resolve

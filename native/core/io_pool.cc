@@ -1,5 +1,6 @@
 #include "io_pool.h"
 
+#include <new>
 #include <system_error>
 
 #include "fault.h"
@@ -16,6 +17,8 @@ IoPool::IoPool(int threads) {
     while (threads_.size() < static_cast<size_t>(threads)) threads_.emplace_back([this] { main(); });
   } catch (const std::system_error& error) {
     if (threads_.empty()) LR_THROW(LR_DEVICE, "readFile", "the system grants no thread for file reads: %s", error.what());
+  } catch (const std::bad_alloc&) {
+    if (threads_.empty()) throw;
   }
 }
 

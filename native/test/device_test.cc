@@ -149,6 +149,18 @@ TEST(Handles, OfAnotherTableAreStale) {
   other.clear();
 }
 
+TEST(Handles, AreNotWithoutEnd) {
+  int drops = 0;
+  HandleTable<Entry> table(1);
+  double last = 0;
+  for (int i = 0; i < 1 << 22; i++) last = table.add(Entry{nullptr, &drops}, "add");
+  EXPECT_EQ(fault_of([&] { table.add(Entry{nullptr, &drops}, "add"); })->error.code, LR_INVALID);
+  table.remove(last, "remove");
+  EXPECT_NE(table.add(Entry{nullptr, &drops}, "add"), last);
+  table.clear();
+  EXPECT_EQ(drops, (1 << 22) + 1);
+}
+
 TEST(Handles, GiveUpASlotWhoseGenerationsAreUsedUp) {
   int drops = 0;
   HandleTable<Entry> table((1u << 30) - 1);

@@ -52,6 +52,34 @@ describe("wrong calls throw typed errors", () => {
     }
   });
 
+  it("for arguments of the wrong kind, with an exception of the arguments' own handed on", () => {
+    expect(thrown(() => addon.profile(cpu, 1 as never)).message).toBe("[profile] argument 2 must be true or false");
+    expect(thrown(() => addon.openDevice(3 as never)).message).toBe("[openDevice] argument 1 must be a string");
+    for (const bad of [3, "8", [0], new DataView(new ArrayBuffer(8))])
+      expect(thrown(() => addon.kernels.linear(cpu, bad as never)).message).toBe("[linear] argument 2 must be a Float64Array");
+    for (const whole of [-(2 ** 40), 2 ** 40])
+      expect(thrown(() => addon.kernels.linear(cpu, new Float64Array([0, 0, whole]))).message).toContain(
+        `number 2 of the argument array must be a whole number but is ${whole < 0 ? "-" : ""}1.09951e+12`,
+      );
+    const mine = new RangeError("mine");
+    const shape = Object.defineProperty([1], 0, {
+      get() {
+        throw mine;
+      },
+    });
+    expect(thrown(() => addon.alloc(cpu, F32, shape))).toBe(mine);
+  });
+
+  it("for a dense weight that is absent, no matrix, or of whole numbers", () => {
+    const row = upload([1, 2]);
+    const bytes = addon.alloc(cpu, U8, [2, 2]);
+    expect(thrown(() => addon.weightDense(0)).message).toBe("[weightDense] a weight must have 2 dimensions but has 0");
+    expect(thrown(() => addon.weightDense(row)).message).toBe("[weightDense] a weight must have 2 dimensions but has 1");
+    expect(thrown(() => addon.weightDense(bytes)).message).toBe("[weightDense] a dense weight is float32, bfloat16 or float16");
+    addon.free(row);
+    addon.free(bytes);
+  });
+
   it("for a 4-bit weight whose parts do not fit", () => {
     const codes = addon.alloc(cpu, U8, [32]);
     const absmax = upload([1]);
@@ -64,7 +92,18 @@ describe("wrong calls throw typed errors", () => {
     expect(thrown(() => make(8, 8, [codes, absmax, 0, 0, 0, absmax])).message).toContain("code must have 16 elements");
     expect(thrown(() => make(8, 8, [absmax, absmax, 0, 0, 0, code])).message).toContain("codes has the wrong dtype");
     expect(thrown(() => make(8, 8, [codes, 0, 0, 0, 0, code])).code).toBe("INVALID");
-    for (const t of [codes, absmax, code]) addon.free(t);
+    const statistics = addon.alloc(cpu, U8, [1]);
+    const nestedCode = addon.alloc(cpu, F32, [256]);
+    const nested = [codes, statistics, absmax, nestedCode, absmax, code];
+    const makeNested = (blocksize: number, parts = nested) =>
+      addon.weight4bit(...(parts as [number, number, number, number, number, number]), 8, 8, 64, blocksize, 0);
+    addon.freeWeight(makeNested(256));
+    expect(thrown(() => makeNested(0)).message).toContain("the nested block size must be at least 1");
+    for (const absent of [0, 1, 3, 4, 5]) {
+      const parts = nested.map((part, i) => (i === absent ? 0 : part));
+      expect(thrown(() => makeNested(256, parts)).message).toContain("codes, absmax and code are needed");
+    }
+    for (const t of [statistics, nestedCode, codes, absmax, code]) addon.free(t);
   });
 
   it("for outputs on top of indices, which the kernel has checked by then", async () => {
@@ -106,6 +145,16 @@ describe("wrong calls throw typed errors", () => {
       addon.kernels.fill(cpu, bytes, value);
       await expect(addon.synchronize(cpu)).rejects.toMatchObject({ code: "INVALID", op: "fill" });
     }
+  });
+
+  it("for whole numbers beyond 64 bits, and for what is no bigint", () => {
+    const t = addon.alloc(cpu, F32, [1]);
+    for (const key of [1n << 64n, -1n, 1, "1"])
+      expect(thrown(() => addon.kernels.random(cpu, t, 0, 0, 1, key as bigint)).message).toBe(
+        "[random] argument 6 must be a bigint from 0 to 2^64 - 1",
+      );
+    addon.kernels.random(cpu, t, 0, 0, 1, (1n << 64n) - 1n);
+    addon.free(t);
   });
 
   it("for names and shapes that the system would take for others", () => {

@@ -1,5 +1,8 @@
-import { spawn } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
+import { mkdtempSync } from "node:fs";
 import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { loadAddon } from "../../src/native/load.js";
 import type { NativeError } from "../../src/native/surface.js";
@@ -8,7 +11,16 @@ export const addon = loadAddon();
 export const cpu = addon.openDevice("cpu");
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
-const addonPath = (createRequire(import.meta.url)("node-gyp-build") as { path(folder: string): string }).path(root);
+export const addonPath = (createRequire(import.meta.url)("node-gyp-build") as { path(folder: string): string }).path(root);
+
+/** Compiles a C++ file beside the tests; the path of the shared library, in a folder of its own. */
+export function sharedLibrary(source: string): string {
+  const library = join(mkdtempSync(join(tmpdir(), "lowrank-native-")), "library.so");
+  const args = ["-std=c++17", "-O1", "-shared", "-fPIC", "-o", library, fileURLToPath(new URL(source, import.meta.url)), "-ldl"];
+  const { status, stderr } = spawnSync(process.env.CXX ?? "g++", args, { encoding: "utf8" });
+  if (status !== 0) throw new Error(`cannot compile ${source}: ${stderr}`);
+  return library;
+}
 
 export const F32 = 0;
 export const BF16 = 1;

@@ -1,6 +1,6 @@
 import { availableParallelism } from "node:os";
 import { describe, expect, it } from "vitest";
-import { addon, cpu, runChild } from "./helpers.js";
+import { addon, addonPath, cpu, runChild } from "./helpers.js";
 
 const clean = { code: 0, signal: null, err: "" };
 
@@ -57,6 +57,35 @@ describe("worker threads", () => {
         console.log(a.memory(d).live, a.memory(d).tensors);
       })();`;
     expect(await runChild(script)).toMatchObject({ ...clean, out: "4000 1" });
+  });
+
+  // What native code sees when a worker is terminated while it runs: every call that makes something in JavaScript fails.
+  it.each([
+    ["wait", "a.synchronize(d)"],
+    ["read", "a.read(t)"],
+    ["read a file", "a.readFile(t, 0, path, 0, 4)"],
+    ["run an op", "a.kernels.fill(d, t, 1)"],
+    ["run a wrong op", "a.kernels.fill(d, t)"],
+    ["allocate", "a.alloc(d, 0, [7])"],
+    ["ask", "[a.memory(d), a.deviceInfo(d), a.availableIsas(), a.profile(d, false)]"],
+  ])("may %s when they have ended already", async (_, call) => {
+    const body = `const path = ${JSON.stringify(addonPath)}, t = a.alloc(d, 0, [1]), { failAllocation } = a; process.reallyExit(7); try { ${call} } catch {} failAllocation(1);`;
+    const script = `
+      const before = a.memory(d).live;
+      ${worker(body)}.on("exit", async (code) => {
+        let reached; try { a.alloc(d, 0, [1]) } catch (error) { reached = error.code }
+        await a.synchronize(d);
+        console.log(code, reached, a.memory(d).live - before, a.memory(d).tensors);
+      });`;
+    expect(await runChild(script)).toMatchObject({ ...clean, out: "7 OUT_OF_MEMORY 0 0" });
+  });
+
+  it("may load the addon when they have ended already", async () => {
+    const body = `const module = { exports: {} }; process.reallyExit(7); process.dlopen(module, ${JSON.stringify(addonPath)});`;
+    const script = `
+      const w = new (require("node:worker_threads").Worker)(${JSON.stringify(body)}, { eval: true });
+      w.on("error", (error) => console.log(error)).on("exit", (code) => a.synchronize(d).then(() => console.log(code, a.memory(d).tensors)));`;
+    expect(await runChild(script)).toMatchObject({ ...clean, out: "7 0" });
   });
 
   it("do not see each other's errors or tensors", async () => {

@@ -1,7 +1,10 @@
 /** What the system refuses: threads, host memory, device memory. Each is a typed error, and what asked for it stays usable. */
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawnSync } from "node:child_process";
+import { rmSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
-import { addon, cpu, F32, runChild, thrown, U8 } from "./helpers.js";
+import { addon, cpu, F32, runChild, sharedLibrary, thrown, U8 } from "./helpers.js";
 import { KERNELS } from "./misuse/recipes.js";
 import { World } from "./misuse/world.js";
 
@@ -79,6 +82,31 @@ describe("an allocation that fails", () => {
     expect((await addon.read(t)).byteLength).toBe(16);
     addon.free(t);
   });
+});
+
+// AddressSanitizer's own `operator new` comes first.
+describe.skipIf(sanitized)("`operator new`", () => {
+  it("may fail anywhere in any export, in opening a device and in loading: a typed error, no abort, nothing left", () => {
+    const library = sharedLibrary("scarce/new.cc");
+    const orders = join(dirname(library), "orders");
+    writeFileSync(orders, new Uint8Array(16));
+    const main = fileURLToPath(new URL("scarce/main.ts", import.meta.url));
+    const child = spawnSync(process.execPath, ["--import", "tsx", main], {
+      encoding: "utf8",
+      env: { ...process.env, LD_PRELOAD: library, LOWRANK_TEST_NEW: orders },
+      timeout: 300_000,
+    });
+    rmSync(dirname(library), { recursive: true });
+    expect(child).toMatchObject({ status: 0, signal: null, stderr: "" });
+    const failed = JSON.parse(child.stdout) as Record<string, number>;
+    // One for the wait that follows each is the least.
+    for (const [name, count] of Object.entries(failed)) expect(count, name).toBeGreaterThan(2);
+    expect(Object.keys(failed)).toEqual(
+      expect.arrayContaining([...Object.keys(addon.kernels), "a file that is absent", "a device", "an environment"]),
+    );
+    // An op with its arguments, and more for the lists of a group.
+    expect(failed.linear).toBeGreaterThan(failed.add!);
+  }, 300_000);
 });
 
 describe("a tensor that a file is being read into", () => {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { addon, cpu, F32, readFloats, thrown, upload } from "./helpers.js";
+import { addon, addonPath, cpu, F32, readFloats, runChild, thrown, upload } from "./helpers.js";
 
 describe("the stream", () => {
   it("runs everything in the order of the calls", async () => {
@@ -89,6 +89,21 @@ describe("the stream", () => {
     await addon.synchronize(cpu);
     expect(addon.profile(cpu, false)).toEqual({});
     addon.free(a);
+  });
+
+  it("rejects a read where the program's own ArrayBuffer is none, or is of another size", async () => {
+    for (const [replacement, expected] of [
+      ["function () {}", "OUT_OF_MEMORY"],
+      ["class extends ArrayBuffer { constructor(n) { super(n + 1) } }", "OUT_OF_MEMORY"],
+      ["class extends ArrayBuffer {}", "4"],
+    ]) {
+      // The addon takes the constructor when it is loaded.
+      const script = `globalThis.ArrayBuffer = ${replacement}; const b = { exports: {} };
+        process.dlopen(b, ${JSON.stringify(addonPath)});
+        const t = b.exports.alloc(d, 0, [1]);
+        b.exports.read(t).then((bytes) => bytes.byteLength, (error) => error.code).then((got) => console.log(got));`;
+      expect(await runChild(script)).toMatchObject({ code: 0, signal: null, out: expected });
+    }
   });
 
   it("keeps devices apart", async () => {
