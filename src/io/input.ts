@@ -52,9 +52,12 @@ export async function openFile(path: string): Promise<FileHandle> {
       throw new LowrankError("NOT_FOUND", `${path} does not exist`, { details: { file: path }, cause: error });
     throw invalid(path, `cannot be read: ${error.message}`, error);
   });
-  if ((await handle.stat()).isFile()) return handle;
+  const found = await handle.stat().catch((error: Error) => error);
+  if (!(found instanceof Error) && found.isFile()) return handle;
   await handle.close();
-  throw invalid(path, "is not a regular file");
+  throw found instanceof Error
+    ? invalid(path, `cannot be read: ${found.message}`, found)
+    : invalid(path, "is not a regular file");
 }
 
 /** Reads a UTF-8 text file, without its byte order mark. Throws NOT_FOUND, or INVALID_FILE (also above the limit, or not UTF-8). */

@@ -32,7 +32,10 @@ export class JsonLog {
       // Whole or not at all: lines of steps that are done must outlive a kill.
       if (kept !== text) await writeFileDurable(path, kept);
       const handle = await open(path, "a");
-      await syncFolder(dirname(path));
+      await syncFolder(dirname(path)).catch(async (error) => {
+        await handle.close();
+        throw error;
+      });
       return new JsonLog(path, handle);
     });
   }

@@ -5,7 +5,7 @@ import { basename, dirname, join } from "node:path";
 import { LowrankError } from "../errors.js";
 import { canonical, makeFolders, removeStale, tempName } from "./folders.js";
 import { isAlive, type ProcessIdentity, thisProcess } from "./process-identity.js";
-import { writing } from "./system-errors.js";
+import { reading, writing } from "./system-errors.js";
 
 const NAME = ".lowrank.lock";
 const NEXT = ".next";
@@ -41,10 +41,12 @@ export function lockFolder(folder: string): Promise<FolderLock> {
 }
 
 /** Throws LOCKED when another process holds the lock of a folder; for those who will need it only after long work. */
-export async function assertUnlocked(folder: string): Promise<void> {
-  const path = join(await canonical(folder), NAME);
-  const owner = held.has(path) ? undefined : await readOwner(path);
-  if (owner !== undefined && isHolding(owner)) throw locked(folder, path, owner);
+export function assertUnlocked(folder: string): Promise<void> {
+  return reading(folder, async () => {
+    const path = join(await canonical(folder), NAME);
+    const owner = held.has(path) ? undefined : await readOwner(path);
+    if (owner !== undefined && isHolding(owner)) throw locked(folder, path, owner);
+  });
 }
 
 /**
@@ -77,8 +79,13 @@ async function lockTarget(path: string): Promise<FolderLock | undefined> {
     const file = inside ? join(path, NAME) : join(dirname(path), `${NAME}-${basename(path)}`);
     if (held.has(file)) return undefined;
     const lock = await take(file, path);
-    if ((await hasContent(path)) === inside) return lock;
-    await lock.release();
+    let right = false;
+    try {
+      right = (await hasContent(path)) === inside;
+    } finally {
+      if (!right) await lock.release();
+    }
+    if (right) return lock;
   }
 }
 
@@ -128,7 +135,7 @@ async function take(path: string, folder: string): Promise<FolderLock> {
       break;
     }
   } finally {
-    await rm(draft, { force: true });
+    await rm(draft, { force: true }).catch(() => {}); // what stays goes when this process has ended
   }
   held.add(path);
   const release = () => {
@@ -180,13 +187,17 @@ async function linkNew(from: string, to: string): Promise<boolean> {
   }
 }
 
-/** The owner written in a lock file; null when it cannot be understood, undefined when there is none. */
+/** The owner written in a lock file; null when it cannot be understood, undefined when there is none. Its owner may live where reading fails. */
 async function readOwner(path: string): Promise<Owner | null | undefined> {
+  const text = await readFile(path, "utf8").catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== "ENOENT") throw error;
+  });
+  if (text === undefined) return undefined;
   try {
-    const owner = JSON.parse(await readFile(path, "utf8"));
+    const owner = JSON.parse(text);
     return Number.isInteger(owner?.pid) ? { startTime: null, bootId: null, host: thisProcess().host, ...owner } : null;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === "ENOENT" ? undefined : null;
+  } catch {
+    return null;
   }
 }
 

@@ -26,13 +26,16 @@ export function settleFolder(folder: string): Promise<string[]> {
 export async function finishCommit(path: string): Promise<string[]> {
   if (!(await isPending(path))) return [];
   const commit = join(path, COMMIT);
-  const next = await readManifest(commit).catch((error: LowrankError) => error);
+  const next = await readManifest(commit).catch((error: Error) => {
+    if (!(error instanceof LowrankError)) throw error;
+    return error;
+  });
   // The manifest moves last: without it only empty folders are left.
   if (next instanceof LowrankError && next.code === "NOT_FOUND") {
     await drop(path);
     return [];
   }
-  const problems = next instanceof LowrankError ? [next.message] : await problemsAnywhere(next, [commit, path]);
+  const problems = next instanceof LowrankError ? [next.message] : await problemsAnywhere(next, commit, path);
   if (next instanceof LowrankError || problems.length > 0) {
     if (!(await verifyFolder(path)).ok) {
       throw new LowrankError(
@@ -56,15 +59,21 @@ export async function moveInto(path: string, next: Manifest): Promise<void> {
   const commit = join(path, COMMIT);
   const former = await formerManifest(path);
   const touched = new Set([path]);
+  const touch = (name: string) => {
+    for (let folder = dirname(join(path, name)); folder !== path; folder = dirname(folder)) touched.add(folder);
+  };
   for (const name of Object.keys(next.files)) {
     if (!(await exists(join(commit, name)))) continue; // moved before, or untouched by this save
-    for (let folder = dirname(join(path, name)); folder !== path; folder = dirname(folder)) touched.add(folder);
+    touch(name);
     await mkdir(dirname(join(path, name)), { recursive: true });
     if (!(await liesInside(path, name))) throw new LowrankError("CHECKPOINT", `${join(path, name)} would lie behind a link`);
     await rename(join(commit, name), join(path, name));
   }
-  for (const name of Object.keys(former?.files ?? {}))
-    if (!Object.hasOwn(next.files, name) && (await liesInside(path, name))) await rm(join(path, name), { force: true });
+  for (const name of Object.keys(former?.files ?? {})) {
+    if (Object.hasOwn(next.files, name) || !(await liesInside(path, name))) continue;
+    touch(name);
+    await rm(join(path, name), { force: true });
+  }
   for (const folder of touched) await syncFolder(folder);
   await rename(join(commit, MANIFEST), join(path, MANIFEST));
   await drop(path);
@@ -76,31 +85,26 @@ export async function drop(path: string): Promise<void> {
   await syncFolder(path);
 }
 
-/** A file may have been moved already: it counts where it is found first. */
-async function problemsAnywhere({ files }: Manifest, folders: readonly string[]): Promise<string[]> {
+/** A file may have been moved already: the commit's counts where it is still there. */
+async function problemsAnywhere({ files }: Manifest, commit: string, path: string): Promise<string[]> {
   const problems: string[] = [];
-  for (const [name, expected] of Object.entries(files)) {
-    const found = await Promise.all(folders.map((folder) => exists(join(folder, name))));
-    const at = Math.max(0, found.indexOf(true));
-    problems.push(...(await problemsOf(folders[at]!, name, expected)));
-  }
+  for (const [name, expected] of Object.entries(files))
+    problems.push(...(await problemsOf((await exists(join(commit, name))) ? commit : path, name, expected)));
   return problems;
 }
 
 /** Whether a file's folder is where its name says, not behind a link. */
 async function liesInside(path: string, name: string): Promise<boolean> {
   const folder = dirname(join(path, name));
-  return (await realpath(folder).catch(() => undefined)) === folder;
+  return (await realpath(folder).catch(unlessAbsent)) === folder;
 }
 
 const isPending = (path: string) => exists(join(path, COMMIT));
 
 async function exists(path: string): Promise<boolean> {
-  return lstat(path).then(
-    () => true,
-    (error: NodeJS.ErrnoException) => {
-      if (error.code !== "ENOENT" && error.code !== "ENOTDIR") throw error;
-      return false;
-    },
-  );
+  return (await lstat(path).catch(unlessAbsent)) !== undefined;
+}
+
+function unlessAbsent(error: NodeJS.ErrnoException): undefined {
+  if (error.code !== "ENOENT" && error.code !== "ENOTDIR") throw error;
 }

@@ -107,10 +107,9 @@ export class RunFolder {
       notes.push(`Continuing from ${path} at step ${state.step}`);
     }
     if (!wanted) this.#stale = await listCheckpoints(this.path);
-    const step = state?.step ?? 0;
     this.#log = await JsonLog.open(
       join(this.path, LOG_FILE),
-      (entry) => (entry as { current_steps: number }).current_steps <= step,
+      (entry) => state !== undefined && (entry as { current_steps: number }).current_steps <= state.step,
     );
     return state && { state, notes };
   }

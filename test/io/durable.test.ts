@@ -36,6 +36,12 @@ describe("writeFolder", () => {
     expect(readdirSync(join(target, ".."))).toEqual(["checkpoint-1"]);
   });
 
+  it("makes a folder without files", async () => {
+    const target = join(tempFolder(), "c");
+    await writeFolder(target, async () => {});
+    expect(readdirSync(target)).toEqual(["manifest.json"]);
+  });
+
   it("names every kind of damage", async () => {
     const target = join(tempFolder(), "c");
     const damage = async (harm: () => void) => {

@@ -1,0 +1,2 @@
+/** Mutants that no test can notice, each with the reason. */
+export const EQUIVALENT = {};
