@@ -2,7 +2,7 @@ import { LowrankError } from "../errors.js";
 import { EXIT } from "./exit.js";
 import { say } from "./output.js";
 
-/** The second of two signals so close is the first one again: npm passes Ctrl-C on to a child that the terminal has told already. */
+/** npm and its kin pass Ctrl-C on to a child that the terminal has told already: the second of two signals so close is the first again. */
 const SAME_MS = 200;
 
 /**
@@ -12,6 +12,8 @@ const SAME_MS = 200;
 export async function interruptible<T>(notice: string, body: (signal: AbortSignal) => Promise<T>): Promise<T> {
   const controller = new AbortController();
   let first = 0;
+  // Once, and only there: two that came while a step was being enqueued are seen at the same time, however far apart they were.
+  let repeats = process.env.npm_config_user_agent !== undefined;
   const stop = (name: NodeJS.Signals) => {
     if (!controller.signal.aborted) {
       first = performance.now();
@@ -19,7 +21,10 @@ export async function interruptible<T>(notice: string, body: (signal: AbortSigna
       if (name === "SIGHUP") for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
       say(`\n${notice}`);
       controller.abort(new LowrankError("ABORTED", "interrupted"));
-    } else if (name === "SIGINT" && performance.now() - first > SAME_MS) process.exit(EXIT.interrupted);
+    } else if (name === "SIGINT") {
+      if (!repeats || performance.now() - first > SAME_MS) process.exit(EXIT.interrupted);
+      repeats = false;
+    }
   };
   process.on("SIGINT", stop).on("SIGTERM", stop).on("SIGHUP", stop);
   try {

@@ -1,6 +1,7 @@
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { beforeAll, describe, expect, it } from "vitest";
+import { beforeAll, describe, expect, it, vi } from "vitest";
+import { interruptible } from "../../src/cli/interrupt.js";
 import { tempFolder } from "../io/files.js";
 import { outcome } from "../train/matrix.js";
 import { buildOnce, jsonLines, lowrank, makeModel } from "./run.js";
@@ -119,10 +120,37 @@ describe("lowrank train", () => {
       { after: 300, signal: "SIGTERM" as const },
     ]) {
       const { config } = makeJob({ ...long, per_device_train_batch_size: 200 }, 2400);
-      const saved = await lowrank(["train", config, "--json"], { signalWhen: { pattern, signal: "SIGINT", again } });
+      const env = { npm_config_user_agent: "npm" };
+      const saved = await lowrank(["train", config, "--json"], { env, signalWhen: { pattern, signal: "SIGINT", again } });
       expect(saved.code).toBe(130);
       expect(jsonLines(saved.stdout).at(-1)).toMatchObject({ type: "checkpoint" });
     }
+  });
+});
+
+describe("a second Ctrl-C that is seen in the same instant as the first", () => {
+  const signals = async (agent: string | undefined) => {
+    vi.stubEnv("npm_config_user_agent", agent);
+    const exits: number[] = [];
+    const exit = vi.spyOn(process, "exit").mockImplementation(((code: number) => exits.push(code)) as never);
+    const said = vi.spyOn(process.stderr, "write").mockReturnValue(true);
+    const aborted = await interruptible("stopping", async (signal) => {
+      const stop = process.listeners("SIGINT").at(-1)!;
+      for (let i = 0; i < 3; i++) {
+        stop("SIGINT");
+        exits.push(0);
+      }
+      return signal.aborted;
+    });
+    for (const spy of [exit, said]) spy.mockRestore();
+    vi.unstubAllEnvs();
+    expect(aborted).toBe(true);
+    return exits;
+  };
+
+  it("came while a step was enqueued, and ends the process; npm's repeat of the first does not", async () => {
+    expect(await signals(undefined)).toEqual([0, 130, 0, 130, 0]);
+    expect(await signals("npm/10 node/v20")).toEqual([0, 0, 130, 0]);
   });
 });
 
