@@ -78,7 +78,7 @@ async function replaceFolder(path: string, body: (dir: FolderWriter) => Promise<
     const folders = new Set<string>([temp]);
     await body({ file: (name, content) => addFile(temp, name, content, files, folders, space) });
     if (inside) await assertFree(path, Object.keys(files));
-    const untouched = inside && !options.replace ? await formerManifest(path) : undefined;
+    const untouched = options.replace ? undefined : await formerManifest(path);
     const manifest = addChecksum({ formatVersion: 1, ...options.facts, files: { ...untouched?.files, ...files } });
     await writeNew(join(temp, MANIFEST), manifestText(manifest), space);
     for (const folder of folders) await syncFolder(folder);
@@ -91,7 +91,7 @@ async function replaceFolder(path: string, body: (dir: FolderWriter) => Promise<
       await syncFolder(parent);
     }
   } catch (error) {
-    await rm(temp, { recursive: true, force: true }).catch(() => {}); // what stays goes with the next save
+    await rm(temp, { recursive: true }).catch(() => {}); // what stays goes with the next save
     throw error;
   } finally {
     await space.release();
@@ -113,7 +113,7 @@ export function writeFileDurable(path: string, body: FileBody, options: { needed
         await writeNew(temp, body, space);
         await rename(temp, target);
       } catch (error) {
-        await rm(temp, { force: true }).catch(() => {});
+        await rm(temp).catch(() => {});
         throw error;
       } finally {
         await space.release();

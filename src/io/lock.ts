@@ -135,7 +135,7 @@ async function take(path: string, folder: string): Promise<FolderLock> {
       break;
     }
   } finally {
-    await rm(draft, { force: true }).catch(() => {}); // what stays goes when this process has ended
+    await rm(draft).catch(() => {}); // what stays goes when this process has ended
   }
   held.add(path);
   const release = () => {
@@ -166,7 +166,7 @@ async function takeOver(draft: string, path: string, folder: string): Promise<bo
       if (error.code !== "ENOENT") throw error;
     });
   } catch (error) {
-    await rm(next, { force: true }).catch(() => {}); // ours, and we live: nobody could lock the folder any more
+    await rm(next).catch(() => {}); // ours, and we live: nobody could lock the folder any more
     throw error;
   }
   return true;

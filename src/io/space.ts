@@ -45,7 +45,7 @@ export class Reservation {
         throw Object.assign(new Error(`${refusal}: fallocate`), { code: refusal, syscall: "fallocate" });
     } catch (error) {
       await handle.close().catch(() => {});
-      await rm(name, { force: true }).catch(() => {});
+      await rm(name).catch(() => {});
       throw error;
     }
     await handle.close();

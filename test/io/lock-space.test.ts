@@ -145,6 +145,8 @@ describe("what is in the way", () => {
       await dir.file("x", "");
     });
     expect((await errorOf(twice)).code).toBe("INVALID_ARGUMENT");
+    const atOnce = writeFolder(target, (dir) => Promise.all([dir.file("x", "1"), dir.file("x", "2")]).then(() => {}));
+    expect((await errorOf(atOnce)).code).toBe("CHECKPOINT");
   });
 });
 

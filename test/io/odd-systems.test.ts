@@ -1,5 +1,5 @@
 /** File systems without hard links, systems without /proc, disks that fail while they are read: what this machine is not. */
-import { mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { rename } from "node:fs/promises";
 import { join } from "node:path";
 import { afterEach, describe, expect, it, vi } from "vitest";
@@ -23,9 +23,11 @@ vi.mock("node:fs/promises", async (original) => {
   });
   const open = async (...args: Parameters<typeof real.open>) => {
     const handle = await real.open(...args);
-    const { read } = handle;
+    const { read, write } = handle;
     if (hooks.read)
       handle.read = ((...of: unknown[]) => Promise.resolve(hooks.read!()).then(() => (read as Hook).apply(handle, of))) as never;
+    if (hooks.write)
+      handle.write = ((...of: unknown[]) => (write as Hook).apply(handle, hooks.write!(...of) as unknown[])) as never;
     return handle;
   };
   return { ...real, ...hooked("link"), ...hooked("lstat"), ...hooked("readdir"), ...hooked("rename"), open };
@@ -173,6 +175,16 @@ describe("where folders cannot be opened", () => {
   it("they are not fsynced", async () => {
     vi.spyOn(process, "platform", "get").mockReturnValue("win32");
     await syncFolder("/does/not/exist");
+  });
+});
+
+describe("a system that writes less than it is told", () => {
+  it("is told again", async () => {
+    const target = join(tempFolder(), "c");
+    hooks.write = (bytes, from, count, at) => [bytes, from, Math.ceil((count as number) / 2), at];
+    await writeFolder(target, (dir) => dir.file("a", "0123456789"));
+    expect(readFileSync(join(target, "a"), "utf8")).toBe("0123456789");
+    expect((await verifyFolder(target)).ok).toBe(true);
   });
 });
 

@@ -247,6 +247,30 @@ describe.each(Object.entries(SCENARIOS))("%s", (_, { before, work, settle, betwe
   });
 });
 
+describe("reserved space", () => {
+  const PIECE = new Uint8Array(3 << 20);
+  const work = () =>
+    writeFolder(
+      join(tempFolder(), "c"),
+      (to) => to.file("a", async (sink) => [await sink.write(PIECE), await sink.write(PIECE)].pop()),
+      {
+        needed: 7 << 20,
+      },
+    );
+
+  it("is given back as the save grows, before its bytes are written", async () => {
+    const { disk } = await watched(work);
+    expect(disk.calls.map(({ name }) => name).filter((name) => /truncate|write$/.test(name))).toEqual([
+      "write",
+      "truncate",
+      "write",
+      "write",
+    ]);
+    const failing = 1 + disk.calls.findIndex(({ name }) => name === "truncate");
+    expect((await watched(work, failing)).error).toMatchObject({ code: "CHECKPOINT" });
+  });
+});
+
 describe("what is no part of a save", () => {
   const failing = async (which: (call: Call) => boolean, work: () => Promise<unknown>) => {
     watch.disk = new WatchedDisk(which);
