@@ -145,7 +145,10 @@ describe("what is in the way", () => {
       await dir.file("x", "");
     });
     expect((await errorOf(twice)).code).toBe("INVALID_ARGUMENT");
-    const atOnce = writeFolder(target, (dir) => Promise.all([dir.file("x", "1"), dir.file("x", "2")]).then(() => {}));
+    const atOnce = writeFolder(target, async (dir) => {
+      const outcomes = await Promise.allSettled([dir.file("x", "1"), dir.file("x", "2")]);
+      for (const outcome of outcomes) if (outcome.status === "rejected") throw outcome.reason;
+    });
     expect((await errorOf(atOnce)).code).toBe("CHECKPOINT");
   });
 });
