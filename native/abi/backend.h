@@ -159,7 +159,7 @@ typedef struct lr_optim_segment {
 
 /* Lives in device memory (a U8 tensor of 64 bytes), so that the device alone decides whether a step happens. */
 typedef struct lr_optim_header {
-  int64_t step;               /* steps done; the bias correction of the next one uses step + 1 */
+  int64_t step;               /* steps done, the one in progress included: what the bias correction uses */
   int64_t skipped;            /* steps skipped because something was not finite */
   double grad_norm_sq;        /* of the unclipped gradient */
   int32_t finite;             /* loss and gradient of this step */
@@ -244,10 +244,11 @@ typedef struct lr_backend {
       /* offset f32 [1] = mean(absmax); codes, nested_absmax of absmax - offset */
 
   /* optimizer over the arena */
-  lr_error (*grad_stats)(lr_queue*, lr_tensor header, lr_tensor grad, lr_tensor loss);  /* [scratch] grad_norm_sq and finite (loss f32 may be absent) */
+  lr_error (*grad_stats)(lr_queue*, lr_tensor header, lr_tensor grad, lr_tensor loss);  /* [scratch] grad_norm_sq; finite (loss f32 may be absent); counts the step, as done or as skipped */
   lr_error (*adamw)(lr_queue*, lr_tensor param, lr_tensor grad, lr_tensor exp_avg, lr_tensor exp_avg_sq, lr_tensor header, lr_tensor segments,
                     double lr, double beta1, double beta2, double eps, double max_grad_norm);
-      /* torch's AdamW per segment, lr * lr_scale; max_grad_norm > 0: gradient times min(1, max / (norm + 1e-6)). Not finite: counts and changes no other byte */
+      /* torch's AdamW per segment, lr * lr_scale; max_grad_norm > 0: gradient times min(1, max / (norm + 1e-6)). After grad_stats, whose
+       * step it takes, on the whole arena or on slices of it, which begin at multiples of 256 elements, one after the other. Not finite: changes nothing */
   lr_error (*sgd)(lr_queue*, lr_tensor param, lr_tensor grad, lr_tensor momentum_buffer, lr_tensor header, lr_tensor segments,
                   double lr, double momentum, double dampening, int32_t nesterov, double max_grad_norm);
       /* torch's SGD, otherwise as adamw: weight decay is added to the clipped gradient, the first step's buffer is that gradient. momentum 0: the buffer may be absent */

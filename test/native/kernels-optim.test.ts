@@ -142,6 +142,44 @@ describe.each(devices)("adamw on %s", (device) => {
     });
   });
 
+  it("gives the same bits on slices of the arena, one after the other", async () => {
+    await withRaw(device, async (raw) => {
+      const [n, cut] = [1300, 512];
+      const [param, grads] = [gaussian(n, 1), [gaussian(n, 2), gaussian(n, 3)]] as const;
+      const run = async (slices: readonly (readonly [number, number])[]) => {
+        const header = raw.from(new Uint8Array(64), [64]);
+        const parts = slices.map(([begin, end]) => {
+          const part = (values: Float32Array) => raw.from(values.slice(begin, end), [end - begin]);
+          const segments = [
+            { begin: 0, end: 700, weightDecay: 0.5 },
+            { begin: 768, end: n, lrScale: 4 },
+          ].flatMap((s) => {
+            const [from, to] = [Math.max(s.begin, begin) - begin, Math.min(s.end, end) - begin];
+            return from < to ? [{ ...s, begin: from, end: to }] : [];
+          });
+          const zero = new Float32Array(n);
+          const table = raw.from(segmentBytes(segments), [32 * segments.length]);
+          return { p: part(param), m: part(zero), v: part(zero), grads: grads.map(part), table };
+        });
+        for (const [step, grad] of grads.entries()) {
+          raw.kernels.gradStats(raw.d, header, raw.from(grad, [n]), 0);
+          for (const { p, m, v, grads, table } of parts)
+            raw.kernels.adamw(raw.d, p, grads[step]!, m, v, header, table, 0.01, 0.9, 0.999, 1e-8, 0.5);
+        }
+        const all = async (key: "p" | "m" | "v") => Buffer.concat(await Promise.all(parts.map((part) => raw.bytes(part[key]))));
+        return [await all("p"), await all("m"), await all("v"), await raw.bytes(header)];
+      };
+      const [whole, sliced] = [
+        await run([[0, n]]),
+        await run([
+          [0, cut],
+          [cut, n],
+        ]),
+      ];
+      expect(sameBits(sliced, whole)).toBe(true);
+    });
+  });
+
   it.each([
     ["NaN in the gradient", [Number.NaN], [1]],
     ["infinity in the gradient", [Number.POSITIVE_INFINITY], [1]],

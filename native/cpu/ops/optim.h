@@ -1,5 +1,5 @@
-/* The optimizers over the parameter arena. grad_stats decides on the device whether the step is finite; adamw (Loshchilov & Hutter
- * 2019, as torch.optim.AdamW) and sgd (as torch.optim.SGD) read that decision, clip and count by themselves. */
+/* The optimizers over the parameter arena. grad_stats decides on the device whether the step happens, and counts it; adamw (Loshchilov &
+ * Hutter 2019, as torch.optim.AdamW) and sgd (as torch.optim.SGD) read that and clip by themselves. */
 #ifndef LOWRANK_CPU_OPS_OPTIM_H
 #define LOWRANK_CPU_OPS_OPTIM_H
 #include "common.h"
@@ -20,12 +20,19 @@ lr_error grad_stats(lr_queue* queue, lr_tensor header, lr_tensor grad, lr_tensor
   Scratch scratch(queue);
   if (scratch.sizing()) return success();
   lr_optim_header* state = (lr_optim_header*)header.data;
+  constexpr int64_t most = (int64_t)1 << 53;
+  check.require(state->step >= 0 && state->step < most && state->skipped >= 0 && state->skipped < most && state->consecutive >= 0 && state->consecutive < INT32_MAX,
+                "the header's counts of steps are no counts");
+  if (check.failed) return check.error;
   const float* g = (const float*)grad.data;
   state->grad_norm_sq = dot_f64(queue, g, g, elements(grad));
   bool finite = is_finite(state->grad_norm_sq);
   if (present(loss))
     for (int64_t i = 0; i < elements(loss); i++) finite = finite && is_finite((double)((const float*)loss.data)[i]);
   state->finite = finite ? 1 : 0;
+  state->step += finite;
+  state->skipped += !finite;
+  state->consecutive = finite ? 0 : state->consecutive + 1;
   return success();
 }
 
@@ -51,10 +58,6 @@ LR_INLINE lr_error check_arena(const char* op, const lr_tensor& param, const lr_
   check.require(elements(segments) % (int64_t)sizeof(lr_optim_segment) == 0, "segments has %lld bytes, not a multiple of %d",
                 (long long)elements(segments), (int)sizeof(lr_optim_segment));
   if (check.failed) return check.error;
-  const lr_optim_header* state = (const lr_optim_header*)header.data;
-  constexpr int64_t most = (int64_t)1 << 53;
-  check.require(state->step >= 0 && state->step < most && state->skipped >= 0 && state->skipped < most && state->consecutive >= 0 && state->consecutive < INT32_MAX,
-                "the header's counts of steps are no counts");
   const lr_optim_segment* s = (const lr_optim_segment*)segments.data;
   const int64_t n = elements(param), count = elements(segments) / (int64_t)sizeof(lr_optim_segment);
   for (int64_t i = 0; i < count; i++) {
@@ -71,18 +74,6 @@ LR_INLINE lr_error check_arena(const char* op, const lr_tensor& param, const lr_
     }
   }
   return check.error;
-}
-
-/* Counts the step, as done or as skipped; whether it happens. */
-LR_INLINE bool begin_step(lr_optim_header* state) {
-  if (state->finite) {
-    state->step++;
-    state->consecutive = 0;
-    return true;
-  }
-  state->skipped++;
-  state->consecutive++;
-  return false;
 }
 
 LR_INLINE float clip_factor(const lr_optim_header* state, double max_grad_norm) {
@@ -115,8 +106,8 @@ lr_error adamw(lr_queue* queue, lr_tensor param, lr_tensor grad, lr_tensor exp_a
   check.require(beta1 >= 0 && beta1 < 1 && beta2 >= 0 && beta2 < 1, "betas must be in [0, 1) but are %g and %g", beta1, beta2);
   if (check.failed) return check.error;
 
-  lr_optim_header* state = (lr_optim_header*)header.data;
-  if (!begin_step(state)) return success();
+  const lr_optim_header* state = (const lr_optim_header*)header.data;
+  if (!state->finite) return success();
   const double correction1 = 1.0 - power(beta1, state->step), correction2 = 1.0 - power(beta2, state->step);
   const VF clip = VF::set(clip_factor(state, max_grad_norm));
   /* The mean is reached from the nearer end, so that a small beta1 does not cancel: m + (1 - b) (g - m), or g - b (g - m). */
@@ -152,8 +143,8 @@ lr_error sgd(lr_queue* queue, lr_tensor param, lr_tensor grad, lr_tensor momentu
   check.require(!nesterov || (momentum > 0 && dampening == 0), "nesterov needs a momentum and no dampening but they are %g and %g", momentum, dampening);
   if (check.failed) return check.error;
 
-  lr_optim_header* state = (lr_optim_header*)header.data;
-  if (!begin_step(state)) return success();
+  const lr_optim_header* state = (const lr_optim_header*)header.data;
+  if (!state->finite) return success();
   const bool first = state->step == 1, moving = momentum != 0;
   const VF clip = VF::set(clip_factor(state, max_grad_norm));
   const VF old = VF::set((float)momentum), fresh = VF::set((float)(1.0 - dampening));

@@ -1,6 +1,6 @@
-// The optimizers over the parameter arena. grad_stats decides on the device whether the step is finite; adamw (Loshchilov & Hutter 2019, as
-// torch.optim.AdamW) and sgd (as torch.optim.SGD) read that decision and clip by themselves: one launch over all segments, gridDim.y of them
-// side by side, and one thread that counts the step afterwards.
+// The optimizers over the parameter arena. grad_stats decides on the device whether the step happens, and counts it; adamw (Loshchilov & Hutter
+// 2019, as torch.optim.AdamW) and sgd (as torch.optim.SGD) read that and clip by themselves: one launch over all segments, gridDim.y of them side
+// by side.
 #include <vector>
 
 #include "../table.cuh"
@@ -10,8 +10,8 @@ namespace {
 
 __device__ __forceinline__ bool is_finite(double x) { return x - x == 0.0; }
 
-// One block: a loss is one value, or a few.
-__global__ void finite_kernel(lr_optim_header* state, const float* loss, int64_t losses) {
+// One block: a loss is one value, or a few. Counts the step, as done or as skipped.
+__global__ void count_step_kernel(lr_optim_header* state, const float* loss, int64_t losses) {
   LR_SHARED_MEMORY(memory);
   int* wrong = (int*)memory;
   if (threadIdx.x == 0) *wrong = is_finite(state->grad_norm_sq) ? 0 : 1;
@@ -19,17 +19,11 @@ __global__ void finite_kernel(lr_optim_header* state, const float* loss, int64_t
   for (int64_t i = threadIdx.x; i < losses; i += blockDim.x)
     if (!is_finite((double)loss[i])) atomicMax(wrong, 1);
   __syncthreads();
-  if (threadIdx.x == 0) state->finite = *wrong ? 0 : 1;
-}
-
-__global__ void count_step_kernel(lr_optim_header* state) {
-  if (state->finite) {
-    state->step++;
-    state->consecutive = 0;
-  } else {
-    state->skipped++;
-    state->consecutive++;
-  }
+  if (threadIdx.x > 0) return;
+  state->finite = *wrong ? 0 : 1;
+  state->step += state->finite;
+  state->skipped += 1 - state->finite;
+  state->consecutive = state->finite ? 0 : state->consecutive + 1;
 }
 
 __device__ double power(double base, int64_t n) {
@@ -55,8 +49,8 @@ __global__ void adamw_kernel(AdamW a, const lr_optim_header* state, const lr_opt
   double* shared = (double*)memory; // correction1, sqrt(correction2), clip: what needs many operations, once a block
   if (!state->finite) return;
   if (threadIdx.x == 0) {
-    shared[0] = 1.0 - power(a.beta1, state->step + 1);
-    shared[1] = sqrt(1.0 - power(a.beta2, state->step + 1));
+    shared[0] = 1.0 - power(a.beta1, state->step);
+    shared[1] = sqrt(1.0 - power(a.beta2, state->step));
     shared[2] = (double)clip_factor(state, a.max_grad_norm);
   }
   __syncthreads();
@@ -90,7 +84,7 @@ struct Sgd {
 
 __global__ void sgd_kernel(Sgd a, const lr_optim_header* state, const lr_optim_segment* segments, int64_t count) {
   if (!state->finite) return;
-  const bool first = state->step == 0;
+  const bool first = state->step == 1;
   const float clip = clip_factor(state, a.max_grad_norm), old = (float)a.momentum, fresh = (float)(1.0 - a.dampening);
   for (int64_t s = blockIdx.y; s < count; s += gridDim.y) {
     const lr_optim_segment segment = segments[s];
@@ -163,7 +157,7 @@ lr_error grad_stats(lr_queue* queue, lr_tensor header, lr_tensor grad, lr_tensor
   }
   lr_optim_header* state = (lr_optim_header*)header.data;
   enqueue_dot(nullptr, &state->grad_norm_sq, (const float*)grad.data, (const float*)grad.data, elements(grad), 1.0, false);
-  LR_LAUNCH(finite_kernel, 1, kThreads, sizeof(int), state, (const float*)loss.data, present(loss) ? elements(loss) : 0);
+  LR_LAUNCH(count_step_kernel, 1, kThreads, sizeof(int), state, (const float*)loss.data, present(loss) ? elements(loss) : 0);
   return finish("grad_stats");
 }
 
@@ -179,7 +173,6 @@ lr_error adamw(lr_queue*, lr_tensor param, lr_tensor grad, lr_tensor exp_avg, lr
   const AdamW a = {(float*)param.data, (float*)exp_avg.data, (float*)exp_avg_sq.data, (const float*)grad.data, lr, beta1, beta2, eps, max_grad_norm};
   lr_optim_header* state = (lr_optim_header*)header.data;
   LR_LAUNCH(adamw_kernel, arena.grid(), kThreads, 3 * sizeof(double), a, state, (const lr_optim_segment*)segments.data, arena.count);
-  LR_LAUNCH(count_step_kernel, 1, 1, 0, state);
   return finish("adamw");
 }
 
@@ -196,7 +189,6 @@ lr_error sgd(lr_queue*, lr_tensor param, lr_tensor grad, lr_tensor momentum_buff
                  nesterov};
   lr_optim_header* state = (lr_optim_header*)header.data;
   LR_LAUNCH(sgd_kernel, arena.grid(), kThreads, 0, a, state, (const lr_optim_segment*)segments.data, arena.count);
-  LR_LAUNCH(count_step_kernel, 1, 1, 0, state);
   return finish("sgd");
 }
 
