@@ -22,7 +22,7 @@
 extern "C" {
 #endif
 
-#define LR_ABI_VERSION 3
+#define LR_ABI_VERSION 4
 
 typedef enum lr_dtype { LR_F32 = 0, LR_BF16 = 1, LR_F16 = 2, LR_I32 = 3, LR_U8 = 4 } lr_dtype;
 
@@ -53,6 +53,9 @@ typedef struct lr_queue {
 
 /* How products are formed: F32, or inputs rounded to bf16 and accumulated in f32 (where the device multiplies bf16). */
 typedef enum lr_math { LR_MATH_F32 = 0, LR_MATH_BF16 = 1 } lr_math;
+
+/* Of a gated linear unit: x * sigmoid(x), and GELU in its tanh form, 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))). */
+typedef enum lr_activation { LR_SILU = 0, LR_GELU_TANH = 1 } lr_activation;
 
 typedef enum lr_weight_kind { LR_WEIGHT_DENSE = 0, LR_WEIGHT_4BIT = 1 } lr_weight_kind;
 typedef enum lr_code4 { LR_NF4 = 0, LR_FP4 = 1 } lr_code4;
@@ -199,6 +202,8 @@ typedef struct lr_backend {
   lr_error (*axpy)(lr_queue*, lr_tensor y, lr_tensor x, float alpha);            /* y += alpha x, f32 */
   lr_error (*add)(lr_queue*, lr_tensor y, lr_tensor a, lr_tensor b);             /* f32 */
   lr_error (*scale_rows)(lr_queue*, lr_tensor y, lr_tensor x, lr_tensor s, int32_t accumulate); /* y[i,:] (+)= s[i] x[i,:] */
+  lr_error (*copy_columns)(lr_queue*, lr_tensor y, lr_tensor x, int32_t y_begin, int32_t x_begin, int32_t columns);
+      /* f32 matrices of equally many rows: y[:, y_begin + j] = x[:, x_begin + j] for j < columns; the rest of y stays */
   lr_error (*dot)(lr_queue*, lr_tensor y, lr_tensor a, lr_tensor b, float scale, int32_t accumulate); /* y[0] (+)= scale Σ a b, f64 inside; b absent: 1 */
   lr_error (*random)(lr_queue*, lr_tensor y, int32_t normal, float a, float b, uint64_t key); /* uniform [a, b) or normal(mean a, std b); philox(key, element / 4) */
 
@@ -215,8 +220,11 @@ typedef struct lr_backend {
       /* table f32 [T, 2h]: h cosines, then h sines of position * inv_freq (angle in f32), times scaling; inv_freq f32 [h] */
   lr_error (*rope)(lr_queue*, lr_tensor y, lr_tensor x, lr_tensor table, int32_t inverse);
       /* x, y [T, H, D]; rotates pairs (i, i + h) of the first 2h dimensions, copies the rest; inverse: the transposed rotation */
-  lr_error (*swiglu)(lr_queue*, lr_tensor y, lr_tensor gate, lr_tensor up);
-  lr_error (*swiglu_grad)(lr_queue*, lr_tensor dgate, lr_tensor dup, lr_tensor dy, lr_tensor gate, lr_tensor up);
+  lr_error (*glu)(lr_queue*, lr_tensor y, lr_tensor gate, lr_tensor up, int32_t activation);  /* y = activation(gate) * up */
+  lr_error (*glu_grad)(lr_queue*, lr_tensor dgate, lr_tensor dup, lr_tensor dy, lr_tensor gate, lr_tensor up, int32_t activation);
+
+  lr_error (*softcap)(lr_queue*, lr_tensor y, lr_tensor x, float factor, float cap);   /* y = cap * tanh(factor * x / cap) */
+  lr_error (*softcap_grad)(lr_queue*, lr_tensor dx, lr_tensor dy, lr_tensor y, float factor, float cap);
 
   /* linears */
   lr_error (*linear)(lr_queue*, const lr_linear_group* group);      /* [scratch] y = x Wᵀ + bias + Σ scale (drop(x) Aᵀ) Bᵀ */

@@ -39,6 +39,7 @@ void define_kernels(napi_env env, napi_value exports) {
   OP(axpy, axpy);
   OP(add, add);
   OP(scaleRows, scale_rows);
+  OP(copyColumns, copy_columns);
   OP(dot, dot);
   OP(random, random);
   OP(embedding, embedding);
@@ -47,8 +48,10 @@ void define_kernels(napi_env env, napi_value exports) {
   OP(rmsNormGrad, rms_norm_grad, kScratch);
   OP(ropeTable, rope_table);
   OP(rope, rope);
-  OP(swiglu, swiglu);
-  OP(swigluGrad, swiglu_grad);
+  OP(glu, glu);
+  OP(gluGrad, glu_grad);
+  OP(softcap, softcap);
+  OP(softcapGrad, softcap_grad);
   OP(linear, linear, kScratch);
   OP(linearDx, linear_dx, kScratch);
   OP(loraGrad, lora_grad, kScratch);

@@ -9,6 +9,7 @@
 #include "ops/dequantize.h"
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
+#include "ops/glu.h"
 #include "ops/head.h"
 #include "ops/kv_append.h"
 #include "ops/linear.h"
@@ -18,7 +19,7 @@
 #include "ops/reduce.h"
 #include "ops/rms_norm.h"
 #include "ops/rope.h"
-#include "ops/swiglu.h"
+#include "ops/softcap.h"
 
 namespace LR_ISA { namespace {
 
@@ -40,6 +41,7 @@ constexpr lr_backend make_table(const char* name) {
   t.axpy = axpy;
   t.add = add;
   t.scale_rows = scale_rows;
+  t.copy_columns = copy_columns;
   t.dot = dot;
   t.random = random;
   t.embedding = embedding;
@@ -48,8 +50,10 @@ constexpr lr_backend make_table(const char* name) {
   t.rms_norm_grad = rms_norm_grad;
   t.rope_table = rope_table;
   t.rope = rope;
-  t.swiglu = swiglu;
-  t.swiglu_grad = swiglu_grad;
+  t.glu = glu;
+  t.glu_grad = glu_grad;
+  t.softcap = softcap;
+  t.softcap_grad = softcap_grad;
   t.attention = attention;
   t.attention_grad = attention_grad;
   t.kv_append = kv_append;

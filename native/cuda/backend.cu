@@ -117,6 +117,7 @@ lr_backend make_table() {
   t.axpy = axpy;
   t.add = add;
   t.scale_rows = scale_rows;
+  t.copy_columns = copy_columns;
   t.dot = dot;
   t.random = random;
   t.embedding = embedding;
@@ -125,8 +126,10 @@ lr_backend make_table() {
   t.rms_norm_grad = rms_norm_grad;
   t.rope_table = rope_table;
   t.rope = rope;
-  t.swiglu = swiglu;
-  t.swiglu_grad = swiglu_grad;
+  t.glu = glu;
+  t.glu_grad = glu_grad;
+  t.softcap = softcap;
+  t.softcap_grad = softcap_grad;
   t.linear = linear;
   t.linear_dx = linear_dx;
   t.lora_grad = lora_grad;

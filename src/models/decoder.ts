@@ -4,9 +4,9 @@ import { type ForwardMode, Linear, linear } from "../nn/linear.js";
 import { Module } from "../nn/module.js";
 import { RMSNorm } from "../nn/rms-norm.js";
 import { attention, attentionCached, kvAppend, type PagedCache } from "../ops/attention.js";
+import { glu } from "../ops/glu.js";
 import { reshape } from "../ops/reshape.js";
 import { rope } from "../ops/rope.js";
-import { swiglu } from "../ops/swiglu.js";
 import type { Tensor } from "../tensor/tensor.js";
 import type { DecoderConfig } from "./config.js";
 import type { ModelWeights } from "./loader.js";
@@ -79,7 +79,7 @@ export class Mlp extends Module {
   /** x [T, hidden] → the same shape. */
   forward(x: Tensor, { mode }: LayerContext): Tensor {
     const [gate, up] = linear(x, [this.gateProj, this.upProj], mode, `${this.path}.gate_up`) as [Tensor, Tensor];
-    return linear(swiglu(gate, up), [this.downProj], mode, `${this.path}.down_proj`)[0]!;
+    return linear(glu(gate, up, "silu"), [this.downProj], mode, `${this.path}.down_proj`)[0]!;
   }
 }
 

@@ -12,6 +12,9 @@ export type WeightHandle = number;
 /** Order as in `lr_dtype` of native/abi/backend.h. */
 export const NATIVE_DTYPES = ["float32", "bfloat16", "float16", "int32", "uint8"] as const;
 
+/** Order as in `lr_activation` of native/abi/backend.h. */
+export const NATIVE_ACTIVATIONS = ["silu", "gelu_tanh"] as const;
+
 /** What native code throws: code is one of `lr_code`. */
 export interface NativeError extends Error {
   code: "INVALID" | "OUT_OF_MEMORY" | "UNSUPPORTED" | "DEVICE" | "DEVICE_LOST" | "DISPOSED";
@@ -48,6 +51,7 @@ export interface Kernels {
   axpy(d: number, y: TensorHandle, x: TensorHandle, alpha: number): void;
   add(d: number, y: TensorHandle, a: TensorHandle, b: TensorHandle): void;
   scaleRows(d: number, y: TensorHandle, x: TensorHandle, s: TensorHandle, accumulate: number): void;
+  copyColumns(d: number, y: TensorHandle, x: TensorHandle, yBegin: number, xBegin: number, columns: number): void;
   dot(d: number, y: TensorHandle, a: TensorHandle, b: TensorHandle, scale: number, accumulate: number): void;
   /** `key` is a 64-bit unsigned integer as a bigint. */
   random(d: number, y: TensorHandle, normal: number, a: number, b: number, key: bigint): void;
@@ -79,8 +83,19 @@ export interface Kernels {
   ): void;
   ropeTable(d: number, table: TensorHandle, positions: TensorHandle, invFreq: TensorHandle, scaling: number): void;
   rope(d: number, y: TensorHandle, x: TensorHandle, table: TensorHandle, inverse: number): void;
-  swiglu(d: number, y: TensorHandle, gate: TensorHandle, up: TensorHandle): void;
-  swigluGrad(d: number, dgate: TensorHandle, dup: TensorHandle, dy: TensorHandle, gate: TensorHandle, up: TensorHandle): void;
+  /** `activation`: the index in {@link NATIVE_ACTIVATIONS}. */
+  glu(d: number, y: TensorHandle, gate: TensorHandle, up: TensorHandle, activation: number): void;
+  gluGrad(
+    d: number,
+    dgate: TensorHandle,
+    dup: TensorHandle,
+    dy: TensorHandle,
+    gate: TensorHandle,
+    up: TensorHandle,
+    activation: number,
+  ): void;
+  softcap(d: number, y: TensorHandle, x: TensorHandle, factor: number, cap: number): void;
+  softcapGrad(d: number, dx: TensorHandle, dy: TensorHandle, y: TensorHandle, factor: number, cap: number): void;
   /** `group`: see {@link LinearGroupWords}. */
   linear(d: number, group: Float64Array): void;
   linearDx(d: number, group: Float64Array): void;

@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
-import { rmsNorm, rope, swiglu } from "../reference/layers.js";
+import { NATIVE_ACTIVATIONS } from "../../src/native/surface.js";
+import { glu, rmsNorm, rope, softcap } from "../reference/layers.js";
 import { gaussian, gradientError, relativeError, weighted } from "../reference/numeric.js";
 import { devices, isas, Raw, refusal, sameBits, withRaw } from "./raw.js";
 
@@ -108,25 +109,74 @@ describe.each(devices)("layers on %s", (device) => {
     });
   });
 
-  it.each([1, 3, 65, 127, 20000])("swiglu and its gradients, %i elements", async (n) => {
+  describe.each(NATIVE_ACTIVATIONS)("glu with %s", (activation) => {
+    it.each([1, 3, 65, 127, 20000])("and its gradients, %i elements", async (n) => {
+      await withRaw(device, async (raw) => {
+        const gate = gaussian(n, 1, 3);
+        if (n > 3) gate.set([100, -100, 0], 0);
+        const [up, dy] = [gaussian(n, 2), gaussian(n, 3)] as const;
+        const t = {
+          y: raw.out([n]),
+          dgate: raw.out([n]),
+          dup: raw.out([n]),
+          gate: raw.from(gate, [n]),
+          up: raw.from(up, [n]),
+          dy: raw.from(dy, [n]),
+        };
+        const code = NATIVE_ACTIVATIONS.indexOf(activation);
+        raw.kernels.glu(raw.d, t.y, t.gate, t.up, code);
+        raw.kernels.gluGrad(raw.d, t.dgate, t.dup, t.dy, t.gate, t.up, code);
+        expect(relativeError(await raw.f32(t.y), glu(gate, up, activation))).toBeLessThan(1e-6);
+        if (n > 1000) return;
+        expect(gradientError((g) => weighted(glu(g, up, activation), dy), gate, await raw.f32(t.dgate), 4)).toBeLessThan(1e-5);
+        expect(gradientError((u) => weighted(glu(gate, u, activation), dy), up, await raw.f32(t.dup), 5)).toBeLessThan(1e-5);
+      });
+    });
+  });
+
+  it.each([1, 3, 65, 127, 20000])("softcap and its gradient, %i elements", async (n) => {
     await withRaw(device, async (raw) => {
-      const gate = gaussian(n, 1, 3);
-      if (n > 3) gate.set([100, -100, 0], 0);
-      const [up, dy] = [gaussian(n, 2), gaussian(n, 3)] as const;
-      const t = {
-        y: raw.out([n]),
-        dgate: raw.out([n]),
-        dup: raw.out([n]),
-        gate: raw.from(gate, [n]),
-        up: raw.from(up, [n]),
-        dy: raw.from(dy, [n]),
-      };
-      raw.kernels.swiglu(raw.d, t.y, t.gate, t.up);
-      raw.kernels.swigluGrad(raw.d, t.dgate, t.dup, t.dy, t.gate, t.up);
-      expect(relativeError(await raw.f32(t.y), swiglu(gate, up))).toBeLessThan(1e-6);
+      const [x, dy] = [gaussian(n, 1, 20), gaussian(n, 2)];
+      if (n > 3) x.set([1e4, -1e4, 0], 0);
+      const t = { y: raw.out([n]), dx: raw.out([n]), x: raw.from(x, [n]) };
+      raw.kernels.softcap(raw.d, t.y, t.x, 0.25, 5);
+      raw.kernels.softcapGrad(raw.d, t.dx, raw.from(dy, [n]), t.y, 0.25, 5);
+      expect(relativeError(await raw.f32(t.y), softcap(x, 0.25, 5))).toBeLessThan(1e-6);
       if (n > 1000) return;
-      expect(gradientError((g) => weighted(swiglu(g, up), dy), gate, await raw.f32(t.dgate), 4)).toBeLessThan(1e-5);
-      expect(gradientError((u) => weighted(swiglu(gate, u), dy), up, await raw.f32(t.dup), 5)).toBeLessThan(1e-5);
+      expect(gradientError((x) => weighted(softcap(x, 0.25, 5), dy), x, await raw.f32(t.dx), 3)).toBeLessThan(1e-5);
+    });
+  });
+
+  it.each([
+    [1, 1, 1, 0, 0, 1],
+    [3, 65, 130, 0, 65, 65],
+    [300, 127, 64, 3, 1, 63],
+    [5, 4, 4, 1, 1, 0],
+  ])("copy_columns of %i rows", async (rows, wideY, wideX, yBegin, xBegin, columns) => {
+    await withRaw(device, async (raw) => {
+      const [before, x] = [gaussian(rows * wideY, 1), gaussian(rows * wideX, 2)];
+      const y = raw.from(before, [rows, wideY]);
+      raw.kernels.copyColumns(raw.d, y, raw.from(x, [rows, wideX]), yBegin, xBegin, columns);
+      const expected = before.map((value, i) => {
+        const [row, column] = [Math.floor(i / wideY), (i % wideY) - yBegin];
+        return column >= 0 && column < columns ? (x[row * wideX + xBegin + column] as number) : value;
+      });
+      expect(sameBits(await raw.f32(y), expected)).toBe(true);
+    });
+  });
+
+  it("copy_columns refuses columns that are not there", async () => {
+    await withRaw(device, async (raw) => {
+      const [y, x] = [raw.out([2, 3]), raw.out([2, 5])];
+      for (const [yBegin, xBegin, columns] of [
+        [1, 0, 3],
+        [0, 3, 3],
+        [-1, 0, 1],
+        [0, 0, -1],
+      ] as const) {
+        const call = () => raw.kernels.copyColumns(raw.d, y, x, yBegin, xBegin, columns);
+        expect((await refusal(raw, call)).message).toContain("[copy_columns] columns");
+      }
     });
   });
 });

@@ -1,13 +1,16 @@
 import { describe, expect, it } from "vitest";
+import { NATIVE_ACTIVATIONS } from "../../src/native/surface.js";
 import { attention } from "../../src/ops/attention.js";
+import { splitColumns } from "../../src/ops/columns.js";
 import { cast, copyInto } from "../../src/ops/copy.js";
 import { add, scale, weightedSum } from "../../src/ops/elementwise.js";
 import { embedding } from "../../src/ops/embedding.js";
+import { glu } from "../../src/ops/glu.js";
 import { matmul } from "../../src/ops/matmul.js";
 import { fillRandom } from "../../src/ops/random.js";
 import { addRmsNorm, rmsNorm } from "../../src/ops/rms-norm.js";
 import { rope, ropeTable } from "../../src/ops/rope.js";
-import { swiglu } from "../../src/ops/swiglu.js";
+import { softcap } from "../../src/ops/softcap.js";
 import { Tensor } from "../../src/tensor/tensor.js";
 import * as reference from "../reference/attention.js";
 import * as layers from "../reference/layers.js";
@@ -79,18 +82,59 @@ describe("rope", () => {
     }));
 });
 
-describe("swiglu", () => {
-  it("gives y and both gradients", () =>
+describe("glu", () => {
+  it.each(NATIVE_ACTIVATIONS)("with %s gives y and both gradients", (activation) =>
     leavesNothing(async () => {
       const p = { gate: normal([3, 65], 1), up: normal([3, 65], 2) };
-      const { y, dy, gradients } = await differentiate(p, ({ gate, up }) => swiglu(gate, up));
-      expect(relativeError(y, layers.swiglu(p.gate.values, p.up.values))).toBeLessThan(2e-6);
-      expect(gradientError((g) => weighted(layers.swiglu(g, p.up.values), dy), p.gate.values, gradients.gate!, 1)).toBeLessThan(
-        2e-5,
-      );
-      expect(gradientError((u) => weighted(layers.swiglu(p.gate.values, u), dy), p.up.values, gradients.up!, 2)).toBeLessThan(
-        2e-5,
-      );
+      const reference = (g: ArrayLike<number>, u: ArrayLike<number>) => layers.glu(g, u, activation);
+      const { y, dy, gradients } = await differentiate(p, ({ gate, up }) => glu(gate, up, activation));
+      expect(relativeError(y, reference(p.gate.values, p.up.values))).toBeLessThan(2e-6);
+      expect(gradientError((g) => weighted(reference(g, p.up.values), dy), p.gate.values, gradients.gate!, 1)).toBeLessThan(2e-5);
+      expect(gradientError((u) => weighted(reference(p.gate.values, u), dy), p.up.values, gradients.up!, 2)).toBeLessThan(2e-5);
+    }),
+  );
+});
+
+describe("softcap", () => {
+  it("gives y and its gradient", () =>
+    leavesNothing(async () => {
+      const x = normal([3, 65], 1);
+      const { y, dy, gradients } = await differentiate({ x }, ({ x }) => softcap(x, 1.5, 2));
+      expect(relativeError(y, layers.softcap(x.values, 2, 1.5))).toBeLessThan(2e-6);
+      expect(gradientError((x) => weighted(layers.softcap(x, 2, 1.5), dy), x.values, gradients.x!, 1)).toBeLessThan(2e-5);
+    }));
+});
+
+describe("splitColumns", () => {
+  const widths = [3, 1, 7];
+  const x = normal([5, 11], 1);
+  const column = (i: number) => i % 11;
+
+  it("cuts the columns and puts the gradients together", () =>
+    leavesNothing(async () => {
+      const sums = (part: Tensor) => matmul(part, Tensor.from(new Float32Array(7 * part.shape[1]!).fill(1), [part.shape[1]!, 7]));
+      const { y, dy, gradients } = await differentiate({ x }, ({ x }) => {
+        const [a, b, c] = splitColumns(x, widths) as [Tensor, Tensor, Tensor];
+        return add(add(sums(a), sums(b)), c);
+      });
+      const row = (values: ArrayLike<number>, r: number, from: number, to: number) =>
+        Array.from({ length: to - from }, (_, i) => values[r * 11 + from + i] as number).reduce((a, b) => a + b, 0);
+      for (const [i, value] of y.entries()) {
+        const r = Math.floor(i / 7);
+        expect(value).toBeCloseTo(row(x.values, r, 0, 4) + (x.values[r * 11 + 4 + (i % 7)] as number), 5);
+      }
+      for (const [i, value] of gradients.x!.entries()) {
+        const r = Math.floor(i / 11);
+        const all = dy.slice(r * 7, (r + 1) * 7);
+        expect(value).toBeCloseTo(column(i) < 4 ? all.reduce((a, b) => a + b, 0) : (all[column(i) - 4] as number), 5);
+      }
+    }));
+
+  it("leaves zeros where a part was not used", () =>
+    leavesNothing(async () => {
+      const { gradients, dy } = await differentiate({ x }, ({ x }) => splitColumns(x, widths)[2]!);
+      for (const [i, value] of gradients.x!.entries())
+        expect(value).toBe(column(i) < 4 ? 0 : dy[Math.floor(i / 11) * 7 + column(i) - 4]);
     }));
 });
 
@@ -178,7 +222,13 @@ describe("elementwise", () => {
     leavesNothing(() => {
       using a = Tensor.zeros([2, 3]);
       using b = Tensor.zeros([3, 2]);
-      for (const op of [() => add(a, b), () => swiglu(a, b), () => copyInto(a, b), () => weightedSum(a, 1, b)])
+      for (const op of [
+        () => add(a, b),
+        () => glu(a, b, "silu"),
+        () => splitColumns(a, [1, 1]),
+        () => copyInto(a, b),
+        () => weightedSum(a, 1, b),
+      ])
         expect(codeOf(op)).toBe("SHAPE_MISMATCH");
     }));
 });

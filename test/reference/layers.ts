@@ -1,3 +1,5 @@
+import type { Activation } from "../../src/ops/glu.js";
+
 type Numbers = ArrayLike<number>;
 
 /** RMSNorm over rows of d = weight.length in float64. */
@@ -35,9 +37,15 @@ export function rope(x: Numbers, positions: Numbers, invFreq: Numbers, heads: nu
   return y;
 }
 
-export function swiglu(gate: Numbers, up: Numbers): Float64Array {
-  return Float64Array.from(
-    { length: gate.length },
-    (_, i) => ((gate[i] as number) / (1 + Math.exp(-(gate[i] as number)))) * (up[i] as number),
-  );
+export function softcap(x: Numbers, factor: number, cap: number): Float64Array {
+  return Float64Array.from(x, (value) => cap * Math.tanh((factor * value) / cap));
+}
+
+const ACTIVATIONS: Record<Activation, (x: number) => number> = {
+  silu: (x) => x / (1 + Math.exp(-x)),
+  gelu_tanh: (x) => 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))),
+};
+
+export function glu(gate: Numbers, up: Numbers, activation: Activation): Float64Array {
+  return Float64Array.from({ length: gate.length }, (_, i) => ACTIVATIONS[activation](gate[i] as number) * (up[i] as number));
 }

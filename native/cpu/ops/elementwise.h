@@ -1,6 +1,7 @@
-/* fill, copy (with conversion), axpy, add, scale_rows: flat float32 loops over a fixed partition. */
+/* fill, copy (with conversion), axpy, add, scale_rows, copy_columns: flat float32 loops over a fixed partition. */
 #ifndef LOWRANK_CPU_OPS_ELEMENTWISE_H
 #define LOWRANK_CPU_OPS_ELEMENTWISE_H
+#include "../../abi/columns.h"
 #include "common.h"
 #include "ranges.h"
 
@@ -104,6 +105,18 @@ lr_error scale_rows(lr_queue* queue, lr_tensor y, lr_tensor x, lr_tensor s, int3
       });
     }
   }, max64(1, kRange / d));
+  return success();
+}
+
+lr_error copy_columns(lr_queue* queue, lr_tensor y, lr_tensor x, int32_t y_begin, int32_t x_begin, int32_t columns) {
+  Check check("copy_columns");
+  check_copy_columns(check, y, x, y_begin, x_begin, columns);
+  if (check.failed || columns == 0) return check.error;
+  const int64_t wide_y = y.shape[1], wide_x = x.shape[1];
+  parallel_ranges(queue, x.shape[0], [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; r++)
+      memmove((float*)y.data + r * wide_y + y_begin, (const float*)x.data + r * wide_x + x_begin, (size_t)columns * sizeof(float));
+  }, max64(1, kRange / columns));
   return success();
 }
 

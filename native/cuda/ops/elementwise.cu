@@ -1,4 +1,5 @@
-// fill, copy (with conversion), axpy, add, scale_rows: one element a thread and stride; four where everything is 16-byte aligned.
+// fill, copy (with conversion), axpy, add, scale_rows, copy_columns: one element a thread and stride; four where everything is 16-byte aligned.
+#include "../../abi/columns.h"
 #include "../device/shared.cuh"
 #include "../table.cuh"
 
@@ -49,6 +50,11 @@ __global__ void scale_rows_kernel(float* y, const float* x, const float* s, int6
     const float scaled = s[i / d] * x[i];
     y[i] = accumulate ? y[i] + scaled : scaled;
   }
+}
+
+// y and x begin at their first column; n = rows * columns.
+__global__ void copy_columns_kernel(float* y, const float* x, int64_t n, int64_t columns, int64_t wide_y, int64_t wide_x) {
+  LR_FOR_EACH(i, n) y[i / columns * wide_y + i % columns] = x[i / columns * wide_x + i % columns];
 }
 
 }  // namespace
@@ -123,6 +129,16 @@ lr_error scale_rows(lr_queue*, lr_tensor y, lr_tensor x, lr_tensor s, int32_t ac
   if (check.failed || n == 0) return check.error;
   LR_LAUNCH(scale_rows_kernel, blocks_for(n, kThreads), kThreads, 0, (float*)y.data, (const float*)x.data, (const float*)s.data, n, n / rows, accumulate);
   return finish("scale_rows");
+}
+
+lr_error copy_columns(lr_queue*, lr_tensor y, lr_tensor x, int32_t y_begin, int32_t x_begin, int32_t columns) {
+  Check check("copy_columns");
+  check_copy_columns(check, y, x, y_begin, x_begin, columns);
+  const int64_t n = check.failed ? 0 : x.shape[0] * columns;
+  if (n == 0) return check.error;
+  LR_LAUNCH(copy_columns_kernel, blocks_for(n, kThreads), kThreads, 0, (float*)y.data + y_begin, (const float*)x.data + x_begin, n, (int64_t)columns, y.shape[1],
+            x.shape[1]);
+  return finish("copy_columns");
 }
 
 }  // namespace lr

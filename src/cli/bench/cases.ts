@@ -1,9 +1,9 @@
 import { valueAndGrad } from "../../autograd/tape.js";
 import { weightedSum } from "../../ops/elementwise.js";
+import { glu } from "../../ops/glu.js";
 import { linearGroup } from "../../ops/linear.js";
 import { fillRandom } from "../../ops/random.js";
 import { rmsNorm } from "../../ops/rms-norm.js";
-import { swiglu } from "../../ops/swiglu.js";
 import { AdamW } from "../../optim/adamw.js";
 import { ParameterArena } from "../../optim/arena.js";
 import { Weight } from "../../quant/weight.js";
@@ -161,13 +161,13 @@ export function rmsNormCase(device: Device, m: number, n: number): OpCase {
   };
 }
 
-export function swigluCase(device: Device, m: number, n: number): OpCase {
+export function gluCase(device: Device, m: number, n: number): OpCase {
   const [gate, up] = [randomTensor(device, [m, n], "gate"), randomTensor(device, [m, n], "up")];
   return {
-    ...elementwise("swiglu", ["swiglu"], m, n, 12 * m * n),
-    run: () => scope(() => void swiglu(gate, up)),
+    ...elementwise("glu", ["glu"], m, n, 12 * m * n),
+    run: () => scope(() => void glu(gate, up, "silu")),
     error: async () => {
-      const y = scope(() => swiglu(gate, up));
+      const y = scope(() => glu(gate, up, "silu"));
       const pairs: [number, number][] = [];
       for (const i of places(m)) {
         const [actual, g, u] = [await row(y, i), await row(gate, i), await row(up, i)];

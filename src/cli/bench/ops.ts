@@ -1,5 +1,5 @@
 import { type Device, getDevice } from "../../tensor/device.js";
-import { adamwCase, dequantizeCase, linearCase, linearDxCase, type OpCase, rmsNormCase, swigluCase } from "./cases.js";
+import { adamwCase, dequantizeCase, gluCase, linearCase, linearDxCase, type OpCase, rmsNormCase } from "./cases.js";
 import { measurePeaks, type Peaks } from "./peaks.js";
 import { quantiles, rounded } from "./statistics.js";
 
@@ -49,7 +49,7 @@ function* cases(device: Device, maths: readonly boolean[]): Generator<() => OpCa
     for (const [n, k] of SMOLLM2) yield () => linearCase(device, "dense", [512, n, k], bf16);
   }
   yield () => rmsNormCase(device, 4096, 2048);
-  yield () => swigluCase(device, 2048, 4096);
+  yield () => gluCase(device, 2048, 4096);
   yield () => dequantizeCase(device, 4096, 4096);
   yield () => adamwCase(device, 1 << 24);
 }

@@ -7,10 +7,10 @@ import { Linear, linear } from "../../../src/nn/linear.js";
 import { attention } from "../../../src/ops/attention.js";
 import { weightedSum } from "../../../src/ops/elementwise.js";
 import { embedding } from "../../../src/ops/embedding.js";
+import { type Activation, glu } from "../../../src/ops/glu.js";
 import { type LoraSegment, linearGroup } from "../../../src/ops/linear.js";
 import { rmsNorm } from "../../../src/ops/rms-norm.js";
 import { rope, ropeTable } from "../../../src/ops/rope.js";
-import { swiglu } from "../../../src/ops/swiglu.js";
 import { type TokenLogProbOptions, tokenLogProb } from "../../../src/ops/token-logprob.js";
 import { Weight } from "../../../src/quant/weight.js";
 import { type Device, getDevice } from "../../../src/tensor/device.js";
@@ -215,6 +215,14 @@ const gather: Forward = (b, attrs) => {
   return () => run().value;
 };
 
+function gluForward(activation: Activation): Forward {
+  return (b) => {
+    const gate = b.tensor("gate");
+    const up = b.tensor("up");
+    return () => glu(gate, up, activation);
+  };
+}
+
 const OPS: Readonly<Record<string, Forward>> = {
   linear: linearForward,
   lora_linear: linearForward,
@@ -245,9 +253,6 @@ const OPS: Readonly<Record<string, Forward>> = {
     const invFreq = b.tensor("inv_freq");
     return () => rope(x, ropeTable(positions, invFreq, attrs.attentionScaling ?? 1));
   },
-  swiglu: (b) => {
-    const gate = b.tensor("gate");
-    const up = b.tensor("up");
-    return () => swiglu(gate, up);
-  },
+  swiglu: gluForward("silu"),
+  geglu: gluForward("gelu_tanh"),
 };
