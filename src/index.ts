@@ -21,6 +21,7 @@ export { Embedding } from "./nn/embedding.js";
 export { Linear, linear } from "./nn/linear.js";
 export { Module } from "./nn/module.js";
 export { RMSNorm } from "./nn/rms-norm.js";
+export type { OnNote } from "./notes.js";
 export { AdamW, type AdamWOptions } from "./optim/adamw.js";
 export { ParameterArena } from "./optim/arena.js";
 export type { Optimizer, OptimizerReport } from "./optim/optimizer.js";

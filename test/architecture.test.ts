@@ -9,6 +9,7 @@ const EVERYTHING = ["*"];
 const SRC: Readonly<Record<string, readonly string[]>> = {
   "errors.ts": [],
   "half.ts": [],
+  "notes.ts": [],
   "suggest.ts": [],
   "index.ts": EVERYTHING,
   native: [],
@@ -28,7 +29,7 @@ const SRC: Readonly<Record<string, readonly string[]>> = {
   quickstart: EVERYTHING,
   cli: EVERYTHING,
 };
-const FOR_ALL = ["errors.ts", "half.ts", "suggest.ts"];
+const FOR_ALL = ["errors.ts", "half.ts", "notes.ts", "suggest.ts"];
 
 /** Folder of native → folders it may include. The addon never sees a backend's kernels; cpu/isa binds them to a vector type. */
 const NATIVE: Readonly<Record<string, readonly string[]>> = {

@@ -1,12 +1,12 @@
 import { LowrankError } from "../errors.js";
 import { loadTrainConfig, type TrainConfig } from "../train/config.js";
-import { say } from "./output.js";
+import { sayNote } from "./output.js";
 
 /** Reads the YAML file a command names, with `key=value` overrides; notes go to stderr. A file that cannot be read is a mistake of usage. */
 export async function readConfig(file: string, overrides: readonly string[] = []): Promise<TrainConfig> {
   try {
     const { config, notes } = await loadTrainConfig(file, overrides);
-    for (const note of notes) say(`note: ${note}`);
+    for (const note of notes) sayNote(note);
     return config;
   } catch (error) {
     if (!(error instanceof LowrankError) || error.code !== "NOT_FOUND") throw error;

@@ -5,7 +5,7 @@ import type { Finding } from "../train/checks/finding.js";
 import { countRepeats } from "../train/checks/overlap.js";
 import type { TrainConfig } from "../train/config.js";
 import { type PreparedData, type PrepareOptions, prepareData } from "../train/run-config.js";
-import { ProgressBar, paint, print } from "./output.js";
+import { ProgressBar, paint, print, sayNote } from "./output.js";
 import { loadingBar } from "./progress.js";
 
 const comma = (n: number) => n.toLocaleString("en-US");
@@ -27,6 +27,7 @@ export async function prepareShown(config: TrainConfig, options: PrepareOptions 
     ...options,
   });
   bar.finish(`done: ${comma(data.stats.rows)} rows`);
+  for (const note of data.notes) sayNote(note);
   return data;
 }
 

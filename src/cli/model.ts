@@ -4,10 +4,11 @@ import { LowrankError } from "../errors.js";
 import { resolveModel } from "../io/hub.js";
 import { readJsonFile } from "../io/json.js";
 import type { CausalLM } from "../models/causal-lm.js";
-import type { MathDType } from "../models/from-pretrained.js";
+import type { FromPretrainedOptions, MathDType } from "../models/from-pretrained.js";
 import { AutoModelForCausalLM } from "../models/registry.js";
 import { PeftModel } from "../peft/peft-model.js";
 import { AutoTokenizer, type Tokenizer } from "../text/tokenizer.js";
+import { sayNote } from "./output.js";
 import { loadingBar } from "./progress.js";
 
 export interface ModelOptions {
@@ -21,29 +22,45 @@ export interface ModelOptions {
   signal?: AbortSignal;
 }
 
+/** A model, its loading shown on stderr. */
+export async function loadModel(name: string, options: FromPretrainedOptions = {}): Promise<CausalLM> {
+  const bar = loadingBar(name);
+  // Kept until the bar's line has ended.
+  let notes: string[] | undefined = [];
+  const model = await AutoModelForCausalLM.fromPretrained(name, {
+    ...options,
+    onProgress: bar.onProgress,
+    onNote: (note) => (notes ? notes.push(note) : sayNote(note)),
+  });
+  bar.finish();
+  for (const note of notes) sayNote(note);
+  notes = undefined;
+  return model;
+}
+
 /** A model with the adapter a command names, its tokenizer, and loading shown on stderr. The caller disposes of `peft`. */
 export async function openModel(options: ModelOptions): Promise<{ peft: PeftModel<CausalLM>; tokenizer: Tokenizer | undefined }> {
   const { signal } = options;
   const adapter = options.adapter === undefined ? undefined : await resolveModel(options.adapter, signal ? { signal } : {});
   const name = options.model ?? (await baseOf(adapter));
-  const bar = loadingBar(name);
-  const model = await AutoModelForCausalLM.fromPretrained(name, {
-    onProgress: bar.onProgress,
+  const model = await loadModel(name, {
     ...(options.loadIn4bit && { loadIn4bit: true }),
     ...(options.dtype && { dtype: options.dtype }),
     ...(signal && { signal }),
   });
-  bar.finish();
   const peft = new PeftModel(model);
   try {
     if (adapter !== undefined) {
-      await peft.loadAdapter(adapter, "default", { ignoreMismatchedBase: options.ignoreMismatchedBase === true });
+      await peft.loadAdapter(adapter, "default", {
+        ignoreMismatchedBase: options.ignoreMismatchedBase === true,
+        onNote: sayNote,
+      });
       peft.setAdapter("default");
     }
     // What an adapter was trained with is what it is used with.
     const own =
       adapter !== undefined && existsSync(join(adapter, "tokenizer.json"))
-        ? await AutoTokenizer.fromPretrained(adapter)
+        ? await AutoTokenizer.fromPretrained(adapter, { onNote: sayNote })
         : undefined;
     return { peft, tokenizer: own ?? (await model.tokenizer()) };
   } catch (error) {

@@ -1,8 +1,14 @@
 import { styleText } from "node:util";
+import { escapeControls } from "../data/escape.js";
 
 /** Human text goes to stderr, results to stdout. */
 export function say(text: string): void {
   process.stderr.write(`${text}\n`);
+}
+
+/** What a file holds without effect. */
+export function sayNote(note: string): void {
+  say(`note: ${escapeControls(note)}`);
 }
 
 /** One result line on stdout. */

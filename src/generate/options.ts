@@ -1,5 +1,6 @@
 /** Options of generation: what a call may say, what generation_config.json says, and how the two combine. */
 import { LowrankError } from "../errors.js";
+import type { Keys } from "../notes.js";
 import type { Tokenizer } from "../text/tokenizer.js";
 import type { SamplingOptions } from "./sampling.js";
 
@@ -49,19 +50,21 @@ const SAMPLING_KEYS = {
 /** Options that only matter when drawing. */
 const DRAWING = ["temperature", "topK", "topP", "minP", "topH", "typicalP", "epsilonCutoff", "etaCutoff"] as const;
 
-/** @param json generation_config.json, or {} where the model has none. @param eosTokenIds those of config.json. */
-export function readGenerationConfig(json: Readonly<Record<string, unknown>>, eosTokenIds: readonly number[]): GenerationConfig {
-  const number = (key: string) => (typeof json[key] === "number" ? json[key] : undefined);
+/** @param keys of generation_config.json; none where the model has no such file. @param eosTokenIds those of config.json. */
+export function readGenerationConfig(keys: Keys, eosTokenIds: readonly number[]): GenerationConfig {
   const sampling: Record<string, unknown> = {};
-  for (const [name, key] of Object.entries(SAMPLING_KEYS)) if (number(key) !== undefined) sampling[name] = number(key);
-  if (Array.isArray(json.suppress_tokens)) sampling.suppressTokens = json.suppress_tokens;
-  const eos = [json.eos_token_id ?? []].flat().filter((id): id is number => typeof id === "number");
+  for (const [name, key] of Object.entries(SAMPLING_KEYS)) {
+    const value = keys.number(key);
+    if (value !== undefined) sampling[name] = value;
+  }
+  if (Array.isArray(keys.json.suppress_tokens)) sampling.suppressTokens = keys.read("suppress_tokens");
+  const eos = [keys.read("eos_token_id") ?? []].flat().filter((id): id is number => typeof id === "number");
   return {
-    maxNewTokens: number("max_new_tokens"),
-    doSample: json.do_sample === true,
+    maxNewTokens: keys.number("max_new_tokens"),
+    doSample: keys.read("do_sample") === true,
     eosTokenIds: eos.length > 0 ? eos : eosTokenIds,
     sampling: sampling as SamplingOptions,
-    json,
+    json: keys.json,
   };
 }
 

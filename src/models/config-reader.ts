@@ -1,6 +1,7 @@
 import { LowrankError } from "../errors.js";
 import { pathInside } from "../io/input.js";
 import { type JsonObject, readJsonFile } from "../io/json.js";
+import { Keys } from "../notes.js";
 
 type Json = Record<string, unknown>;
 
@@ -11,10 +12,14 @@ export async function readConfigFile(folder: string): Promise<JsonObject> {
 
 /**
  * Reads a config.json key by key and collects every problem, so that one error can list them all ({@link ConfigReader.finish}).
- * A key that is absent or null takes its default; without a default it is a problem.
+ * A key that is absent or null takes its default; without a default it is a problem. What is read has an effect: keys that no method
+ * was asked for are named to the user ({@link ConfigReader.unread}).
  */
 export class ConfigReader {
+  /** The whole content, to be saved again. A key of it that has an effect is read by a method of this class. */
   readonly json: Json;
+  private readonly keys: Keys;
+  private readonly nested = new Map<string, ConfigReader>();
   private readonly prefix: string;
   private readonly problems: { unsupported: string[]; invalid: string[] };
 
@@ -24,12 +29,18 @@ export class ConfigReader {
     problems: { unsupported: string[]; invalid: string[] } = { unsupported: [], invalid: [] },
   ) {
     this.json = json;
+    this.keys = new Keys(json);
     this.prefix = prefix;
     this.problems = problems;
   }
 
+  /** A value of any type; undefined where the key is absent or null. */
+  value(key: string): unknown {
+    return this.keys.read(key) ?? undefined;
+  }
+
   has(key: string): boolean {
-    return this.json[key] !== undefined && this.json[key] !== null;
+    return this.value(key) !== undefined;
   }
 
   number(key: string, otherwise?: number): number {
@@ -59,17 +70,27 @@ export class ConfigReader {
   /** One token id, a list of them, or nothing. */
   tokenIds(key: string): number[] {
     if (!this.has(key)) return [];
-    const list = [this.json[key]].flat();
+    const list = [this.value(key)].flat();
     if (!list.every((id) => Number.isSafeInteger(id))) this.invalid(key, "must be a token id or a list of them");
     return list.filter((id): id is number => Number.isSafeInteger(id));
   }
 
   /** A reader of a nested object, which shares this reader's list of problems. An absent key reads as {}. */
   object(key: string): ConfigReader {
-    const value = this.json[key] ?? {};
+    const former = this.nested.get(key);
+    if (former) return former;
+    const value = this.value(key) ?? {};
     const isObject = typeof value === "object" && !Array.isArray(value);
     if (!isObject) this.invalid(key, "must be an object");
-    return new ConfigReader(isObject ? (value as Json) : {}, `${this.prefix}${key}.`, this.problems);
+    const reader = new ConfigReader(isObject ? (value as Json) : {}, `${this.prefix}${key}.`, this.problems);
+    this.nested.set(key, reader);
+    return reader;
+  }
+
+  /** Keys that nothing has read so far, those of nested objects by their path, with their values. */
+  unread(): [key: string, value: unknown][] {
+    const own = this.keys.unread().map(([key, value]): [string, unknown] => [`${this.prefix}${key}`, value]);
+    return [...own, ...[...this.nested.values()].flatMap((reader) => reader.unread())];
   }
 
   /** Notes that the value asks for something this version does not compute. */
@@ -83,8 +104,9 @@ export class ConfigReader {
 
   /** Refuses any value of `key` that is not one of `accepted`; absent is accepted. */
   accept(key: string, accepted: readonly unknown[]): void {
-    if (this.has(key) && !accepted.includes(this.json[key])) {
-      this.unsupported(key, `${shown(this.json[key])} (supported: ${accepted.map((value) => JSON.stringify(value)).join(", ")})`);
+    const value = this.value(key);
+    if (value !== undefined && !accepted.includes(value)) {
+      this.unsupported(key, `${shown(value)} (supported: ${accepted.map((one) => JSON.stringify(one)).join(", ")})`);
     }
   }
 
@@ -106,8 +128,8 @@ export class ConfigReader {
   }
 
   private read<T>(key: string, expected: string, otherwise: T | undefined, fallback: T, check: (value: unknown) => boolean): T {
-    const value = this.json[key];
-    if (value === undefined || value === null) {
+    const value = this.value(key);
+    if (value === undefined) {
       if (otherwise === undefined) this.invalid(key, `is missing (expected ${expected})`);
       return otherwise ?? fallback;
     }

@@ -50,10 +50,12 @@ export function readDecoderConfig(config: ConfigReader, architecture: string, bi
   config.accept("rope_interleaved", [false]);
   config.accept("attention_dropout", [0]);
   config.accept("use_qk_norm", [false]);
+  config.accept("use_bidirectional_attention", [false]);
   for (const key of ["attn_logit_softcapping", "final_logit_softcapping", "num_experts", "num_local_experts"])
     config.accept(key, []);
   for (const key of ["embedding_multiplier", "residual_multiplier", "logits_scaling", "logit_scale"]) config.accept(key, [1]);
-  if (Array.isArray(config.json.layer_types) && config.json.layer_types.some((type) => type !== "full_attention")) {
+  const layerTypes = config.value("layer_types");
+  if (Array.isArray(layerTypes) && layerTypes.some((type) => type !== "full_attention")) {
     config.unsupported("layer_types", "layers that are not full_attention");
   }
   return {
@@ -91,7 +93,8 @@ function readQuantization(config: ConfigReader): QuantizationConfig | undefined 
   quantization.accept("load_in_8bit", [false]);
   quantization.accept("bnb_4bit_quant_type", ["nf4", "fp4"]);
   quantization.accept("bnb_4bit_quant_storage", ["uint8", "float16", "bfloat16", "float32"]);
-  if (!quantization.boolean("load_in_4bit", false) && !quantization.boolean("_load_in_4bit", false)) return undefined;
+  const asked = [quantization.boolean("load_in_4bit", false), quantization.boolean("_load_in_4bit", false)];
+  if (!asked.includes(true)) return undefined;
   return {
     quantType: quantization.string("bnb_4bit_quant_type", "fp4") === "nf4" ? "nf4" : "fp4",
     doubleQuant: quantization.boolean("bnb_4bit_use_double_quant", false),

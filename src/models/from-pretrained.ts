@@ -8,6 +8,7 @@ import { lazyCheckpointHash } from "../io/checkpoint-hash.js";
 import { type HubProgress, type ResolveOptions, resolveModel } from "../io/hub.js";
 import { pathInside } from "../io/input.js";
 import { readJsonFile } from "../io/json.js";
+import { Keys, noteUnread, type OnNote } from "../notes.js";
 import type { QuantType } from "../quant/codes.js";
 import { type Device, getDevice } from "../tensor/device.js";
 import { AutoTokenizer, type Tokenizer } from "../text/tokenizer.js";
@@ -36,16 +37,21 @@ export interface FromPretrainedOptions extends Omit<ResolveOptions, "onProgress"
   /** Weights that share one scale: 64 (default) to 4096, a power of two. */
   blocksize?: number;
   onProgress?: (progress: LoadProgress) => void;
+  /** Told what in the model's files, and its tokenizer's, has no effect here. Default: a process warning. */
+  onNote?: OnNote;
 }
 
 /** Loads a folder, a Hub id, or `lowrank/tiny`. Nothing stays in memory when it fails. */
 export async function loadPretrained(idOrPath: string, options: FromPretrainedOptions = {}): Promise<CausalLM> {
   const device = typeof options.device === "object" ? options.device : getDevice(options.device ?? "cpu");
-  const { onProgress, signal } = options;
+  const { onProgress, onNote, signal } = options;
   const folder = await resolveFolder(idOrPath, options);
-  const { family, config } = resolveConfig(await readConfigFile(folder));
+  const { family, config, unread } = resolveConfig(await readConfigFile(folder));
   const generationPath = await pathInside(folder, "generation_config.json");
-  const generation = existsSync(generationPath) ? await readJsonFile(generationPath) : {};
+  const generation = new Keys(existsSync(generationPath) ? await readJsonFile(generationPath) : {});
+  const generationConfig = readGenerationConfig(generation, config.eosTokenIds);
+  noteUnread("config.json", folder, unread, onNote);
+  noteUnread("generation_config.json", folder, generation.unread(), onNote);
   const bf16 = usesBf16(options.dtype ?? "auto", device);
   const checkpoint = await openCheckpoint(folder);
   try {
@@ -63,10 +69,10 @@ export async function loadPretrained(idOrPath: string, options: FromPretrainedOp
       weights,
       device,
       bf16,
-      generationConfig: readGenerationConfig(generation, config.eosTokenIds),
+      generationConfig,
       nameOrPath: idOrPath,
       checkpointHash,
-      tokenizer: lazyTokenizer(folder),
+      tokenizer: lazyTokenizer(folder, onNote),
     });
   } finally {
     await checkpoint.close();
@@ -109,11 +115,11 @@ function quantizeOptions(options: FromPretrainedOptions) {
 }
 
 /** Reads the tokenizer when it is first asked for; undefined for a folder without one. */
-function lazyTokenizer(folder: string): () => Promise<Tokenizer | undefined> {
+function lazyTokenizer(folder: string, onNote: OnNote | undefined): () => Promise<Tokenizer | undefined> {
   let tokenizer: Promise<Tokenizer> | undefined;
   return async () => {
     if (!existsSync(join(folder, "tokenizer.json"))) return undefined;
-    tokenizer ??= AutoTokenizer.fromPretrained(folder);
+    tokenizer ??= AutoTokenizer.fromPretrained(folder, { onNote });
     return tokenizer;
   };
 }

@@ -1,6 +1,7 @@
 /** `AutoModelForCausalLM`: from a folder, a Hub id or a config to a model, by `model_type`. */
 import { LowrankError } from "../errors.js";
 import { readGenerationConfig } from "../generate/options.js";
+import { Keys, noteUnread, type OnNote } from "../notes.js";
 import { type Device, getDevice } from "../tensor/device.js";
 import type { Tokenizer } from "../text/tokenizer.js";
 import type { CausalLM, ModelParts } from "./causal-lm.js";
@@ -33,8 +34,15 @@ export function supportedModelTypes(): string[] {
   return Object.keys(FAMILIES);
 }
 
+export interface ResolvedConfig {
+  family: ModelFamily;
+  config: DecoderConfig;
+  /** Keys that the family did not read, with their values: {@link noteUnread}. */
+  unread: [key: string, value: unknown][];
+}
+
 /** The family and the checked config of a config.json. @throws LowrankError UNSUPPORTED or INVALID_FILE, naming every key at fault. */
-export function resolveConfig(json: Readonly<Record<string, unknown>>): { family: ModelFamily; config: DecoderConfig } {
+export function resolveConfig(json: Readonly<Record<string, unknown>>): ResolvedConfig {
   const type = json.model_type;
   const family = typeof type === "string" && Object.hasOwn(FAMILIES, type) ? FAMILIES[type] : undefined;
   if (!family) {
@@ -47,7 +55,8 @@ export function resolveConfig(json: Readonly<Record<string, unknown>>): { family
       },
     );
   }
-  return { family, config: family.readConfig(new ConfigReader({ ...json })) };
+  const reader = new ConfigReader({ ...json });
+  return { family, config: family.readConfig(reader), unread: reader.unread() };
 }
 
 export interface FromConfigOptions {
@@ -58,6 +67,7 @@ export interface FromConfigOptions {
   /** Default: the config's initializer_range. */
   initializerRange?: number;
   tokenizer?: Tokenizer;
+  onNote?: OnNote;
 }
 
 /** Causal language models by `model_type`. The caller owns the model: `dispose()` frees it. */
@@ -70,7 +80,8 @@ export const AutoModelForCausalLM = {
 
   /** A model with fresh weights in float32. @param json the content of a config.json. */
   fromConfig(json: Readonly<Record<string, unknown>>, options: FromConfigOptions = {}): CausalLM {
-    const { family, config: read } = resolveConfig(json);
+    const { family, config: read, unread } = resolveConfig(json);
+    noteUnread("config.json", undefined, unread, options.onNote);
     const config = { ...read, initializerRange: options.initializerRange ?? read.initializerRange };
     const device = typeof options.device === "object" ? options.device : getDevice(options.device ?? "cpu");
     return construct(family.model, {
@@ -78,7 +89,7 @@ export const AutoModelForCausalLM = {
       weights: initialWeights(config, family.weights.tensors(config), device, options.seed ?? 0),
       device,
       bf16: usesBf16(options.dtype ?? "auto", device),
-      generationConfig: readGenerationConfig({}, config.eosTokenIds),
+      generationConfig: readGenerationConfig(new Keys({}), config.eosTokenIds),
       nameOrPath: "",
       tokenizer: () => Promise.resolve(options.tokenizer),
     });

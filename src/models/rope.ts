@@ -31,7 +31,7 @@ const TYPES = ["default", "linear", "llama3", "yarn"] as const;
 export function readRopeParameters(config: ConfigReader, headDim: number, maxPositions: number): RopeParameters {
   const key = config.has("rope_parameters") ? "rope_parameters" : "rope_scaling";
   const rope = config.object(key);
-  const type = rope.has("rope_type") ? rope.string("rope_type", "default") : rope.string("type", "default");
+  const type = rope.string("rope_type", rope.string("type", "default"));
   const partial = rope.has("partial_rotary_factor")
     ? rope.number("partial_rotary_factor", 1)
     : config.number("partial_rotary_factor", 1);

@@ -10,6 +10,7 @@ import { AdapterPart, LoraPair, TokenRows } from "../nn/adapter-part.js";
 import { Embedding } from "../nn/embedding.js";
 import { Linear } from "../nn/linear.js";
 import { adaptables } from "../nn/watch.js";
+import { noteUnread, type OnNote } from "../notes.js";
 import { copyInto } from "../ops/copy.js";
 import { sameShape } from "../ops/kernel.js";
 import { ParameterArena } from "../optim/arena.js";
@@ -101,12 +102,12 @@ export class Adapter {
    * Reads adapter_config.json and adapter_model.safetensors of PEFT's format. Throws what is wrong with either, all at once, and
    * ADAPTER_MISMATCH when a side file names another base, unless `ignoreMismatchedBase`.
    */
-  static async load(model: BaseModel, folder: string, options: { ignoreMismatchedBase?: boolean } = {}): Promise<Adapter> {
-    const source = await pathInside(folder, CONFIG_FILE);
-    const config = LoraConfig.fromJSON(await readJsonFile(source), source);
-    const plan = planAdapter(shapeOf(model), config, source);
-    // Before the keys: an adapter of another kind holds other tensors, and its kind is what is to be said.
-    config.assertRunnable(false, source);
+  static async load(
+    model: BaseModel,
+    folder: string,
+    options: { ignoreMismatchedBase?: boolean; onNote?: OnNote } = {},
+  ): Promise<Adapter> {
+    const { source, config, plan } = await readConfig(folder, shapeOf(model), options.onNote);
     const path = await pathInside(folder, WEIGHTS_FILE);
     if (!existsSync(path) && existsSync(join(folder, "adapter_model.bin"))) refusePickle(join(folder, "adapter_model.bin"));
     const file = await openSafetensors(path);
@@ -143,11 +144,9 @@ export class Adapter {
     device: Device,
     folder: string,
     base: { hash: string | null; nameOrPath: string },
+    onNote?: OnNote,
   ): Promise<Adapter> {
-    const source = await pathInside(folder, CONFIG_FILE);
-    const config = LoraConfig.fromJSON(await readJsonFile(source), source);
-    const plan = planAdapter(shape, config, source);
-    config.assertRunnable(false, source);
+    const { source, config, plan } = await readConfig(folder, shape, onNote);
     if (takesFromBase(config)) {
       throw new LowrankError("UNSUPPORTED", `${source} starts from the base's weights ("${config.initLoraWeights}")`, {
         hint: "Save it with convertToLora first.",
@@ -317,6 +316,17 @@ export class Adapter {
     this.#starts.clear();
     this.arena.dispose();
   }
+}
+
+/** The configuration of an adapter's folder and what it makes of a model, refused where it asks for what is not computed. */
+async function readConfig(folder: string, shape: ModelShape, onNote: OnNote | undefined) {
+  const source = await pathInside(folder, CONFIG_FILE);
+  const config = LoraConfig.fromJSON(await readJsonFile(source), source);
+  const plan = planAdapter(shape, config, source);
+  // Before the keys of the weights: an adapter of another kind holds other tensors, and its kind is what is to be said.
+  config.assertRunnable(false, source);
+  noteUnread(CONFIG_FILE, folder, Object.entries(config.unknownKeys), onNote);
+  return { source, config, plan };
 }
 
 function unknownStart({ initLoraWeights }: LoraConfig, source: string): LowrankError {

@@ -28,7 +28,7 @@ import { mergedLinear, mergedTable, noBias } from "./merge.js";
 import { type Evidence, judgeMerged, type MergeDrift, sumsOf } from "./merge-check.js";
 import type { ModelShape, ModuleShape } from "./model-shape.js";
 
-export interface MergeCheckpointOptions extends Pick<FromPretrainedOptions, "signal" | "offline" | "revision"> {
+export interface MergeCheckpointOptions extends Pick<FromPretrainedOptions, "signal" | "offline" | "revision" | "onNote"> {
   device?: string | Device;
   /** Merge an adapter whose side file names another base. */
   ignoreMismatchedBase?: boolean;
@@ -69,7 +69,7 @@ export async function mergeIntoCheckpoint(
     planLoading(checkpoint, specs, family.weights.ignored);
     const shape = shapeOfSpecs(specs, config.modelType, config.tieWordEmbeddings);
     const known = options.ignoreMismatchedBase ? null : await checkpointHash(checkpoint);
-    adapter = await Adapter.open(shape, device, adapterFolder, { hash: known, nameOrPath: base });
+    adapter = await Adapter.open(shape, device, adapterFolder, { hash: known, nameOrPath: base }, options.onNote);
     assertBiases(adapter, shape);
     const merge = new TensorMerge(checkpoint, adapter, shape, device, tried);
     const generation = await pathInside(folder, "generation_config.json");

@@ -6,6 +6,7 @@ import { type FolderWriter, writeFolder } from "../io/durable.js";
 import { type ResolveOptions, resolveModel } from "../io/hub.js";
 import { type AdapterSelection, BASE_ONLY } from "../nn/adapter-slot.js";
 import { adaptables } from "../nn/watch.js";
+import type { OnNote } from "../notes.js";
 import { Adapter } from "./adapter.js";
 import { CONFIG_FILE, verifySaved } from "./adapter-file.js";
 import type { CombineOptions } from "./combine.js";
@@ -31,6 +32,8 @@ export interface LoadAdapterOptions extends ResolveOptions {
   subfolder?: string;
   /** Load an adapter whose side file names another base than this one. */
   ignoreMismatchedBase?: boolean;
+  /** Told which keys of adapter_config.json have no effect here. Default: a process warning. */
+  onNote?: OnNote;
 }
 
 export interface SaveAdapterOptions {

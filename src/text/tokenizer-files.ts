@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { LowrankError } from "../errors.js";
 import { LIMITS, type Limits, pathInside, readTextFile } from "../io/input.js";
 import { type JsonObject, parseJsonObject } from "../io/json.js";
+import type { Keys } from "../notes.js";
 import type { AddedToken } from "./added-tokens.js";
 
 /** Files that make up a tokenizer, in the order they are copied. */
@@ -39,9 +40,9 @@ export async function readOptionalJson(
 }
 
 /** The chat templates of a model: the default one and named others, as transformers finds them. */
-export async function readChatTemplates(folder: string, config: Record<string, unknown>): Promise<Record<string, string>> {
+export async function readChatTemplates(folder: string, config: Keys): Promise<Record<string, string>> {
   const templates: Record<string, string> = Object.create(null);
-  const inConfig = config.chat_template;
+  const inConfig = config.read("chat_template");
   if (typeof inConfig === "string") templates.default = inConfig;
   if (Array.isArray(inConfig)) {
     for (const entry of inConfig as { name?: unknown; template?: unknown }[]) {

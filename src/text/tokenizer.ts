@@ -6,6 +6,7 @@ import { writeFolder } from "../io/durable.js";
 import { LIMITS, pathInside } from "../io/input.js";
 import { parseJsonObject } from "../io/json.js";
 import { withinTime } from "../io/time-limit.js";
+import { Keys, noteUnread, type OnNote } from "../notes.js";
 import { type AddedToken, AddedTokenSplitter } from "./added-tokens.js";
 import { mendModel } from "./bpe.js";
 import { cleanUpSpaces, mendDecoder, StreamDecoder } from "./decode.js";
@@ -13,6 +14,7 @@ import { isTimely } from "./known-patterns.js";
 import { mendNormalizer } from "./normalize.js";
 import { type Offset, tokenOffsets } from "./offsets.js";
 import { mendPreTokenizer } from "./pre-tokenize.js";
+import { readRepeats } from "./tokenizer-config.js";
 import {
   addedToken,
   checkIds,
@@ -59,13 +61,12 @@ export class Tokenizer {
   private readonly decoded: ReadonlyMap<number, string>;
   private readonly specialIds: ReadonlySet<number>;
   private readonly byteLevel: boolean;
-  private readonly cleanUp: boolean;
 
   /**
    * @param backend the library's tokenizer
    * @param json tokenizer.json
    * @param addedTokens `added_tokens` of tokenizer.json
-   * @param config tokenizer_config.json
+   * @param cleanUp `clean_up_tokenization_spaces` of tokenizer_config.json
    * @param chatTemplates named templates; `default` is the one to use
    * @param folder where the files lie, for `save`
    * @param timed the file brings regular expressions or lengths of its own, which may take time without end: texts get a limit
@@ -74,7 +75,7 @@ export class Tokenizer {
     private readonly backend: Backend,
     json: Record<string, unknown>,
     addedTokens: AddedToken[],
-    config: Record<string, unknown>,
+    private readonly cleanUp: boolean,
     readonly chatTemplates: Readonly<Record<string, string>>,
     readonly folder: string,
     specialTokens: Partial<Record<SpecialName, string>>,
@@ -92,7 +93,6 @@ export class Tokenizer {
     this.decoded = new Map(normalized.map(([content, { id }]) => [id, content]));
     this.specialIds = new Set(addedTokens.filter((t) => t.special).map((t) => t.id));
     this.vocabSize = backend.model?.tokens_to_ids.size ?? 0;
-    this.cleanUp = config.clean_up_tokenization_spaces === true;
     this.byteLevel = byteLevel;
     this.specialTokens = specialTokens;
     const idOf = (text: string | undefined) => (text === undefined ? undefined : this.tokenToId(text));
@@ -105,21 +105,22 @@ export class Tokenizer {
   /**
    * Reads tokenizer.json, tokenizer_config.json, special_tokens_map.json and the chat template of a model's folder.
    *
+   * @param options.onNote told which keys of tokenizer_config.json have no effect here; default: a process warning
    * @throws LowrankError NOT_FOUND, UNSUPPORTED (no tokenizer.json) or INVALID_FILE
    */
-  static async fromFolder(folder: string): Promise<Tokenizer> {
+  static async fromFolder(folder: string, options: { onNote?: OnNote | undefined } = {}): Promise<Tokenizer> {
     const path = join(folder, "tokenizer.json");
     const text = await readOptional(folder, "tokenizer.json", LIMITS.tokenizer);
     if (text === undefined) throw await missingTokenizer(folder);
     const json: Record<string, unknown> = parseJsonObject(text, path, LIMITS.tokenizer);
-    const config = (await readOptionalJson(folder, "tokenizer_config.json")) ?? {};
+    const config = new Keys((await readOptionalJson(folder, "tokenizer_config.json")) ?? {});
     const type = modelType(json.model);
     if (type !== undefined) json.model = { ...(json.model as object), type };
     const map = (await readOptionalJson(folder, "special_tokens_map.json")) ?? {};
     const chatTemplates = await readChatTemplates(folder, config);
     const special: Partial<Record<SpecialName, string>> = {};
     for (const name of ["bos", "eos", "pad", "unk"] as const) {
-      const content = tokenText(config[`${name}_token`]) ?? tokenText(map[`${name}_token`]);
+      const content = tokenText(config.read(`${name}_token`)) ?? tokenText(map[`${name}_token`]);
       if (content !== undefined) special[name] = content;
     }
     checkParts(json, path);
@@ -130,10 +131,10 @@ export class Tokenizer {
       const added = (json.added_tokens as Record<string, unknown>[]).map(addedToken);
       checkIds(json);
       const tokenizer = new Tokenizer(
-        new Backend(json, config),
+        new Backend(json, config.json),
         json,
         added,
-        config,
+        config.read("clean_up_tokenization_spaces") === true,
         chatTemplates,
         resolve(folder),
         special,
@@ -141,16 +142,30 @@ export class Tokenizer {
         !timely,
       );
       tokenizer.tryOut();
+      const { bos, eos } = special;
+      readRepeats(config, {
+        added,
+        bos,
+        eos,
+        around: tokenizer.finish([]),
+        prefixed: tokenizer.words(tokenizer.normalize("a"), 0).join("").length > 1,
+      });
       return tokenizer;
     };
-    try {
+    const made = () => {
       if (timely) return make();
       return withinTime(400 + text.length / 200, make, () => new LowrankError("INVALID_FILE", "it does not come to an end"));
+    };
+    let tokenizer: Tokenizer;
+    try {
+      tokenizer = made();
     } catch (cause) {
       throw new LowrankError("INVALID_FILE", `${path} is not a tokenizer this version can read: ${(cause as Error).message}`, {
         cause,
       });
     }
+    noteUnread("tokenizer_config.json", folder, config.unread(), options.onNote);
+    return tokenizer;
   }
 
   /** The default chat template, or undefined for a model without one. */
@@ -314,6 +329,11 @@ export class Tokenizer {
     return this.backend.normalizer ? this.backend.normalizer.normalize(text) : text;
   }
 
+  /** What the model gets of a normalized text. @param at where it begins: 0 at the text's beginning only */
+  private words(text: string, at: number): string[] {
+    return this.backend.pre_tokenizer ? this.backend.pre_tokenizer.pre_tokenize(text, { section_index: at }) : [text];
+  }
+
   private *sections(text: string): Generator<Section> {
     for (const piece of this.raw.split(text)) {
       if (piece.token) {
@@ -334,9 +354,7 @@ export class Tokenizer {
           continue;
         }
         const changed = normal.slice(part.start, part.end);
-        const words = this.backend.pre_tokenizer
-          ? this.backend.pre_tokenizer.pre_tokenize(changed, { section_index: piece.start + part.start }) // 0 at the text's beginning only
-          : [changed];
+        const words = this.words(changed, piece.start + part.start);
         const tokens = this.backend.model ? this.backend.model._call(words) : words;
         yield { start, end, tokens, raw: text.slice(start, end), changed: this.byteLevel ? changed : words.join("") };
       }
@@ -346,5 +364,6 @@ export class Tokenizer {
 
 /** `AutoTokenizer.fromPretrained(folder)`, the name people know. */
 export const AutoTokenizer = {
-  fromPretrained: (folder: string): Promise<Tokenizer> => Tokenizer.fromFolder(folder),
+  fromPretrained: (folder: string, options: { onNote?: OnNote | undefined } = {}): Promise<Tokenizer> =>
+    Tokenizer.fromFolder(folder, options),
 };

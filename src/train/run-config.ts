@@ -39,6 +39,8 @@ export interface PreparedData {
   validation: TokenExample[] | undefined;
   /** Silent mistakes of data and settings; `prepareRun` throws where one is an error. */
   findings: Finding[];
+  /** What in the files of model, tokenizer and adapter has no effect here. */
+  notes: string[];
 }
 
 /** What a training configuration asks for, ready to run. The caller disposes of the model. */
@@ -61,7 +63,9 @@ export async function prepareData(config: TrainConfig, options: PrepareOptions =
     ...(signal && { signal }),
     ...(onLoad && { onProgress: onLoad }),
   });
-  const tokenizer = await AutoTokenizer.fromPretrained(folder);
+  const notes: string[] = [];
+  const onNote = (note: string) => void notes.push(note);
+  const tokenizer = await AutoTokenizer.fromPretrained(folder, { onNote });
   const chatTemplate = chatTemplateFor(tokenizer, config.template);
   const read = async (dataset: readonly string[]): Promise<DataRow[]> => {
     const rows = await loadRows({
@@ -103,7 +107,7 @@ export async function prepareData(config: TrainConfig, options: PrepareOptions =
   const { examples: train, stats } = await build(trainRows, options.onTokenize);
   signal?.throwIfAborted();
   const validation = validationRows ? await forEvaluation(build(validationRows)) : undefined;
-  const { facts, json } = await readFacts(folder, tokenizer);
+  const { facts, json } = await readFacts(folder, tokenizer, onNote);
   const answers = config.stage === "sft" && trainRows.some(({ kind }) => kind === "chat" || kind === "completion");
   const findings = [
     ...checkPrepared({ config, facts, tokenizer, chatTemplate, rows: trainRows, examples: train, stats }),
@@ -117,7 +121,7 @@ export async function prepareData(config: TrainConfig, options: PrepareOptions =
       facts.vocabSize,
     ),
   ];
-  return { folder, tokenizer, chatTemplate, train, stats, validation, findings };
+  return { folder, tokenizer, chatTemplate, train, stats, validation, findings, notes };
 }
 
 /** A set that nothing is left of is a mistake of the evaluation set, which the sentence should say. */
@@ -156,7 +160,7 @@ export async function prepareRun(
   const model = await loadBase(config, data, options);
   try {
     const trained =
-      config.finetuningType === "full" ? model : await withAdapter(model, config, options.ignoreMismatchedBase === true);
+      config.finetuningType === "full" ? model : await withAdapter(model, config, data, options.ignoreMismatchedBase === true);
     options.signal?.throwIfAborted();
     const findings = [...data.findings, ...(config.adapterNameOrPath === null ? [] : loadedFindings(trained, data))];
     const trainer: TrainerOptions = {
@@ -169,6 +173,7 @@ export async function prepareRun(
       config: toFileKeys(config),
       allowChange: options.allowChange ?? [],
       findings,
+      notes: data.notes,
       allow: options.allow ?? [],
     };
     return { ...data, findings, model: trained, trainer };
@@ -188,10 +193,13 @@ function loadedFindings(trained: PeftModel<CausalLM> | CausalLM, { train }: Prep
   });
 }
 
+/** The base's files were read for the data: what has no effect in them is noted by then. */
+const saidAlready = () => {};
+
 async function loadBase(config: TrainConfig, data: PreparedData, { signal, onLoad }: PrepareOptions): Promise<CausalLM> {
   if (config.trainFromScratch) {
     const json = await readConfigFile(data.folder);
-    return AutoModelForCausalLM.fromConfig(json, { seed: config.seed, tokenizer: data.tokenizer });
+    return AutoModelForCausalLM.fromConfig(json, { seed: config.seed, tokenizer: data.tokenizer, onNote: saidAlready });
   }
   return AutoModelForCausalLM.fromPretrained(config.modelNameOrPath, {
     revision: config.modelRevision,
@@ -199,14 +207,22 @@ async function loadBase(config: TrainConfig, data: PreparedData, { signal, onLoa
     loadIn4bit: config.quantizationBit === 4,
     bnb4bitQuantType: config.quantizationType,
     bnb4bitUseDoubleQuant: config.doubleQuantization,
+    onNote: saidAlready,
     ...(signal && { signal }),
     ...(onLoad && { onProgress: onLoad }),
   });
 }
 
-async function withAdapter(model: CausalLM, config: TrainConfig, ignoreMismatchedBase: boolean): Promise<PeftModel<CausalLM>> {
-  if (config.adapterNameOrPath !== null)
-    return PeftModel.fromPretrained(model, config.adapterNameOrPath, { isTrainable: true, ignoreMismatchedBase });
+async function withAdapter(
+  model: CausalLM,
+  config: TrainConfig,
+  { notes }: PreparedData,
+  ignoreMismatchedBase: boolean,
+): Promise<PeftModel<CausalLM>> {
+  if (config.adapterNameOrPath !== null) {
+    const onNote = (note: string) => void notes.push(note);
+    return PeftModel.fromPretrained(model, config.adapterNameOrPath, { isTrainable: true, ignoreMismatchedBase, onNote });
+  }
   return getPeftModel(model, loraConfigOf(config), { seed: config.seed });
 }
 

@@ -40,6 +40,8 @@ export interface TrainerOptions {
   allowChange?: readonly string[];
   /** What `prepareData` found in these data and settings; absent: the run looks itself. Warnings become events, errors are thrown. */
   findings?: readonly Finding[];
+  /** What in the files has no effect here: warnings at the beginning of the run. */
+  notes?: readonly string[];
   /** Codes of errors that are accepted. */
   allow?: readonly string[];
 }
@@ -178,6 +180,7 @@ class Run {
 
   async *events(signal: AbortSignal | undefined): AsyncGenerator<TrainEvent, void, void> {
     signal?.throwIfAborted();
+    for (const message of this.#options.notes ?? []) yield { type: "warning", message };
     const args = this.#args;
     if (args.outputDir !== undefined) {
       this.#folder = await RunFolder.open(args.outputDir, {

@@ -1,6 +1,14 @@
 import type { Files } from "./files.js";
 import type { Random } from "./random.js";
 
+/** Takes notes of a mutant, which must be few, short, and safe to print whatever the file holds. */
+export function noteTaker(): (note: string) => void {
+  let notes = 0;
+  return (note) => {
+    if (++notes > 8 || note.length > 1500 || /[^ -~]/.test(note)) throw new Error(`note ${notes}: ${JSON.stringify(note)}`);
+  };
+}
+
 /** One kind of input: folders that are valid, the files in them that are mutated, and the entry point that a user calls. */
 export interface Format {
   name: string;

@@ -1,11 +1,12 @@
 import { describe, expect, it } from "vitest";
 import { readGenerationConfig, resolveOptions } from "../../src/generate/options.js";
+import { Keys } from "../../src/notes.js";
 
 const qwen = readGenerationConfig(
-  { do_sample: true, temperature: 0.7, top_p: 0.8, top_k: 20, repetition_penalty: 1.1, eos_token_id: [7, 9] },
+  new Keys({ do_sample: true, temperature: 0.7, top_p: 0.8, top_k: 20, repetition_penalty: 1.1, eos_token_id: [7, 9] }),
   [2],
 );
-const plain = readGenerationConfig({}, [2]);
+const plain = readGenerationConfig(new Keys({}), [2]);
 
 describe("generation options", () => {
   it("take what the call says, then generation_config, then transformers' defaults", () => {

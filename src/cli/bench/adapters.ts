@@ -2,11 +2,10 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { packSequences } from "../../models/batch.js";
-import { AutoModelForCausalLM } from "../../models/registry.js";
 import { LoraConfig } from "../../peft/config.js";
 import { PeftModel } from "../../peft/peft-model.js";
 import { scope } from "../../tensor/scope.js";
-import { loadingBar } from "../progress.js";
+import { loadModel } from "../model.js";
 import { quantiles, rounded } from "./statistics.js";
 
 export interface AdaptersBenchOptions {
@@ -17,9 +16,7 @@ export interface AdaptersBenchOptions {
 
 /** Many adapters on one base: time to register each from disk and to switch, and the memory that they take. */
 export async function benchAdapters({ model: path, count, rank }: AdaptersBenchOptions): Promise<Record<string, unknown>> {
-  const bar = loadingBar(path);
-  const model = await AutoModelForCausalLM.fromPretrained(path, { onProgress: bar.onProgress });
-  bar.finish();
+  const model = await loadModel(path);
   const folder = await mkdtemp(join(tmpdir(), "lowrank-adapters-"));
   const peft = new PeftModel(model);
   try {

@@ -1,5 +1,4 @@
-import { AutoModelForCausalLM } from "../../models/registry.js";
-import { loadingBar } from "../progress.js";
+import { loadModel } from "../model.js";
 import { rounded } from "./statistics.js";
 
 export interface GenerateBenchOptions {
@@ -10,9 +9,7 @@ export interface GenerateBenchOptions {
 
 /** Times the prompt and the decoding of one sequence, greedy, after a short warm-up. */
 export async function benchGenerate(options: GenerateBenchOptions): Promise<Record<string, unknown>> {
-  const bar = loadingBar(options.model);
-  const model = await AutoModelForCausalLM.fromPretrained(options.model, { onProgress: bar.onProgress });
-  bar.finish();
+  const model = await loadModel(options.model);
   try {
     const ids = Array.from({ length: options.prompt }, (_, i) => (i * 7919) % model.vocabSize);
     await model.generateIds([ids.slice(0, 16)], { maxNewTokens: 4, doSample: false, eosTokenId: null });

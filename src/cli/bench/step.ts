@@ -1,12 +1,11 @@
 import { readFileSync } from "node:fs";
 import { packTokens } from "../../data/collate.js";
 import type { CausalLM } from "../../models/causal-lm.js";
-import { AutoModelForCausalLM } from "../../models/registry.js";
 import { Linear } from "../../nn/linear.js";
 import { AdamW } from "../../optim/adamw.js";
 import { getPeftModel } from "../../peft/peft-model.js";
 import { TrainStep } from "../../train/step.js";
-import { loadingBar } from "../progress.js";
+import { loadModel } from "../model.js";
 import { measurePeaks } from "./peaks.js";
 import { quantiles, rounded } from "./statistics.js";
 
@@ -25,9 +24,7 @@ export interface StepBenchOptions {
  * `share_of_peak` is the step's floating-point work (see `stepFlops`) over the rate of a dense product measured afterwards.
  */
 export async function benchStep(options: StepBenchOptions): Promise<Record<string, unknown>> {
-  const bar = loadingBar(options.model);
-  const model = await AutoModelForCausalLM.fromPretrained(options.model, { dtype: options.dtype, onProgress: bar.onProgress });
-  bar.finish();
+  const model = await loadModel(options.model, { dtype: options.dtype });
   const { device } = model;
   const quant = model.config.quantization?.quantType ?? "none";
   const peft = getPeftModel(model, { r: options.rank, loraAlpha: 2 * options.rank, targetModules: "all-linear" });

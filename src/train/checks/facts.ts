@@ -6,6 +6,7 @@ import { readJsonFile } from "../../io/json.js";
 import type { DecoderConfig } from "../../models/config.js";
 import { readConfigFile } from "../../models/config-reader.js";
 import { resolveConfig, supportedModelTypes } from "../../models/registry.js";
+import { Keys, noteUnread, type OnNote } from "../../notes.js";
 import type { Tokenizer } from "../../text/tokenizer.js";
 
 /** What the checks need to know of a model and its tokenizer. */
@@ -28,10 +29,14 @@ export function factsOf(config: DecoderConfig, generation: GenerationConfig, tok
   };
 }
 
-/** The same from a model's folder, without its weights, and its config.json. A model that cannot be run is judged as far as its tokenizer goes. */
+/**
+ * The same from a model's folder, without its weights, and its config.json. A model that cannot be run is judged as far as its tokenizer goes.
+ * @param onNote told which keys of config.json and generation_config.json have no effect
+ */
 export async function readFacts(
   folder: string,
   tokenizer: Tokenizer,
+  onNote: OnNote,
 ): Promise<{ facts: ModelFacts; json: Readonly<Record<string, unknown>> | undefined }> {
   const json = existsSync(join(folder, "config.json")) ? await readConfigFile(folder) : undefined;
   if (json === undefined || !supportedModelTypes().includes(String(json.model_type))) {
@@ -40,8 +45,11 @@ export async function readFacts(
     const unknown = Number.POSITIVE_INFINITY;
     return { facts: { vocabSize: unknown, maxPositions: unknown, bosId: tokenizer.bosId, endIds }, json: undefined };
   }
-  const { config } = resolveConfig(json);
+  const { config, unread } = resolveConfig(json);
+  noteUnread("config.json", folder, unread, onNote);
   const path = await pathInside(folder, "generation_config.json");
-  const generation = readGenerationConfig(existsSync(path) ? await readJsonFile(path) : {}, config.eosTokenIds);
+  const keys = new Keys(existsSync(path) ? await readJsonFile(path) : {});
+  const generation = readGenerationConfig(keys, config.eosTokenIds);
+  noteUnread("generation_config.json", folder, keys.unread(), onNote);
   return { facts: factsOf(config, generation, tokenizer), json };
 }

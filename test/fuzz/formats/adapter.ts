@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { AutoModelForCausalLM } from "../../../src/models/registry.js";
 import { PeftModel } from "../../../src/peft/peft-model.js";
 import { filesOf } from "../files.js";
-import type { Format } from "../format.js";
+import { type Format, noteTaker } from "../format.js";
 import { ADAPTER, ADAPTER_WEIGHTS, CONFIG, modelFiles, weightsOf } from "../tiny.js";
 
 const base = mkdtempSync(join(tmpdir(), "lowrank-fuzz-base-"));
@@ -27,7 +27,7 @@ export const format: Format = {
   async open(folder) {
     const peft = new PeftModel(model);
     try {
-      await peft.loadAdapter(folder, "default");
+      await peft.loadAdapter(folder, "default", { onNote: noteTaker() });
       const { trainable, all } = peft.parameterCounts();
       if (!(trainable >= 0) || !(all > CONFIG.vocab_size)) throw new Error(`counts ${trainable}, ${all}`);
     } finally {

@@ -1,11 +1,11 @@
 import { AutoModelForCausalLM } from "../../../src/models/registry.js";
 import { filesOf } from "../files.js";
-import type { Format } from "../format.js";
+import { type Format, noteTaker } from "../format.js";
 import { ALL, CONFIG, GENERATION, INDEX, modelFiles, SHARDS, weightsOf } from "../tiny.js";
 import { fourBitFiles } from "./four-bit.js";
 
 async function load(folder: string): Promise<void> {
-  const model = await AutoModelForCausalLM.fromPretrained(folder, { dtype: "float32" });
+  const model = await AutoModelForCausalLM.fromPretrained(folder, { dtype: "float32", onNote: noteTaker() });
   try {
     const [ids] = await model.generateIds([[1, 5, 7]], { maxNewTokens: 2 });
     if (ids!.length > 2 || !ids!.every((id) => Number.isInteger(id) && id >= 0 && id < model.vocabSize))

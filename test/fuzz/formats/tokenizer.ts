@@ -1,6 +1,6 @@
 import { AutoTokenizer } from "../../../src/text/tokenizer.js";
 import { filesOf } from "../files.js";
-import type { Format } from "../format.js";
+import { type Format, noteTaker } from "../format.js";
 import { tokenizerFiles } from "../tiny.js";
 
 const SPLIT = {
@@ -20,7 +20,7 @@ export const format: Format = {
   seeds: [filesOf(plain), filesOf(tokenizerFiles("sentencepiece")), filesOf(split)],
   targets: ["tokenizer.json", "tokenizer.json", "tokenizer_config.json"],
   async open(folder) {
-    const tokenizer = await AutoTokenizer.fromPretrained(folder);
+    const tokenizer = await AutoTokenizer.fromPretrained(folder, { onNote: noteTaker() });
     for (const text of TEXTS) {
       const ids = tokenizer.encode(text);
       if (!ids.every((id) => Number.isInteger(id) && id >= 0))
