@@ -30,18 +30,19 @@ export async function readFourBit(
 ): Promise<Weight> {
   const stateInfo = checkpoint.tensors.get(quantState)!;
   const stateBytes = stateInfo.end - stateInfo.begin;
-  if (stateBytes > LIMITS.quantState.bytes) throw wrong(name, `has a quant_state of ${stateBytes} bytes`);
-  const state = parseQuantState(await checkpoint.read(quantState), name);
+  if (stateBytes > LIMITS.quantState.bytes) throw wrong(checkpoint, name, `has a quant_state of ${stateBytes} bytes`);
+  const state = parseQuantState(await checkpoint.read(quantState), `${checkpoint.folder}: the quant_state of ${name}`);
   const size = shape[0] * shape[1];
   const blocks = Math.ceil(size / state.blocksize);
   if (String(state.shape) !== String(shape))
-    throw wrong(name, `has shape [${state.shape}] in its quant_state, the config says [${shape}]`);
+    throw wrong(checkpoint, name, `has shape [${state.shape}] in its quant_state, the config says [${shape}]`);
   const made: Tensor[] = [];
   const load = async (part: string, dtype: "uint8" | "float32", count: number) => {
     const info = checkpoint.tensors.get(part);
-    if (!info) throw wrong(name, `lacks ${part}`);
+    if (!info) throw wrong(checkpoint, name, `lacks ${part}`);
     const bytes = count * DTYPE_BYTES[dtype];
-    if (info.end - info.begin !== bytes) throw wrong(name, `needs ${bytes} bytes in ${part}, it has ${info.end - info.begin}`);
+    if (info.end - info.begin !== bytes)
+      throw wrong(checkpoint, name, `needs ${bytes} bytes in ${part}, it has ${info.end - info.begin}`);
     const tensor = Tensor.empty([count], { dtype, device });
     made.push(tensor);
     await readFileInto(tensor, checkpoint, part, 0, tensor.byteLength);
@@ -73,8 +74,7 @@ export async function readFourBit(
   }
 }
 
-function parseQuantState(bytes: Uint8Array, name: string): QuantState {
-  const what = `The quant_state of ${name}`;
+function parseQuantState(bytes: Uint8Array, what: string): QuantState {
   const json = parseJsonObject(new TextDecoder().decode(bytes), what, LIMITS.quantState);
   const reader = new ConfigReader(json);
   reader.accept("quant_type", Object.keys(CODE_BOOKS));
@@ -97,10 +97,10 @@ function parseQuantState(bytes: Uint8Array, name: string): QuantState {
   return state;
 }
 
-function wrong(name: string, what: string): LowrankError {
-  return new LowrankError("INVALID_FILE", `The 4-bit weight ${name} ${what}`, {
+function wrong({ folder }: Checkpoint, name: string, what: string): LowrankError {
+  return new LowrankError("INVALID_FILE", `${folder}: the 4-bit weight ${name} ${what}`, {
     hint: "Download the checkpoint again.",
-    details: { tensor: name },
+    details: { folder, tensor: name },
   });
 }
 

@@ -8,6 +8,7 @@
 #ifndef LOWRANK_CPU_OPS_PACK_H
 #define LOWRANK_CPU_OPS_PACK_H
 #include "common.h"
+#include "ranges.h"
 
 namespace LR_ISA { namespace {
 
@@ -24,9 +25,42 @@ LR_INLINE lr_weight dense_f32(const void* data, int64_t n, int64_t k) {
   return w;
 }
 
+/* Division by a size that is nearly always a power of two: a span of 32 weights should not pay for the processor's. */
+struct Divisor {
+  int64_t size;
+  int shift;
+  LR_INLINE explicit Divisor(int64_t n) : size(n), shift(n & (n - 1) ? -1 : __builtin_ctzll((uint64_t)n)) {}
+  LR_INLINE int64_t floor(int64_t x) const { return shift >= 0 ? x >> shift : x / size; }
+};
+
 LR_INLINE float absmax_of(const lr_weight& w, int64_t block) {
   if (!w.nested_absmax) return static_cast<const float*>(w.absmax)[block];
-  return w.nested_code[static_cast<const uint8_t*>(w.absmax)[block]] * w.nested_absmax[block / w.nested_blocksize] + *w.nested_offset;
+  return w.nested_code[static_cast<const uint8_t*>(w.absmax)[block]] * w.nested_absmax[Divisor(w.nested_blocksize).floor(block)] + *w.nested_offset;
+}
+
+/* absmax_of for `count` blocks from the first. */
+LR_INLINE void read_absmax(const lr_weight& w, int64_t first, int64_t count, float* out) {
+  if (!w.nested_absmax) {
+    memcpy(out, static_cast<const float*>(w.absmax) + first, (size_t)count * sizeof(float));
+    return;
+  }
+  const uint8_t* codes = static_cast<const uint8_t*>(w.absmax) + first;
+  const Divisor nested(w.nested_blocksize);
+  for (int64_t i = 0; i < count;) {
+    const int64_t of = nested.floor(first + i), end = min64(count, (of + 1) * nested.size - first);
+    const float scale = w.nested_absmax[of], offset = *w.nested_offset;
+    for (; i < end; i++) out[i] = w.nested_code[codes[i]] * scale + offset;
+  }
+}
+
+/* The values that the codes of a block with this absmax stand for; rounding 16 of them rounds all of its weights. */
+LR_INLINE Table16 block_table(const Table16& code, float scale, bool round) {
+  Table16 t = code;
+  for (int v = 0; v < Table16::kVectors; v++) {
+    t.part[v] = t.part[v] * VF::set(scale);
+    if (round) t.part[v] = round_bf16(t.part[v]);
+  }
+  return t;
 }
 
 /* Calls sink(i, v, n) for the values W[row][column + i ...]: v holds n of them (kLanes but at ends), i ascending from 0 to count. */
@@ -47,39 +81,36 @@ template <typename Sink> LR_INLINE void read_dense(const lr_weight& w, int64_t a
   else spans([=](int64_t i) { return load_f16(h + i); }, [=](int64_t i) { return f16_to_f32(h[i]); });
 }
 
-template <typename Sink> LR_INLINE void read_4bit(const lr_weight& w, int64_t at, int64_t count, const Sink& sink) {
+template <typename Sink> LR_INLINE void read_4bit(const lr_weight& w, int64_t at, int64_t count, bool round, const Sink& sink) {
   const uint8_t* codes = static_cast<const uint8_t*>(w.data);
-  const Table16 table(w.code);
-  int64_t i = 0;
-  while (i < count) { /* one block, or the part of it in this span */
-    int64_t flat = at + i, block = flat / w.blocksize;
-    int64_t end = min64(count, (block + 1) * w.blocksize - at);
-    float scale = absmax_of(w, block);
-    auto finish = [&](VF v) { v = v * VF::set(scale); return w.round ? round_bf16(v) : v; };
+  const Table16 code(w.code);
+  int64_t block = Divisor(w.blocksize).floor(at);
+  for (int64_t i = 0; i < count; block++) { /* one block, or the part of it in this span */
+    const int64_t end = min64(count, (block + 1) * w.blocksize - at);
+    const Table16 table = block_table(code, absmax_of(w, block), round || w.round);
     auto few = [&](int n) {
-      VF v = VF::zero();
+      VI index = VI::zero();
       for (int j = 0; j < n; j++) {
         int64_t e = at + i + j;
-        v.v[j] = w.code[e & 1 ? codes[e / 2] & 15 : codes[e / 2] >> 4];
+        index.v[j] = e & 1 ? codes[e / 2] & 15 : codes[e / 2] >> 4;
       }
-      sink(i, finish(v), n);
+      sink(i, table(index), n);
       i += n;
     };
-    if (flat & 1) few(1);
-    for (; i + kLanes <= end; i += kLanes) sink(i, finish(table(load_nibbles(codes + (at + i) / 2))), kLanes);
+    if ((at + i) & 1) few(1);
+    for (; i + kLanes <= end; i += kLanes) sink(i, table(load_nibbles(codes + (at + i) / 2)), kLanes);
     if (i < end) few((int)(end - i));
   }
 }
 
-template <typename Sink> LR_INLINE void read_weight(const lr_weight& w, int64_t row, int64_t column, int64_t count, const Sink& sink) {
-  if (w.kind == LR_WEIGHT_4BIT) read_4bit(w, row * w.k + column, count, sink);
-  else read_dense(w, row * w.k + column, count, sink);
+template <typename Sink> LR_INLINE void read_weight(const lr_weight& w, int64_t row, int64_t column, int64_t count, bool round, const Sink& sink) {
+  if (w.kind == LR_WEIGHT_4BIT) read_4bit(w, row * w.k + column, count, round, sink);
+  else read_dense(w, row * w.k + column, count, [&](int64_t i, VF v, int n) { sink(i, round ? round_bf16(v) : v, n); });
 }
 
 /* W[row][column, column + count) as floats, rounded to bf16 when `round`; writes nothing behind them. */
 void decode_row(const lr_weight& w, int64_t row, int64_t column, int64_t count, bool round, float* out) {
-  read_weight(w, row, column, count, [&](int64_t i, VF v, int n) {
-    if (round) v = round_bf16(v);
+  read_weight(w, row, column, count, round, [&](int64_t i, VF v, int n) {
     if (n == kLanes) v.store(out + i);
     else store_n(v, out + i, n);
   });

@@ -60,14 +60,18 @@ LR_INLINE VI load_nibbles(const uint8_t* p) {
   return {(VI::Native)_mm256_or_si256(_mm256_srli_epi64(byte, 4), _mm256_slli_epi64(low, 32))};
 }
 
-/* A table of 16 floats, looked up with indices in [0, 16). */
+/* kLanes bytes, each in a lane of its own. */
+LR_INLINE VI load_bytes(const uint8_t* p) { return {(VI::Native)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p))}; }
+
+/* A table of 16 floats, looked up with the low four bits of an index. */
 struct Table16 {
-  __m256 low, high;
-  LR_INLINE explicit Table16(const float* t) : low(_mm256_loadu_ps(t)), high(_mm256_loadu_ps(t + 8)) {}
+  static constexpr int kVectors = 2;
+  VF part[2];
+  LR_INLINE explicit Table16(const float* t) : part{VF::load(t), VF::load(t + 8)} {}
   LR_INLINE VF operator()(VI i) const {
     __m256i index = (__m256i)i.v;
     __m256 upper = (__m256)_mm256_slli_epi32(index, 28); /* bit 3 becomes the sign, which blendv reads */
-    return {_mm256_blendv_ps(_mm256_permutevar8x32_ps(low, index), _mm256_permutevar8x32_ps(high, index), upper)};
+    return {_mm256_blendv_ps(_mm256_permutevar8x32_ps(part[0].v, index), _mm256_permutevar8x32_ps(part[1].v, index), upper)};
   }
 };
 

@@ -67,11 +67,15 @@ LR_INLINE VI load_nibbles(const uint8_t* p) {
   return {(VI::Native)_mm512_or_si512(_mm512_srli_epi64(byte, 4), _mm512_slli_epi64(low, 32))};
 }
 
-/* A table of 16 floats, looked up with indices in [0, 16). */
+/* kLanes bytes, each in a lane of its own. */
+LR_INLINE VI load_bytes(const uint8_t* p) { return {(VI::Native)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p))}; }
+
+/* A table of 16 floats, looked up with the low four bits of an index. */
 struct Table16 {
-  __m512 table;
-  LR_INLINE explicit Table16(const float* t) : table(_mm512_loadu_ps(t)) {}
-  LR_INLINE VF operator()(VI i) const { return {_mm512_permutexvar_ps((__m512i)i.v, table)}; }
+  static constexpr int kVectors = 1;
+  VF part[1];
+  LR_INLINE explicit Table16(const float* t) : part{VF::load(t)} {}
+  LR_INLINE VF operator()(VI i) const { return {_mm512_permutexvar_ps((__m512i)i.v, part[0].v)}; }
 };
 
 /* Rows become columns. */

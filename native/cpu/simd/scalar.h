@@ -35,11 +35,15 @@ LR_INLINE VQ multiply_low(VQ a, VQ b) { return each<VQ>([=](int i) { return (uin
 /* kLanes nibbles of kLanes / 2 bytes, the high one first. */
 LR_INLINE VI load_nibbles(const uint8_t* p) { return each<VI>([=](int i) { return i & 1 ? p[i / 2] & 15 : p[i / 2] >> 4; }); }
 
-/* A table of 16 floats, looked up with indices in [0, 16). */
+/* kLanes bytes, each in a lane of its own. */
+LR_INLINE VI load_bytes(const uint8_t* p) { return each<VI>([=](int i) { return p[i]; }); }
+
+/* A table of 16 floats, looked up with the low four bits of an index. */
 struct Table16 {
-  const float* table;
-  LR_INLINE explicit Table16(const float* t) : table(t) {}
-  LR_INLINE VF operator()(VI index) const { return each<VF>([=](int i) { return table[index.v[i]]; }); }
+  static constexpr int kVectors = 4;
+  VF part[4];
+  LR_INLINE explicit Table16(const float* t) : part{VF::load(t), VF::load(t + 4), VF::load(t + 8), VF::load(t + 12)} {}
+  LR_INLINE VF operator()(VI i) const { return each<VF>([=](int j) { return part[(i.v[j] & 15) / 4].v[i.v[j] & 3]; }); }
 };
 
 /* Rows become columns. */
