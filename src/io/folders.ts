@@ -1,5 +1,6 @@
 import { randomBytes } from "node:crypto";
-import { mkdir, open, readdir, realpath, rename, rm } from "node:fs/promises";
+import { constants } from "node:fs";
+import { access, mkdir, open, readdir, realpath, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { isAlive, thisProcess } from "./process-identity.js";
 
@@ -16,11 +17,31 @@ export async function syncFolder(path: string): Promise<void> {
   }
 }
 
-/** Creates a folder and those above it that are missing, each of them on the disk when it resolves. @param path absolute */
+/**
+ * Creates a folder and those above it that are missing, each of them on the disk when it resolves. Step by step: Node's `recursive` never
+ * ends where the system answers ENOENT though the folder above is there, as /proc does.
+ */
 export async function makeFolders(path: string): Promise<void> {
-  const first = await mkdir(path, { recursive: true });
-  if (first === undefined) return;
-  for (let folder = path; folder.length >= first.length; folder = dirname(folder)) await syncFolder(dirname(folder));
+  const parent = dirname(path);
+  try {
+    await mkdir(path).catch(async (error: NodeJS.ErrnoException) => {
+      if (error.code !== "ENOENT" || parent === path) throw error;
+      await makeFolders(parent);
+      await mkdir(path);
+    });
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "EEXIST" && (await stat(path)).isDirectory()) return;
+    throw error;
+  }
+  await syncFolder(parent);
+}
+
+/** Throws what the system has against writing in a folder, or in the nearest one above it that exists. @param path absolute */
+export async function assertWritable(path: string): Promise<void> {
+  await access(path, constants.W_OK | constants.X_OK).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== "ENOENT" || dirname(path) === path) throw error;
+    return assertWritable(dirname(path));
+  });
 }
 
 /** Removes a folder; renamed first, so that neither a kill nor a power cut leaves half of it under its name. */

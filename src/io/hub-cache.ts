@@ -1,8 +1,9 @@
 import { existsSync } from "node:fs";
-import { mkdir, readFile, realpath, stat, symlink, unlink } from "node:fs/promises";
+import { readFile, realpath, stat, symlink, unlink } from "node:fs/promises";
 import { homedir } from "node:os";
 import { dirname, join, relative } from "node:path";
 import { writeFileDurable } from "./durable.js";
+import { makeFolders } from "./folders.js";
 import { LIMITS } from "./input.js";
 import { readJsonFile } from "./json.js";
 
@@ -49,7 +50,7 @@ export class HubCache {
 
   async link(commit: string, name: string, hash: string): Promise<void> {
     const path = join(this.snapshot(commit), name);
-    await mkdir(dirname(path), { recursive: true });
+    await makeFolders(dirname(path));
     await unlink(path).catch(() => {});
     await symlink(relative(await realpath(dirname(path)), await realpath(this.blob(hash))), path).catch(
       (error: NodeJS.ErrnoException) => {

@@ -1,10 +1,11 @@
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
-import { mkdir, open, rename, rm, stat } from "node:fs/promises";
+import { open, rename, rm, stat } from "node:fs/promises";
 import { dirname } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { LowrankError } from "../errors.js";
+import { makeFolders } from "./folders.js";
 import { freeBytes, noSpace } from "./space.js";
 
 export interface RemoteFile {
@@ -29,7 +30,7 @@ export async function downloadFile(
   onBytes: (delta: number) => void,
   signal?: AbortSignal,
 ): Promise<void> {
-  await mkdir(dirname(target), { recursive: true });
+  await makeFolders(dirname(target));
   const partial = `${target}.incomplete`;
   const resumed = await sizeOf(partial);
   onBytes(resumed);

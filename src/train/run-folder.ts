@@ -4,12 +4,13 @@ import { readdir, readFile, stat } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { LowrankError } from "../errors.js";
 import { type FolderWriter, writeFileDurable, writeFolder } from "../io/durable.js";
+import { assertWritable, canonical } from "../io/folders.js";
 import { readJsonFile } from "../io/json.js";
 import { JsonLog } from "../io/json-log.js";
 import { assertUnlocked, type FolderLock, lockFolder } from "../io/lock.js";
 import type { ManifestFacts } from "../io/manifest.js";
 import { settleFolder } from "../io/settle.js";
-import { reading } from "../io/system-errors.js";
+import { reading, writing } from "../io/system-errors.js";
 import type { Optimizer } from "../optim/optimizer.js";
 import type { Tokenizer } from "../text/tokenizer.js";
 import type { ResolvedArguments } from "./arguments.js";
@@ -44,12 +45,13 @@ export interface RunFolderOptions {
 const ARGUMENTS_FILE = "training_args.json";
 const LOG_FILE = "trainer_log.jsonl";
 
-/** Throws LOCKED, or INVALID_CONFIG for an output folder that holds files which the run may neither continue nor overwrite. */
+/** Throws LOCKED, CHECKPOINT where nothing can be written, or INVALID_CONFIG for an output folder that holds files which the run may neither continue nor overwrite. */
 export async function assertUsable(
   path: string,
   args: Pick<ResolvedArguments, "overwriteOutputDir" | "resumeFromCheckpoint">,
 ): Promise<void> {
   await assertUnlocked(path);
+  await writing(path, async () => assertWritable(await canonical(path)));
   // The log alone is that of a run which ended before it had saved anything.
   const present = (await readdir(path).catch(() => [])).filter((name) => !name.startsWith(".lowrank") && name !== LOG_FILE);
   if (present.length > 0 && !args.overwriteOutputDir && !args.resumeFromCheckpoint) {

@@ -107,6 +107,27 @@ describe("files", () => {
   });
 });
 
+describe("an output_dir that cannot be written", () => {
+  it("is told before anything is loaded", async (context) => {
+    const folder = tempFolder();
+    const mount = join(folder, "sealed");
+    mkdirSync(mount);
+    const wrapper = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o ro none "$0" && exec "$@"', mount];
+    if (spawnSync(wrapper[0]!, [...wrapper.slice(1), "true"]).status !== 0) context.skip("needs user namespaces");
+    const { config } = await makeJob(folder);
+    const run = join(mount, "new", "run");
+    for (const more of [[], ["--dry-run"]]) {
+      const { stderr } = await fails(["train", config, `output_dir=${run}`, ...more], 1, /cannot be written: EROFS/, { wrapper });
+      expect(stderr).not.toMatch(/Loading|Tokenising/);
+    }
+  });
+
+  it("is told at once where the system denies the folder above, as in /proc", async () => {
+    const { config } = await makeJob(tempFolder());
+    await fails(["train", config, "output_dir=/proc/nowhere/x"], 1, /\/proc\/nowhere\/x cannot be written: (ENOENT|EACCES)/);
+  });
+});
+
 describe("the machine", () => {
   it("kernels that it cannot run are exit 3, memory that is not there exit 4", async () => {
     const model = await makeModel(join(tempFolder(), "model"));

@@ -71,6 +71,15 @@ describe("two writers of one folder", () => {
     await new Promise((resolve) => other.once("exit", resolve));
   });
 
+  it("of a folder that cannot be made: an error at once, also where the folder above only seems to be missing", async () => {
+    for (const folder of ["/proc/nowhere/x", "/proc/self/status/x"]) {
+      expect(await errorOf(lockFolder(folder))).toMatchObject({ code: "CHECKPOINT", details: { path: folder } });
+    }
+    const parent = tempFolder();
+    await (await lockFolder(join(parent, "a", "b", "c"))).release();
+    expect(readdirSync(join(parent, "a", "b", "c"))).toEqual([]);
+  });
+
   it("and a run's own lock lets its own process write", async () => {
     const folder = tempFolder();
     const lock = await lockFolder(folder);
