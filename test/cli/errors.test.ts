@@ -136,6 +136,11 @@ describe("the machine", () => {
     });
     const little = ["sh", "-c", 'ulimit -v 6000000 && exec "$@"', "sh"];
     await fails(["bench", "step", "--model", model, "--seq", "4000000"], 4, /out of memory/, { wrapper: little });
+    const { config, out } = await makeJob(tempFolder());
+    await fails(["train", config, "lora_rank=20000000"], 4, /out of memory/, {
+      wrapper: little,
+    });
+    expect(() => readdirSync(out)).toThrow(/ENOENT/);
   });
 });
 
