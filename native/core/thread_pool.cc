@@ -36,7 +36,11 @@ void ThreadPool::take(uint32_t generation, int32_t thread) {
     void* const ctx = ctx_.load(std::memory_order_relaxed);
     if (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel)) continue;
     body(ctx, task, thread);
-    done_.fetch_add(1, std::memory_order_release);
+    done_.fetch_add(1, std::memory_order_seq_cst);
+    if (waiting_.load(std::memory_order_seq_cst)) {
+      { std::lock_guard<std::mutex> lock(mutex_); }
+      finished_.notify_one();
+    }
   }
 }
 
@@ -56,9 +60,14 @@ void ThreadPool::run(int64_t tasks, Body body, void* ctx) {
     wake_.notify_all();
   }
   take(generation, 0);
-  for (int spin = 0; done_.load(std::memory_order_acquire) < tasks; spin++)
-    if (spin < kSpins) cpu_relax();
-    else std::this_thread::yield();
+  const auto finished = [&] { return done_.load(std::memory_order_seq_cst) >= tasks; };
+  for (int spin = 0; spin < kSpins && !finished(); spin++) cpu_relax();
+  if (!finished()) {  // a thread with a task was put aside by the system: leave it the core
+    std::unique_lock<std::mutex> lock(mutex_);
+    waiting_.store(true, std::memory_order_seq_cst);
+    finished_.wait(lock, finished);
+    waiting_.store(false, std::memory_order_relaxed);
+  }
   ticket_.store((static_cast<uint64_t>(generation) << 32) | kClosed, std::memory_order_release);
 }
 

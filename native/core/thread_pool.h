@@ -39,6 +39,8 @@ class ThreadPool {
   alignas(64) std::atomic<int> sleepers_{0};
   std::mutex mutex_;
   std::condition_variable wake_;
+  std::condition_variable finished_;
+  std::atomic<bool> waiting_{false};
   std::atomic<bool> stopping_{false};
   std::vector<std::thread> workers_;
 };

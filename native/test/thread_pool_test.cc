@@ -1,6 +1,10 @@
 #include "../core/thread_pool.h"
 
+#include <time.h>
+
+#include <chrono>
 #include <system_error>
+#include <thread>
 #include <vector>
 
 #include "fake.h"
@@ -47,6 +51,26 @@ TEST_P(Pools, KeepJobsApart) {
     pool.run(static_cast<int64_t>(out.size()), [](void* ctx, int64_t task, int32_t) { static_cast<Ctx*>(ctx)->out[task] = static_cast<Ctx*>(ctx)->round; }, &ctx);
     for (const int value : out) ASSERT_EQ(value, round);
   }
+}
+
+double processor_seconds() {
+  timespec t;
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) * 1e-9;
+}
+
+TEST_P(Pools, WaitAsleepForATaskThatLasts) {
+  ThreadPool pool(GetParam());
+  const double before = processor_seconds();
+  for (int round = 0; round < 3; round++) {
+    std::atomic<int> done{0};
+    pool.run(GetParam(), [](void* ctx, int64_t, int32_t thread) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(thread == 0 ? 20 : 300));  // the others have theirs by then
+      static_cast<std::atomic<int>*>(ctx)->fetch_add(1);
+    }, &done);
+    EXPECT_EQ(done, GetParam());
+  }
+  EXPECT_LT(processor_seconds() - before, 0.1);  // three times 280 ms of waiting, spent asleep
 }
 
 TEST_P(Pools, EndAtAnyTime) {
