@@ -4,7 +4,7 @@ import { getDevice } from "../../src/tensor/device.js";
 import { Tensor } from "../../src/tensor/tensor.js";
 
 /** Whether an allocation was still going to fail: what ran before asked for fewer than that. Switches it off. */
-function stillWaiting(n: number): boolean {
+export function stillWaiting(n: number): boolean {
   const { addon } = getDevice();
   try {
     for (let i = 0; i < n; i++) Tensor.empty([1]).dispose();

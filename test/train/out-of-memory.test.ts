@@ -1,17 +1,20 @@
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { Batches, makeUnits } from "../../src/data/batches.js";
+import type { LowrankError } from "../../src/errors.js";
 import { packSequences } from "../../src/models/batch.js";
 import type { CausalLM } from "../../src/models/causal-lm.js";
 import { AutoModelForCausalLM } from "../../src/models/registry.js";
 import { AdamW } from "../../src/optim/adamw.js";
+import { LoraConfig } from "../../src/peft/config.js";
 import { getPeftModel, PeftModel } from "../../src/peft/peft-model.js";
+import { getDevice } from "../../src/tensor/device.js";
 import { scope } from "../../src/tensor/scope.js";
 import { TrainStep } from "../../src/train/step.js";
 import { goldenFolder } from "../golden/folder.js";
 import { tempFolder } from "../io/files.js";
-import { failsAtEveryAllocation } from "../tensor/fail-allocation.js";
+import { failsAtEveryAllocation, stillWaiting } from "../tensor/fail-allocation.js";
 import { ARGS, collect, countingExamples, loadTiny, losses, TINY, tinyPeft } from "./tiny.js";
 
 const QLORA = join(goldenFolder("peft"), "bases/qlora");
@@ -88,6 +91,57 @@ describe("out of memory at any allocation: a typed error, nothing left behind, a
       expect(failed).toBeGreaterThan(loadIn4bit ? 100 : 50);
       peft.unload();
     }
+  });
+
+  it.each([
+    ["a dense base", false, {}],
+    ["a 4-bit base, quantised again", true, { safeMerge: true }],
+    ["a 4-bit base, dense afterwards", true, { dtype: "bfloat16" as const }],
+  ])("merging for good into %s: until it succeeds the model is what it was", async (_, loadIn4bit, options) => {
+    const folder = join(tempFolder(), "adapter");
+    const load = async () => {
+      const peft = new PeftModel(await AutoModelForCausalLM.fromPretrained(TINY, { dtype: "float32", loadIn4bit }));
+      if (!existsSync(folder)) {
+        peft.addAdapter("made", new LoraConfig(LORA));
+        await peft.savePretrained(folder, { selectedAdapters: ["made"] });
+        peft.deleteAdapter("made");
+      }
+      await peft.loadAdapter(join(folder, "made"), "default");
+      peft.setAdapter("default");
+      return peft;
+    };
+    const memory = async ({ device }: CausalLM) => {
+      await device.synchronize();
+      return { live: device.memory.live, tensors: device.memory.tensors };
+    };
+    const outside = getDevice().memory.live;
+    let undisturbed: { bits: string; live: number };
+    {
+      await using base = await (await load()).mergeAndUnload(options);
+      undisturbed = { bits: await forward(base), live: (await memory(base)).live - outside };
+    }
+    const peft = await load();
+    await using base = peft.base;
+    const [bits, before] = [await forward(base), await memory(base)];
+    expect(bits).not.toBe(undisturbed.bits);
+    for (let n = 1; ; n++) {
+      base.device.addon.failAllocation(n);
+      const error = await peft.mergeAndUnload(options).then(
+        () => undefined,
+        (caught: LowrankError) => caught,
+      );
+      const waiting = stillWaiting(n);
+      if (error === undefined) {
+        expect(waiting, `the failure of allocation ${n} was swallowed`).toBe(true);
+        expect(n).toBeGreaterThan(50);
+        break;
+      }
+      expect(error).toMatchObject({ code: "OUT_OF_MEMORY", details: { needed: expect.any(Number), free: expect.any(Number) } });
+      expect(await memory(base), `allocation ${n}: ${error.stack}`).toEqual(before);
+      expect(await forward(base), `allocation ${n}`).toBe(bits);
+    }
+    expect(await forward(base)).toBe(undisturbed.bits);
+    expect((await memory(base)).live - outside).toBe(undisturbed.live);
   });
 
   it("saving a model in another dtype", async () => {
