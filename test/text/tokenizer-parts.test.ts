@@ -1,7 +1,7 @@
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
 import { AutoTokenizer, type Tokenizer } from "../../src/text/tokenizer.js";
 
 // Expected values: Python's tokenizers 0.23.3.
@@ -11,6 +11,7 @@ beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "parts-"));
 });
 afterAll(() => rm(folder, { recursive: true }));
+afterEach(() => vi.restoreAllMocks());
 
 const LETTERS = [..."ab 1σςi\u0307s$▁x\n\ufeff.½\u200d"];
 const vocab = Object.fromEntries(["?", ...LETTERS].map((char, i) => [char, i]));
@@ -159,6 +160,8 @@ describe("refused by name", () => {
     [{ pre_tokenizer: { type: "CharDelimiterSplit" } }, "pre_tokenizer", "CharDelimiterSplit", undefined],
     [{ pre_tokenizer: { type: "Split", pattern: { String: "a" }, behavior: "isolated" } }, "pre_tokenizer", "Split", "behavior"],
     [{ pre_tokenizer: { type: "Split", pattern: "a", behavior: "Isolated" } }, "pre_tokenizer", "Split", "pattern"],
+    [{ pre_tokenizer: { type: "Split", behavior: "Isolated" } }, "pre_tokenizer", "Split", "pattern"],
+    [{ decoder: { type: "Sequence", decoders: [{ type: "Replace", pattern: {} }] } }, "decoder", "Replace", "pattern"],
     [{ pre_tokenizer: { type: "Punctuation", behavior: 1 } }, "pre_tokenizer", "Punctuation", "behavior"],
     [{ pre_tokenizer: { type: "Metaspace", add_prefix_space: false } }, "pre_tokenizer", "Metaspace", "add_prefix_space"],
     [{ decoder: { type: "Sequence", decoders: [{ type: "CTC" }] } }, "decoder", "CTC", undefined],
@@ -171,8 +174,11 @@ describe("refused by name", () => {
     [{ model: { ...bpe, continuing_subword_prefix: "##" } }, "model", "BPE", "continuing_subword_prefix"],
     [{ model: { ...bpe, end_of_word_suffix: "</w>" } }, "model", "BPE", "end_of_word_suffix"],
   ])("%j", async (parts, step, part, option) => {
+    const prints = (["log", "info", "warn", "error"] as const).map((name) => vi.spyOn(console, name));
     const error = await load(parts).catch((e) => e);
     expect(error).toMatchObject({ code: "UNSUPPORTED", message: expect.stringContaining(part), details: { step, part } });
     expect(error.details.option).toBe(option);
+    // The library says what it does not know on the console, once it is asked: our refusal comes first.
+    for (const print of prints) expect(print).not.toHaveBeenCalled();
   });
 });
