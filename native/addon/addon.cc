@@ -44,11 +44,12 @@ napi_value memory(napi_env env, napi_callback_info info) {
   return guarded(env, info, "memory", [](Call& call) {
     call.arity(1);
     const Device& device = call.device(0);
-    const MemoryStats stats = device.memory.stats();
+    const MemoryStats stats = device.memory.stats(), host = device.host.stats();
     napi_value result = object(call);
     set(call, result, "live", call.from(static_cast<double>(stats.live)));
     set(call, result, "peak", call.from(static_cast<double>(stats.peak)));
-    set(call, result, "pooled", call.from(static_cast<double>(stats.pooled)));
+    set(call, result, "pooled", call.from(static_cast<double>(stats.pooled + host.pooled)));
+    set(call, result, "host", call.from(static_cast<double>(host.live)));
     set(call, result, "tensors", call.from(static_cast<double>(call.environment.tensors.count(device))));
     return result;
   });

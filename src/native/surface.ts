@@ -25,10 +25,14 @@ export interface NativeError extends Error {
 }
 
 export interface MemoryStats {
-  /** Bytes of storages in use, the largest `live` so far, bytes cached by the pool (scratch included), and tensor handles of this environment. */
+  /** Bytes of the device's storages in use, and the largest `live` so far. */
   live: number;
   peak: number;
+  /** Bytes of the host in use that the device copies from and to in the background (`allocHost`); they are not in `live`. */
+  host: number;
+  /** Bytes of both kinds that are cached for reuse, scratch included: `trim` gives them back. */
   pooled: number;
+  /** Tensor handles of this environment, of both kinds. */
   tensors: number;
 }
 

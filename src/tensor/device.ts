@@ -21,7 +21,7 @@ export class Device {
     this.kernels = addon.kernels;
   }
 
-  /** Bytes in use, the largest number so far, bytes kept for reuse; number of tensors alive. */
+  /** Bytes in use, the largest number so far, bytes of the host in use for transfers, bytes kept for reuse; number of tensors alive. */
   get memory(): MemoryStats {
     return this.addon.memory(this.number);
   }

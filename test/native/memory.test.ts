@@ -52,6 +52,22 @@ describe("memory", () => {
     expect(addon.memory(cpu).live).toBe(before.live);
   });
 
+  it("of the host for transfers is counted apart, and its cache goes with the device's", () => {
+    addon.trim(cpu);
+    const before = addon.memory(cpu);
+    const t = addon.allocHost(cpu, F32, [1000]);
+    expect(addon.memory(cpu)).toEqual({ ...before, host: before.host + 4000, tensors: before.tensors + 1 });
+    const view = addon.view(t, 0, F32, [10]);
+    addon.free(t);
+    expect(addon.memory(cpu)).toEqual({ ...before, host: before.host + 4000, tensors: before.tensors + 1 });
+    addon.free(view);
+    const { pooled, ...after } = addon.memory(cpu);
+    expect({ ...after, pooled: 0 }).toEqual(before);
+    expect(pooled).toBeGreaterThanOrEqual(4000);
+    addon.trim(cpu);
+    expect(addon.memory(cpu)).toEqual(before);
+  });
+
   it("stays under LOWRANK_MEMORY_LIMIT, giving up its cache first", async () => {
     const child = await runChild(
       `const out = [];
@@ -65,7 +81,7 @@ describe("memory", () => {
     );
     expect(child.err).toBe("");
     expect(JSON.parse(child.out)).toEqual([
-      { live: 50 << 20, peak: 50 << 20, pooled: 0, tensors: 1 },
+      { live: 50 << 20, peak: 50 << 20, host: 0, pooled: 0, tensors: 1 },
       { code: "OUT_OF_MEMORY", needed: 20 << 20, free: 14 << 20 },
     ]);
     expect((await runChild("", { LOWRANK_MEMORY_LIMIT: "lots" })).err).toContain(

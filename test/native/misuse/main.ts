@@ -175,7 +175,9 @@ async function wait(): Promise<void> {
   });
 }
 
-const before = addon.memory(d).live;
+/** Bytes in use, of the device and of the host. */
+const bytesUsed = () => addon.memory(d).live + addon.memory(d).host;
+const before = bytesUsed();
 /** Handles of another environment, which stays until the end. */
 const worker = new Worker(
   `const { workerData: { path, device }, parentPort } = require("node:worker_threads");
@@ -213,8 +215,8 @@ const left = new Promise((resolve) => worker.once("exit", resolve));
 worker.postMessage("end");
 if ((await left) !== 0) throw new Error("another environment's tensors were harmed");
 await wait();
-const after = addon.memory(d);
-if (after.live !== before || after.tensors !== 0)
-  throw new Error(`seed ${options.seed}: ${after.live - before} bytes and ${after.tensors} tensors are left`);
+const [after, { tensors }] = [bytesUsed(), addon.memory(d)];
+if (after !== before || tensors !== 0)
+  throw new Error(`seed ${options.seed}: ${after - before} bytes and ${tensors} tensors are left`);
 if (log !== undefined) closeSync(log);
 console.log(JSON.stringify({ seed: Number(options.seed), device: options.device, ...counts }));

@@ -56,8 +56,9 @@ async function sweep(what: string, prepare: () => { body: () => unknown; end?: (
     await addon.synchronize(d).catch((error) => check(what, error));
     end?.();
     const after = addon.memory(d);
-    if (after.live !== before.live || after.tensors !== before.tensors)
-      throw new Error(`${what}: ${after.live - before.live} bytes and ${after.tensors - before.tensors} tensors are left`);
+    const bytes = after.live + after.host - before.live - before.host;
+    if (bytes !== 0 || after.tensors !== before.tensors)
+      throw new Error(`${what}: ${bytes} bytes and ${after.tensors - before.tensors} tensors are left`);
     if (last) return;
     failed[what]++;
   }
