@@ -101,7 +101,8 @@ function buildDist() {
   }
   const made = new Set(sources.map((path) => path.replace(/^src/, "dist").replace(/\.ts$/, "")));
   for (const file of walk(root, "dist"))
-    if (file !== "dist/.tsbuildinfo" && !made.has(file) && !made.has(file.replace(/(\.d)?\.ts$|\.js$/, ""))) rmSync(join(root, file));
+    if (file !== "dist/.tsbuildinfo" && !made.has(file) && !made.has(file.replace(/(\.d)?\.ts$|\.js$/, "")))
+      rmSync(join(root, file));
   const cli = join(root, "dist/cli/main.js");
   if (existsSync(cli)) chmodSync(cli, 0o755);
   writeFileSync(distStamp, hash);
