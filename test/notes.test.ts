@@ -12,7 +12,6 @@ import { getDevice } from "../src/tensor/device.js";
 import { AutoTokenizer } from "../src/text/tokenizer.js";
 import { buildOnce, jsonLines, lowrank, makeJob, makeModel } from "./cli/run.js";
 import { goldenFolder, sharedFolder } from "./golden/folder.js";
-import { byteTokenizer } from "./text/byte-tokenizer.js";
 import { loadTiny } from "./train/tiny.js";
 
 const root = join(import.meta.dirname, "..");
@@ -135,43 +134,6 @@ describe("keys without effect are named", () => {
     ).toEqual([
       "generation_config.json has keys without effect here: num_beams, max_length, penalty_alpha, temperature, suppress_tokens",
     ]);
-  });
-
-  it("what tokenizer_config.json says otherwise than tokenizer.json, which counts", async () => {
-    const folder = join(scratch, "tokenizer");
-    const bos = { content: "<s>", lstrip: false, normalized: false, rstrip: false, single_word: false, special: true };
-    const agreed = {
-      bos_token: "<s>",
-      eos_token: "<end>",
-      add_bos_token: true,
-      add_eos_token: false,
-      add_prefix_space: false,
-      added_tokens_decoder: { 256: bos },
-      additional_special_tokens: ["<end>"],
-      extra_special_tokens: { start: "<s>" },
-      sep_token: { content: "<end>" },
-    };
-    const contrary = {
-      add_bos_token: false,
-      add_eos_token: true,
-      add_prefix_space: true,
-      added_tokens_decoder: { 256: { ...bos, lstrip: true } },
-      additional_special_tokens: ["<other>"],
-      extra_special_tokens: { start: 5 },
-      sep_token: "a",
-    };
-    await byteTokenizer(folder, { bos: true });
-    plant(folder, "tokenizer_config.json", agreed);
-    const first = collector();
-    await AutoTokenizer.fromPretrained(folder, first);
-    expect(first.notes).toEqual([]);
-    plant(folder, "tokenizer_config.json", { ...contrary, split_special_tokens: true });
-    const second = collector();
-    await AutoTokenizer.fromPretrained(folder, second);
-    expect(second.notes).toHaveLength(1);
-    expect(second.notes[0]!.split(": ")[1]!.split(", ").sort()).toEqual(
-      [...Object.keys(contrary), "split_special_tokens"].sort(),
-    );
   });
 
   it("code has a sentence of its own", () => {

@@ -4,7 +4,7 @@ import { rename } from "node:fs/promises";
 import { join } from "node:path";
 import { afterEach, describe, expect, it, vi } from "vitest";
 import { writeFolder } from "../../src/io/durable.js";
-import { syncFolder } from "../../src/io/folders.js";
+import { assertWritable, makeFolders, syncFolder } from "../../src/io/folders.js";
 import { lockFolder, tidy } from "../../src/io/lock.js";
 import { problemsOf, readManifest, verifyFolder } from "../../src/io/manifest.js";
 import { isAlive, thisProcess } from "../../src/io/process-identity.js";
@@ -17,7 +17,7 @@ const failure = (code: string) => Object.assign(new Error(code), { code, syscall
 
 vi.mock("node:fs/promises", async (original) => {
   const real = await original<typeof import("node:fs/promises")>();
-  const hooked = (name: "link" | "lstat" | "readdir" | "rename") => ({
+  const hooked = (name: "access" | "link" | "lstat" | "mkdir" | "readdir" | "rename") => ({
     [name]: (...args: unknown[]) =>
       hooks[name] ? Promise.resolve().then(() => hooks[name]!(...args)) : (real[name] as Hook)(...args),
   });
@@ -30,7 +30,8 @@ vi.mock("node:fs/promises", async (original) => {
       handle.write = ((...of: unknown[]) => (write as Hook).apply(handle, hooks.write!(...of) as unknown[])) as never;
     return handle;
   };
-  return { ...real, ...hooked("link"), ...hooked("lstat"), ...hooked("readdir"), ...hooked("rename"), open };
+  const calls = (["access", "link", "lstat", "mkdir", "readdir", "rename"] as const).map(hooked);
+  return Object.assign({ ...real, open }, ...calls) as typeof real;
 });
 vi.mock("node:fs", async (original) => {
   const real = await original<typeof import("node:fs")>();
@@ -64,6 +65,35 @@ describe("without hard links", () => {
     expect(readdirSync(folder)).toEqual([]);
     hooks.link = () => Promise.reject(failure("EIO"));
     expect((await errorOf(lockFolder(folder))).code).toBe("CHECKPOINT");
+  });
+});
+
+describe("folders that cannot be made", () => {
+  it("where not even the root answers, as on a drive that is not there, or the system denies what is there", async () => {
+    const asked: unknown[] = [];
+    hooks.mkdir = hooks.access = (path) => {
+      asked.push(path);
+      return Promise.reject(failure(asked.length > 9 ? "ELOOP" : "ENOENT")); // an end for those that find none
+    };
+    for (const ask of [makeFolders, assertWritable]) {
+      await expect(ask("/a/b")).rejects.toMatchObject({ code: "ENOENT" });
+      expect(asked.splice(0)).toEqual(["/a/b", "/a", "/"]);
+    }
+    delete hooks.mkdir;
+    await expect(makeFolders("/proc/nowhere/x")).rejects.toMatchObject({ code: "ENOENT", path: "/proc/nowhere" });
+  });
+
+  it("for other reasons, or where something else has the name", async () => {
+    const folder = tempFolder();
+    writeFileSync(join(folder, "file"), "");
+    await expect(makeFolders(join(folder, "file"))).rejects.toMatchObject({ code: "EEXIST" });
+    await makeFolders(folder);
+    hooks.mkdir = hooks.access = () => Promise.reject(failure("EROFS"));
+    for (const ask of [makeFolders, assertWritable]) {
+      await expect(ask(join(folder, "new", "er"))).rejects.toMatchObject({ code: "EROFS" });
+    }
+    delete hooks.access;
+    await assertWritable(join(folder, "new", "er"));
   });
 });
 

@@ -1,6 +1,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
+import { ConfigReader } from "../../src/models/config-reader.js";
 import { resolveConfig } from "../../src/models/registry.js";
 import { goldenFolder } from "../golden/folder.js";
 
@@ -76,6 +77,15 @@ describe("config.json", () => {
     ["heads that do not share evenly", { num_key_value_heads: 3 }, /num_attention_heads \(4\) must be a multiple/],
   ])("refuses %s", (_, change, message) => {
     expect(() => resolveConfig({ ...llama, ...change })).toThrow(message);
+  });
+
+  it("a nested object that is read in two places counts what either reads", () => {
+    const reader = new ConfigReader({ a: { b: 1, c: 2, d: 3 }, e: null, f: 0 });
+    expect([reader.object("a").number("b"), reader.object("a").number("c")]).toEqual([1, 2]);
+    expect(reader.unread()).toEqual([
+      ["f", 0],
+      ["a.d", 3],
+    ]);
   });
 
   it("accepts a window that no layer uses, and pretraining_tp", () => {
