@@ -170,7 +170,7 @@ typedef struct lr_optim_header {
   int64_t reserved[4];
 } lr_optim_header;            /* 64 bytes */
 
-#define LR_SLOTS 16
+#define LR_SLOTS 32
 
 typedef struct lr_backend {
   uint32_t abi;               /* LR_ABI_VERSION */
@@ -183,6 +183,7 @@ typedef struct lr_backend {
   void (*release)(void* data, size_t bytes);     /* waits for what the device still does with it */
   void* (*alloc_host)(size_t bytes, lr_error* error); /* of the host, but the device copies from and to it in the background; NULL: alloc is as good */
   void (*release_host)(void* data, size_t bytes);
+  uint64_t (*available)(void);                   /* bytes that alloc could still give; NULL: those that the host has */
   int32_t separate;           /* 1: the host cannot write to the device's memory, files come by upload */
   lr_error (*upload)(lr_queue*, void* dst, const void* src, size_t bytes);
   lr_error (*download)(lr_queue*, void* dst, const void* src, size_t bytes); /* waits for the bytes */
@@ -190,8 +191,8 @@ typedef struct lr_backend {
    * they had returned, with queue->owner of their call; a failure of the device itself is returned. */
   lr_error (*synchronize)(lr_queue*, void (*late)(void* owner, const lr_error* error));
 
-  /* The backend's own copy stream: transfers of whole tensors that overlap what is enqueued after them, in LR_SLOTS slots. Each begins behind what
-   * was enqueued before it; `wait` orders the queue behind the last transfer of the slot, and until then both tensors must live and rest. */
+  /* The backend's own copy stream: transfers of whole tensors that overlap what is enqueued after them, in LR_SLOTS slots. They happen one after
+   * the other, each behind what was enqueued before it; `wait` orders the queue behind the last transfer of the slot, and until then both tensors must live and rest. */
   lr_error (*prefetch)(lr_queue*, int32_t slot, lr_tensor dst, lr_tensor src);
   lr_error (*write_back)(lr_queue*, int32_t slot, lr_tensor dst, lr_tensor src);
   lr_error (*wait)(lr_queue*, int32_t slot);
@@ -262,8 +263,10 @@ typedef struct lr_backend {
       /* torch's SGD, otherwise as adamw: weight decay is added to the clipped gradient, the first step's buffer is that gradient. momentum 0: the buffer may be absent */
 } lr_backend;
 
-/* What a plugin (CUDA, emulator) exports. NULL, with the reason in error, when the device cannot be used. */
+/* What a plugin (CUDA, emulator) exports. lr_backend_open: NULL, with the reason in error, when the device cannot be used.
+ * lr_backend_table: the same table where there is no device, of which only sizing calls may be made. */
 typedef const lr_backend* (*lr_backend_open_fn)(int32_t device, lr_error* error);
+typedef const lr_backend* (*lr_backend_table_fn)(void);
 
 #ifdef __cplusplus
 }

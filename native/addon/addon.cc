@@ -36,6 +36,9 @@ napi_value device_info(napi_env env, napi_callback_info info) {
     set(call, result, "isa", call.from(std::string(device.backend.name)));
     set(call, result, "threads", call.from(device.stream.threads()));
     set(call, result, "bf16", bf16);
+    napi_value separate;
+    call.check(napi_get_boolean(call.env, device.backend.separate != 0, &separate));
+    set(call, result, "separate", separate);
     return result;
   });
 }
@@ -50,6 +53,10 @@ napi_value memory(napi_env env, napi_callback_info info) {
     set(call, result, "peak", call.from(static_cast<double>(stats.peak)));
     set(call, result, "pooled", call.from(static_cast<double>(stats.pooled + host.pooled)));
     set(call, result, "host", call.from(static_cast<double>(host.live)));
+    set(call, result, "hostPeak", call.from(static_cast<double>(host.peak)));
+    set(call, result, "scratch", call.from(static_cast<double>(stats.scratch)));
+    set(call, result, "held", call.from(static_cast<double>(stats.held)));
+    set(call, result, "mostHeld", call.from(static_cast<double>(stats.most_held)));
     set(call, result, "tensors", call.from(static_cast<double>(call.environment.tensors.count(device))));
     return result;
   });
@@ -58,7 +65,18 @@ napi_value memory(napi_env env, napi_callback_info info) {
 napi_value reset_peak(napi_env env, napi_callback_info info) {
   return guarded(env, info, "resetPeak", [](Call& call) {
     call.arity(1);
-    call.device(0).memory.reset_peak();
+    Device& device = call.device(0);
+    device.memory.reset_peak();
+    device.host.reset_peak();
+    return call.undefined();
+  });
+}
+
+napi_value limit_memory(napi_env env, napi_callback_info info) {
+  return guarded(env, info, "limitMemory", [](Call& call) {
+    call.arity(2);
+    const int64_t bytes = call.integer(1, 0, int64_t{1} << 53);
+    call.device(0).memory.set_limit(bytes == 0 ? SIZE_MAX : static_cast<size_t>(bytes));
     return call.undefined();
   });
 }
@@ -131,6 +149,7 @@ napi_value init(napi_env env, napi_value exports) {
     define(env, exports, "openPlugin", open_plugin_js);
     define(env, exports, "deviceInfo", device_info);
     define(env, exports, "memory", memory);
+    define(env, exports, "limitMemory", limit_memory);
     define(env, exports, "resetPeak", reset_peak);
     define(env, exports, "trim", trim);
     define(env, exports, "availableIsas", available_isas);

@@ -161,6 +161,7 @@ napi_value read_file_into(napi_env env, napi_callback_info info) {
     const uint64_t length = static_cast<uint64_t>(call.integer(4, 0, most));
     if (offset > entry.bytes || length > entry.bytes - offset)
       LR_THROW(LR_INVALID, call.op, "%llu bytes at offset %llu do not fit the tensor's %zu bytes", static_cast<unsigned long long>(length), static_cast<unsigned long long>(offset), entry.bytes);
+    if (entry.device->dry) return wait_for(call, *entry.device, std::make_unique<Completion>(), nullptr);
     auto task = std::make_unique<FileRead>(io_pool());
     task->path = call.string(2);
     task->to = static_cast<uint8_t*>(entry.view.data) + offset;

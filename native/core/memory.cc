@@ -48,15 +48,16 @@ void Storage::release() noexcept {
   if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1) memory_.recycle(this);
 }
 
-Memory::Memory(Alloc alloc, Release release, Stream& stream, size_t limit) : alloc_(alloc), release_(release), stream_(stream), limit_(limit) {}
+Memory::Memory(Alloc alloc, Release release, Stream& stream, size_t limit, Available available)
+    : alloc_(alloc), release_(release), stream_(stream), available_(available ? available : available_memory), limit_(limit) {}
 
 Block Memory::from_system(size_t size) {
   if (held_ > limit_ || size > limit_ - held_) return {};
   // An overcommitting kernel grants what it cannot give and kills the process later: refuse what is plainly too much.
-  if (size > kPlenty && size > available_memory()) return {};
+  if (size > kPlenty && size > available_()) return {};
   lr_error error{};
   Block block{alloc_(size, &error), size, 0};
-  if (block.data) held_ += size;
+  if (block.data) most_held_ = std::max(most_held_, held_ += size);
   else if (error.code != LR_OUT_OF_MEMORY) throw Fault{error};
   return block;
 }
@@ -90,7 +91,7 @@ void Memory::shed(size_t bytes) {
 
 void Memory::out_of_memory(const char* what, size_t bytes) const {
   const size_t room = limit_ > held_ ? limit_ - held_ : 0;
-  const uint64_t free = std::min<uint64_t>(room, available_memory());
+  const uint64_t free = std::min<uint64_t>(room, available_());
   Fault fault{make_error(LR_OUT_OF_MEMORY, "alloc", "out of memory: %zu bytes%s are needed, %llu bytes are free, %zu are in use by tensors", bytes, what,
                          static_cast<unsigned long long>(free), live_)};
   fault.needed = bytes;
@@ -172,12 +173,18 @@ void Memory::trim() {
 
 MemoryStats Memory::stats() const {
   std::lock_guard<std::mutex> lock(mutex_);
-  return {live_, peak_, pooled_ + scratch_.bytes};
+  return {live_, peak_, pooled_ + scratch_.bytes, scratch_.bytes, held_, most_held_};
 }
 
 void Memory::reset_peak() {
   std::lock_guard<std::mutex> lock(mutex_);
   peak_ = live_;
+  most_held_ = held_;
+}
+
+void Memory::set_limit(size_t bytes) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  limit_ = bytes;
 }
 
 }  // namespace lr

@@ -49,7 +49,7 @@ class Storage {
 };
 
 struct MemoryStats {
-  size_t live = 0, peak = 0, pooled = 0;
+  size_t live = 0, peak = 0, pooled = 0, scratch = 0, held = 0, most_held = 0;
 };
 
 class Memory {
@@ -57,7 +57,9 @@ class Memory {
   // How a kind of memory is had: lr_backend's alloc and release, or those of the host.
   using Alloc = void* (*)(size_t bytes, lr_error* error);
   using Release = void (*)(void* data, size_t bytes);
-  Memory(Alloc alloc, Release release, Stream& stream, size_t limit);
+  // Bytes that alloc could still give.
+  using Available = uint64_t (*)();
+  Memory(Alloc alloc, Release release, Stream& stream, size_t limit, Available available = nullptr);
 
   // With one reference. Throws LR_OUT_OF_MEMORY after the pool was given up in vain, or what else the backend says.
   Storage* allocate(size_t bytes);
@@ -66,6 +68,8 @@ class Memory {
   void trim();
   MemoryStats stats() const;
   void reset_peak();
+  // Of all bytes taken from the system; SIZE_MAX: none. What is held already stays.
+  void set_limit(size_t bytes);
 
   // The n-th allocation from now on, of any device or of the host's copies, fails; 0: none.
   static void fail_allocation(int64_t n) { fail_in_.store(n); }
@@ -90,11 +94,12 @@ class Memory {
   const Alloc alloc_;
   const Release release_;
   Stream& stream_;
-  const size_t limit_;             // of all bytes held; SIZE_MAX: none
+  const Available available_;
+  size_t limit_;
   mutable std::mutex mutex_;
   Pool pool_;
   Block scratch_;
-  size_t held_ = 0, live_ = 0, peak_ = 0, most_live_ = 0, pooled_ = 0;
+  size_t held_ = 0, most_held_ = 0, live_ = 0, peak_ = 0, most_live_ = 0, pooled_ = 0;
   static std::atomic<int64_t> fail_in_;
 };
 

@@ -52,16 +52,33 @@ void release_host(void* data, size_t) {
   cudaFreeHost(data);
 }
 
+// What lies in memory of the host comes and goes by transfers, of which some may be on their way: those are waited for first.
+cudaError_t behind_transfers(const void* data) {
+  cudaPointerAttributes attributes = {};
+  cudaError_t status = cudaPointerGetAttributes(&attributes, data);
+  for (int slot = 0; slot < LR_SLOTS && status == cudaSuccess && attributes.type == cudaMemoryTypeHost; slot++)
+    if (in_use[slot]) status = cudaStreamWaitEvent(the_stream, transferred[slot]);
+  return status;
+}
+
+uint64_t available() {
+  size_t free = 0, all = 0;
+  if (cudaMemGetInfo(&free, &all) == cudaSuccess) return free;
+  cudaGetLastError();
+  return 0;
+}
+
 lr_error upload(lr_queue*, void* dst, const void* src, size_t bytes) {
+  if (!bytes) return success();
+  cudaError_t status = behind_transfers(dst);
   // From pageable memory: the bytes have left it when the call returns.
-  if (bytes) return outcome("upload", cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, the_stream));
-  return success();
+  if (status == cudaSuccess) status = cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDefault, the_stream);
+  return outcome("upload", status);
 }
 
 lr_error download(lr_queue*, void* dst, const void* src, size_t bytes) {
-  for (int slot = 0; slot < LR_SLOTS; slot++)
-    if (in_use[slot]) cudaStreamWaitEvent(the_stream, transferred[slot]);
-  const cudaError_t status = bytes ? cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, the_stream) : cudaSuccess;
+  cudaError_t status = bytes ? behind_transfers(src) : cudaSuccess;
+  if (status == cudaSuccess && bytes) status = cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDefault, the_stream);
   return status == cudaSuccess ? wait_for_stream("download") : failure("download", status);
 }
 
@@ -105,6 +122,7 @@ lr_backend make_table() {
   t.release = release;
   t.alloc_host = alloc_host;
   t.release_host = release_host;
+  t.available = available;
   t.separate = 1;
   t.upload = upload;
   t.download = download;
@@ -193,9 +211,13 @@ void explain(lr_error* error, cudaError_t status, int32_t device) {
 }  // namespace
 }  // namespace lr
 
+extern "C" __attribute__((visibility("default"))) const lr_backend* lr_backend_table(void) {
+  static const lr_backend table = lr::make_table();
+  return &table;
+}
+
 extern "C" __attribute__((visibility("default"))) const lr_backend* lr_backend_open(int32_t device, lr_error* error) {
   using namespace lr;
-  static const lr_backend table = make_table();
   *error = success();
   const char* asked = getenv("CUDA_LAUNCH_BLOCKING");
   blocking = asked && atoi(asked) != 0;
@@ -209,7 +231,7 @@ extern "C" __attribute__((visibility("default"))) const lr_backend* lr_backend_o
   if (status == cudaSuccess && !the_copy_stream) status = cudaStreamCreate(&the_copy_stream);
   if (status == cudaSuccess && !the_small_buffer) status = cudaMalloc(&the_small_buffer, kSmallBuffer);
   if (status == cudaSuccess) status = make_findings();
-  if (status == cudaSuccess) return &table;
+  if (status == cudaSuccess) return lr_backend_table();
   explain(error, status, device);
   return nullptr;
 }

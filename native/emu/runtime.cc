@@ -4,7 +4,10 @@
 #include <cstring>
 #include <deque>
 #include <functional>
+#include <map>
 #include <mutex>
+
+#include <unistd.h>
 
 #include "machine.h"
 
@@ -13,6 +16,7 @@ namespace {
 // One launch at a time: memory is not given out or back while a kernel runs.
 std::mutex machine_mutex;
 using emu::machine;
+std::map<char*, size_t> host_buffers; // of cudaMallocHost
 
 thread_local cudaError_t last_error = cudaSuccess;
 thread_local std::string last_text;
@@ -113,13 +117,18 @@ cudaError_t cudaFree(void* data) {
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
   LR_EMU_CALL();
   if (bytes == 0) return cudaSuccess;
+  bool pageable;
   {
     std::lock_guard<std::mutex> lock(machine_mutex);
-    // cudaMallocHost gives buffers too.
-    if ((kind != cudaMemcpyDeviceToHost && !emu::in_buffer(to, bytes)) || (kind != cudaMemcpyHostToDevice && !emu::in_buffer(from, bytes)))
+    // cudaMallocHost gives buffers too; what lies in none is pageable memory, of the host alone.
+    const bool to_buffer = emu::in_buffer(to, 1), from_buffer = emu::in_buffer(from, 1);
+    const bool device_to = kind == cudaMemcpyDefault ? to_buffer : kind != cudaMemcpyDeviceToHost;
+    const bool device_from = kind == cudaMemcpyDefault ? from_buffer : kind != cudaMemcpyHostToDevice;
+    if ((device_to && !emu::in_buffer(to, bytes)) || (device_from && !emu::in_buffer(from, bytes)) || (!to_buffer && !from_buffer))
       return failed(cudaErrorInvalidValue, "a copy leaves its buffer");
+    pageable = !device_from;
   }
-  if (kind != cudaMemcpyHostToDevice) return stream->add([=] { return std::memmove(to, from, bytes), cudaSuccess; });
+  if (!pageable) return stream->add([=] { return std::memmove(to, from, bytes), cudaSuccess; });
   // From pageable memory the call takes the bytes with it.
   const auto* first = static_cast<const unsigned char*>(from);
   return stream->add([=, held = std::vector<unsigned char>(first, first + bytes)] { return std::memcpy(to, held.data(), bytes), cudaSuccess; });
@@ -133,8 +142,34 @@ cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stre
   }
   return stream->add([=] { return std::memset(to, value, bytes), cudaSuccess; });
 }
-cudaError_t cudaMallocHost(void** data, size_t bytes) { return cudaMalloc(data, bytes); }
-cudaError_t cudaFreeHost(void* data) { return cudaFree(data); }
+cudaError_t cudaMallocHost(void** data, size_t bytes) {
+  const cudaError_t error = cudaMalloc(data, bytes);
+  std::lock_guard<std::mutex> lock(machine_mutex);
+  if (!error) host_buffers[static_cast<char*>(*data)] = bytes;
+  return error;
+}
+cudaError_t cudaFreeHost(void* data) {
+  {
+    std::lock_guard<std::mutex> lock(machine_mutex);
+    if (data && !host_buffers.erase(static_cast<char*>(data))) return failed(cudaErrorInvalidValue, "cudaFreeHost of what is no such memory");
+  }
+  return cudaFree(data);
+}
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* data) {
+  LR_EMU_CALL();
+  std::lock_guard<std::mutex> lock(machine_mutex);
+  const auto next = host_buffers.upper_bound(static_cast<char*>(const_cast<void*>(data)));
+  const bool host = next != host_buffers.begin() && data < std::prev(next)->first + std::prev(next)->second;
+  *attributes = {host ? cudaMemoryTypeHost : emu::in_buffer(data, 1) ? cudaMemoryTypeDevice : cudaMemoryTypeUnregistered};
+  return cudaSuccess;
+}
+cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
+  LR_EMU_CALL();
+  const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  *free = static_cast<size_t>(sysconf(_SC_AVPHYS_PAGES)) * page;
+  *total = static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * page;
+  return cudaSuccess;
+}
 cudaError_t cudaDriverGetVersion(int* version) { return *version = 0, cudaSuccess; }
 cudaError_t cudaRuntimeGetVersion(int* version) { return *version = 13000, cudaSuccess; }
 cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }

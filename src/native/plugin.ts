@@ -13,6 +13,10 @@ const PROBE_TIME = 60_000;
 /** Whether a device of that name comes from a plugin: "emu", "cuda:0". */
 export const isPluginDevice = (name: string): boolean => name === "emu" || /^cuda(:|$)/.test(name);
 
+const DRY = "dry:";
+/** The device of which `name` is a dry run ("dry:cpu": it counts memory and computes nothing), or `name` itself. */
+export const realDevice = (name: string): string => (name.startsWith(DRY) ? name.slice(DRY.length) : name);
+
 /**
  * Path of the library that brings the device `name`, or undefined when this installation has none. The emulated device exists where the package
  * was built from its sources: it is for tests, and in no package. LOWRANK_CUDA_PLUGIN names another library for "cuda:0".
@@ -30,9 +34,11 @@ export function pluginOf(name: string): string | undefined {
  * broken driver cannot end this one. Throws DEVICE_NOT_FOUND with what is wrong and what to do.
  */
 export function openDevice(addon: Addon, name: string): number {
-  if (!isPluginDevice(name)) return addon.openDevice(name);
-  const path = requirePlugin(name);
-  if (name === "emu") return addon.openPlugin(name, path);
+  const real = realDevice(name);
+  if (!isPluginDevice(real)) return addon.openDevice(name);
+  const path = requirePlugin(real);
+  // A dry run asks nothing of the driver.
+  if (name === "emu" || name !== real) return addon.openPlugin(name, path);
   const failure = probe(name, path);
   if (failure) throw failure;
   try {

@@ -32,6 +32,12 @@ export interface MemoryStats {
   host: number;
   /** Bytes of both kinds that are cached for reuse, scratch included: `trim` gives them back. */
   pooled: number;
+  /** Most bytes of `host` so far. */
+  hostPeak: number;
+  /** Bytes of the stream's scratch; bytes of the device taken from the system now, and most so far: what is live, rounded up, and its cache. */
+  scratch: number;
+  held: number;
+  mostHeld: number;
   /** Tensor handles of this environment, of both kinds. */
   tensors: number;
 }
@@ -42,11 +48,13 @@ export interface DeviceInfo {
   threads: number;
   /** Whether bf16 products are native. */
   bf16: boolean;
+  /** Whether the device has memory of its own, which the host cannot touch. */
+  separate: boolean;
 }
 
 /** One function an entry of `lr_backend`; `d` is the device number. Optional tensors take 0. */
 export interface Kernels {
-  /** Copies a whole tensor behind what is enqueued, beside what comes after; both must live and rest until `wait(d, slot)`. Slots 0 to 15. */
+  /** Copies a whole tensor behind what is enqueued, beside what comes after; both must live and rest until `wait(d, slot)`. Slots 0 to 31. */
   prefetch(d: number, slot: number, dst: TensorHandle, src: TensorHandle): void;
   writeBack(d: number, slot: number, dst: TensorHandle, src: TensorHandle): void;
   wait(d: number, slot: number): void;
@@ -197,6 +205,8 @@ export interface Addon {
   deviceInfo(d: number): DeviceInfo;
   memory(d: number): MemoryStats;
   resetPeak(d: number): void;
+  /** Bounds what the device takes from the system, in bytes; 0: no longer. Beyond it `alloc` throws OUT_OF_MEMORY. */
+  limitMemory(d: number, bytes: number): void;
   /** Gives cached memory of the pool back to the system. */
   trim(d: number): void;
   /** ISA variants this machine can run, best last. */

@@ -1,8 +1,11 @@
 import { LowrankError } from "../errors.js";
 import { loadAddon } from "../native/load.js";
-import { isPluginDevice, openDevice } from "../native/plugin.js";
+import { isPluginDevice, openDevice, realDevice } from "../native/plugin.js";
 import type { Addon, DeviceInfo, Kernels, MemoryStats } from "../native/surface.js";
 import { native, nativeAsync } from "./native-errors.js";
+
+/** `LR_SLOTS` of native/abi/backend.h. */
+const SLOTS = 32;
 
 /** A device: one ordered stream of work, its memory, and its kernels. */
 export class Device {
@@ -12,6 +15,9 @@ export class Device {
   readonly info: DeviceInfo;
   readonly kernels: Kernels;
   readonly addon: Addon;
+  /** Transfer slots that nobody uses. */
+  readonly #slots = Array.from({ length: SLOTS }, (_, i) => i);
+  #memoryBudget: number | undefined;
 
   constructor(name: string, addon: Addon) {
     this.name = name;
@@ -24,6 +30,29 @@ export class Device {
   /** Bytes in use, the largest number so far, bytes of the host in use for transfers, bytes kept for reuse; number of tensors alive. */
   get memory(): MemoryStats {
     return this.addon.memory(this.number);
+  }
+
+  /** The most bytes the device takes from the system, tensors, scratch and cached memory together; undefined: as many as there are. */
+  get memoryBudget(): number | undefined {
+    return this.#memoryBudget;
+  }
+
+  set memoryBudget(bytes: number | undefined) {
+    if (bytes !== undefined && !(Number.isSafeInteger(bytes) && bytes > 0))
+      throw new LowrankError("INVALID_ARGUMENT", `memoryBudget must be a whole number of bytes above 0, not ${bytes}`);
+    this.#memoryBudget = bytes;
+    native(() => this.addon.limitMemory(this.number, bytes ?? 0));
+  }
+
+  /** A slot for background copies (`kernels.prefetch`, `writeBack`, `wait`), to be given back behind a wait. */
+  takeSlot(): number {
+    const slot = this.#slots.shift();
+    if (slot === undefined) throw new LowrankError("OUT_OF_MEMORY", `[transfers] all ${SLOTS} slots of ${this.name} are in use`);
+    return slot;
+  }
+
+  giveSlot(slot: number): void {
+    this.#slots.push(slot);
   }
 
   /** Starts the peak of `memory` anew from what is live. */
@@ -56,7 +85,7 @@ const devices = new Map<string, Device>();
 export function getDevice(name = "cpu"): Device {
   const known = devices.get(name);
   if (known) return known;
-  if (name !== "cpu" && !isPluginDevice(name))
+  if (realDevice(name) !== "cpu" && !isPluginDevice(realDevice(name)))
     throw new LowrankError("DEVICE_NOT_FOUND", `There is no device '${name}'`, { hint: "Devices are 'cpu' and 'cuda:0'." });
   const device = new Device(name, loadAddon());
   devices.set(name, device);

@@ -8,6 +8,8 @@ import { adopt } from "./scope.js";
 export interface TensorOptions {
   dtype?: DType;
   device?: Device;
+  /** In memory of the host that the device copies from and to in the background, not in the device's own. */
+  host?: boolean;
 }
 
 /**
@@ -39,8 +41,9 @@ export class Tensor {
 
   /** Uninitialised. Throws OUT_OF_MEMORY with the bytes needed and free. */
   static empty(shape: readonly number[], options: TensorOptions = {}): Tensor {
-    const { dtype = "float32", device = getDevice() } = options;
-    const handle = native(() => device.addon.alloc(device.number, dtypeNumber(dtype), shape));
+    const { dtype = "float32", device = getDevice(), host = false } = options;
+    const { addon, number } = device;
+    const handle = native(() => (host ? addon.allocHost : addon.alloc)(number, dtypeNumber(dtype), shape));
     return new Tensor(handle, [...shape], dtype, device);
   }
 

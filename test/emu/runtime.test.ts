@@ -95,7 +95,7 @@ describe("transfers in the background", () => {
     const [a, b] = [other.out([3]), other.out([4])];
     for (const [call, text] of [
       [() => kernels.prefetch(other.d, 0, a, b), "dst has 12 bytes but src has 16"],
-      [() => kernels.writeBack(other.d, 16, a, a), "slot 16 does not exist: there are 0 to 15"],
+      [() => kernels.writeBack(other.d, 32, a, a), "slot 32 does not exist: there are 0 to 31"],
       [() => kernels.wait(other.d, -1), "slot -1 does not exist"],
       [() => kernels.prefetch(other.d, 0, a, 0), "dst and src must be given"],
     ] as const)
