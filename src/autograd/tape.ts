@@ -15,6 +15,14 @@ export interface Sink {
   give(input: Tensor, gradient: Tensor): void;
 }
 
+/** Is told how a differentiated computation proceeds, for work that goes on beside it. */
+export interface PassWatch {
+  /** An op was recorded. */
+  recorded?(): void;
+  /** An op was undone, and what only it needed is free. */
+  undone?(): void;
+}
+
 export interface TapeEntry {
   name: string;
   outputs: readonly Tensor[];
@@ -55,8 +63,11 @@ export class Tape implements Sink {
   /** Gradients of these inputs go to another tape's sink (recomputation of a checkpointed block). */
   readonly #outer: { inputs: ReadonlySet<Tensor>; sink: Sink } | undefined;
 
-  constructor(outer?: { inputs: ReadonlySet<Tensor>; sink: Sink }) {
+  readonly #watch: PassWatch;
+
+  constructor(outer?: { inputs: ReadonlySet<Tensor>; sink: Sink }, watch: PassWatch = {}) {
     this.#outer = outer;
+    this.#watch = watch;
   }
 
   /** Runs `body` recording on this tape. */
@@ -67,6 +78,7 @@ export class Tape implements Sink {
   add(entry: TapeEntry): void {
     for (const tensor of entry.saved) tensor.retain();
     this.#entries.push(entry);
+    this.#watch.recorded?.();
   }
 
   /** Starts backward at `output` with gradient `seed`; call once per output that has one, before `backward()`. */
@@ -89,6 +101,7 @@ export class Tape implements Sink {
           for (const y of outputs) this.#drop(y);
           for (const tensor of saved) tensor.release();
         }
+        this.#watch.undone?.();
       }
     });
   }
@@ -155,9 +168,9 @@ function accumulate(sum: Tensor, gradient: Tensor): void {
  * Runs `loss` on a tape, then differentiates its result, one float32 value, with respect to every parameter that it used;
  * their `grad` tensors accumulate. Returns the value. The tape exists only inside: leaving it, by throw too, frees it.
  */
-export function valueAndGrad(loss: () => Tensor): Tensor {
+export function valueAndGrad(loss: () => Tensor, watch?: PassWatch): Tensor {
   if (active) throw new LowrankError("INVALID_ARGUMENT", "[valueAndGrad] cannot run inside another one");
-  const tape = new Tape();
+  const tape = new Tape(undefined, watch);
   try {
     return scope(() => {
       // The tape alone keeps what backward needs, so that it is free as soon as it was used.

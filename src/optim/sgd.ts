@@ -1,7 +1,7 @@
 import { LowrankError } from "../errors.js";
-import type { Tensor } from "../tensor/tensor.js";
 import type { ParameterArena } from "./arena.js";
 import { ArenaOptimizer } from "./optimizer.js";
+import { type ArenaPart, BLOCK, type StateSpec } from "./states.js";
 
 export interface SGDOptions {
   momentum?: number;
@@ -28,18 +28,19 @@ export class SGD extends ArenaOptimizer<string> {
       ...(nesterov && dampening !== 0 ? [`nesterov allows no dampening but it is ${dampening}`] : []),
     ];
     if (problems.length > 0) throw new LowrankError("INVALID_ARGUMENT", `[sgd] ${problems.join("; ")}`);
-    super("sgd", arena, momentum === 0 ? [] : ["momentum_buffer"], weightDecay);
+    const buffer: StateSpec = { name: "momentum_buffer", dtype: "float32", perBlock: BLOCK };
+    super("sgd", arena, momentum === 0 ? [] : [buffer], { weightDecay });
     this.#options = { momentum, dampening, nesterov, maxGradNorm };
   }
 
-  protected override update(lr: number, gradients: Tensor, segments: Tensor): void {
+  protected override update(lr: number, { values, gradients, state, segments }: ArenaPart): void {
     const { momentum, dampening, nesterov, maxGradNorm } = this.#options;
-    const { values, device } = this.arena;
+    const { device } = this.arena;
     device.kernels.sgd(
       device.number,
       values.handle,
       gradients.handle,
-      this.state.momentum_buffer?.handle ?? 0,
+      state.momentum_buffer?.handle ?? 0,
       this.state.header!.handle,
       segments.handle,
       lr,

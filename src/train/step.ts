@@ -1,4 +1,5 @@
-import { valueAndGrad } from "../autograd/tape.js";
+import { ActivationOffload } from "../autograd/offload.js";
+import { type PassWatch, valueAndGrad } from "../autograd/tape.js";
 import type { PackedTokens } from "../data/collate.js";
 import type { Batch } from "../models/batch.js";
 import type { CausalLM } from "../models/causal-lm.js";
@@ -15,6 +16,8 @@ export interface StepOptions {
   seed: number;
   /** Recompute each layer in the backward pass instead of keeping its activations. */
   gradientCheckpointing?: boolean;
+  /** Keep what recomputation starts from in the host's memory, on a device that has memory of its own. */
+  activationOffloading?: boolean;
 }
 
 export interface StepReport extends OptimizerReport {
@@ -61,28 +64,42 @@ export class TrainStep {
     const losses = detached(() => Tensor.zeros([Math.max(1, microBatches.length)], { device: arena.device }));
     try {
       arena.zeroGrad();
-      for (const [i, tokens] of microBatches.entries()) {
-        // Without a target there is neither loss nor gradient.
-        if (tokens.targetTokens > 0) scope(() => this.#micro(tokens, targets, microStep + i, losses.slice(i, i + 1)));
+      // Without a target there is neither loss nor gradient.
+      const used = [...microBatches.keys()].filter((i) => microBatches[i]!.targetTokens > 0);
+      for (const i of used) {
+        const watch = this.#watch(i === used[0], i === used.at(-1));
+        scope(() => this.#micro(microBatches[i]!, targets, microStep + i, losses.slice(i, i + 1), watch));
       }
       scope(() => this.#optimizer.step(lr, weightedSum(losses)));
       return this.#report(losses);
     } catch (error) {
       // Nothing half done stays: the optimizer's launch comes last, so weights and moments are as they were.
+      this.#optimizer.paging?.abandon();
       arena.zeroGrad();
       losses.dispose();
       throw error;
     }
   }
 
-  #micro(tokens: PackedTokens, targets: number, microStep: number, into: Tensor): void {
-    const { seed, gradientCheckpointing } = this.#options;
-    const { batch, labels } = toDevice(tokens, into.device);
+  #watch(first: boolean, last: boolean): PassWatch {
+    const { paging } = this.#optimizer;
+    return {
+      ...(paging && first && { recorded: () => paging.forward() }),
+      ...(paging && last && { undone: () => paging.backward() }),
+    };
+  }
+
+  #micro(tokens: PackedTokens, targets: number, microStep: number, into: Tensor, watch: PassWatch): void {
+    const { seed, gradientCheckpointing, activationOffloading } = this.#options;
+    const { device } = into;
+    using offload =
+      gradientCheckpointing && activationOffloading && device.info.separate ? new ActivationOffload(device) : undefined;
+    const { batch, labels } = toDevice(tokens, device);
     startMicroStep(seed, microStep);
     const loss = valueAndGrad(() => {
-      const hidden = this.#model.hiddenStates(batch, { training: true, checkpointing: gradientCheckpointing });
+      const hidden = this.#model.hiddenStates(batch, { training: true, checkpointing: gradientCheckpointing, offload });
       return weightedSum(this.#model.tokenLogProb(hidden, labels, { training: true }).value, -1 / targets);
-    });
+    }, watch);
     copyInto(into, loss);
   }
 

@@ -3,10 +3,8 @@ import { Batches as BatchDealer, type Batches, fingerprint, makeUnits, type Sequ
 import { countTargets } from "../data/collate.js";
 import { LowrankError } from "../errors.js";
 import type { CausalLM } from "../models/causal-lm.js";
-import { AdamW } from "../optim/adamw.js";
 import type { Optimizer } from "../optim/optimizer.js";
 import { createSchedule, type Schedule, warmupSteps } from "../optim/schedules.js";
-import { SGD } from "../optim/sgd.js";
 import { PeftModel } from "../peft/peft-model.js";
 import type { Tokenizer } from "../text/tokenizer.js";
 import { dealBatches, type ResolvedArguments, resolveArguments, stepCount, type TrainingArguments } from "./arguments.js";
@@ -18,6 +16,7 @@ import { LossWatch } from "./checks/watch.js";
 import { type BatchEvaluation, evaluateBatch, summarize } from "./evaluate.js";
 import type { EvalEvent, StepEvent, TrainEvent, TrainResult, WarningEvent } from "./events.js";
 import { trainedShapes } from "./lora.js";
+import { createOptimizer } from "./optimizer.js";
 import { RunFolder } from "./run-folder.js";
 import type { RunIdentity, RunState } from "./run-state.js";
 import { type StepReport, TrainStep } from "./step.js";
@@ -145,14 +144,11 @@ class Run {
       kwargs: args.lrSchedulerKwargs,
     });
     // Last of what can fail: it takes memory that only the run's disposal gives back.
-    const common = { weightDecay: args.weightDecay, maxGradNorm: args.maxGradNorm };
-    this.#optimizer =
-      args.optim === "sgd"
-        ? new SGD(trainable.arena, common)
-        : new AdamW(trainable.arena, { ...common, betas: [args.adamBeta1, args.adamBeta2], eps: args.adamEpsilon });
+    this.#optimizer = createOptimizer(args, trainable.arena);
     this.#step = new TrainStep(trainable.model, this.#optimizer, {
       seed: args.seed,
       gradientCheckpointing: args.gradientCheckpointing,
+      activationOffloading: args.activationOffloading,
     });
     const { info } = trainable.model.device;
     this.#identity = {

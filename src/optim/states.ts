@@ -1,0 +1,88 @@
+import { scope } from "../tensor/scope.js";
+import { Tensor } from "../tensor/tensor.js";
+import type { ParameterArena } from "./arena.js";
+
+/** Elements of the arena that one block of 8-bit state covers; parts of the arena begin at multiples of it. */
+export const BLOCK = 256;
+
+/** One tensor of an optimizer's state, laid out as the arena: so many values for every {@link BLOCK} elements. */
+export interface StateSpec<Name extends string = string> {
+  name: Name;
+  dtype: "float32" | "uint8";
+  perBlock: number;
+}
+
+/** What one launch of an optimizer updates: a part of the arena and its state in the device's memory. */
+export interface ArenaPart<Name extends string = string> {
+  values: Tensor;
+  gradients: Tensor;
+  state: Readonly<Record<Name, Tensor>>;
+  /** Table of the segments in it, counted from its beginning. */
+  segments: Tensor;
+}
+
+/** Elements [begin, end) of the arena as the table of `lr_optim_segment`. */
+export type SegmentTable = (begin: number, end: number) => Uint8Array;
+
+/** Where an optimizer's state lies, and how it comes to the device for a step. */
+export interface OptimizerStates<Name extends string> {
+  /** The whole state by name. */
+  readonly tensors: Readonly<Record<Name, Tensor>>;
+  /** Takes what memory a step needs; throws OUT_OF_MEMORY before anything of the step is enqueued. */
+  prepare(): void;
+  /** The arena in order. Each part is to be updated before the next one is asked for. */
+  parts(gradients: Tensor): Iterable<ArenaPart<Name>>;
+  dispose(): void;
+}
+
+/** State that stays in the device's memory: one part. */
+export class ResidentStates<Name extends string> implements OptimizerStates<Name> {
+  readonly tensors: Readonly<Record<Name, Tensor>>;
+  readonly #arena: ParameterArena;
+  readonly #segments: Tensor;
+
+  constructor(arena: ParameterArena, specs: readonly StateSpec<Name>[], table: SegmentTable) {
+    this.#arena = arena;
+    [this.tensors, this.#segments] = kept(() => [zeros(arena, specs, false), segmentsOf(arena, table, 0, arena.values.size)]);
+  }
+
+  prepare(): void {}
+
+  parts(gradients: Tensor): ArenaPart<Name>[] {
+    return [{ values: this.#arena.values, gradients, state: this.tensors, segments: this.#segments }];
+  }
+
+  dispose(): void {
+    for (const tensor of [...Object.values<Tensor>(this.tensors), this.#segments]) tensor.dispose();
+  }
+}
+
+/** The state as zeros, in the device's memory or the host's. */
+export function zeros<Name extends string>(arena: ParameterArena, specs: readonly StateSpec<Name>[], host: boolean) {
+  const blocks = arena.values.size / BLOCK;
+  const { device } = arena;
+  return byName(specs, ({ dtype, perBlock }) => Tensor.zeros([blocks * perBlock], { dtype, device, host }));
+}
+
+export function byName<Name extends string, T>(specs: readonly StateSpec<Name>[], make: (spec: StateSpec<Name>) => T) {
+  return Object.fromEntries(specs.map((spec) => [spec.name, make(spec)])) as Record<Name, T>;
+}
+
+export function segmentsOf({ device }: ParameterArena, table: SegmentTable, begin: number, end: number): Tensor {
+  const bytes = table(begin, end);
+  return Tensor.from(bytes, [bytes.length], { device });
+}
+
+/** What `make` returns lives until it is disposed; all of it is freed when a part finds no memory. */
+export function kept<T>(make: () => T): T {
+  const tensors: Tensor[] = [];
+  const visit = (value: unknown): void => {
+    if (value instanceof Tensor) tensors.push(value);
+    else if (Array.isArray(value)) value.forEach(visit);
+    else if (typeof value === "object" && value !== null) Object.values(value).forEach(visit);
+  };
+  const made = scope(make);
+  visit(made);
+  for (const tensor of tensors) tensor.keep();
+  return made;
+}
