@@ -20,7 +20,8 @@ function makeLabels(t: number, v: number, seed: number): Int32Array {
 }
 
 interface HeadCase {
-  kind: WeightKind;
+  /** "products": x holds them, there is no weight; k = v. */
+  kind: WeightKind | "products";
   t: number;
   k: number;
   v: number;
@@ -32,7 +33,9 @@ function run(raw: Raw, c: HeadCase) {
   const { t, k, v, options: o } = c;
   const labels = c.labels ?? makeLabels(t, v, 7);
   const x = gaussian(t * k, 1);
-  const w = randomWeight(raw, c.kind, v, k, 2);
+  const products = c.kind === "products";
+  const identity = Float64Array.from({ length: products ? v * v : 0 }, (_, i) => (i % (v + 1) === 0 ? 1 : 0));
+  const w = c.kind === "products" ? { handle: 0, values: matrix(v, v, identity) } : randomWeight(raw, c.kind, v, k, 2);
   const [dvalue, dentropy, dweight0] = [gaussian(t, 3), gaussian(t, 4), gaussian(v * k, 5)] as const;
   const out = {
     value: raw.out([t]),
@@ -40,7 +43,7 @@ function run(raw: Raw, c: HeadCase) {
     argmax: raw.out([t], "int32"),
     dxUnit: raw.out([t, k]),
     dx: raw.out([t, k]),
-    dweight: raw.from(dweight0, [v, k]),
+    dweight: products ? 0 : raw.from(dweight0, [v, k]),
   };
   const words = [
     out.value,
@@ -79,6 +82,7 @@ async function check(device: string, c: HeadCase): Promise<void> {
       return weighted(value, r.dvalue) + weighted(entropy, r.dentropy);
     };
     expect(gradientError((x) => loss(x), r.x, await raw.f32(r.out.dx), 2)).toBeLessThan(2e-5);
+    if (c.kind === "products") return;
     const added = (await raw.f32(r.out.dweight)).map((value, i) => value - (r.dweight0[i] as number));
     expect(gradientError((w) => loss(r.x, w), r.w.values.at, added, 3)).toBeLessThan(2e-5);
     addon.freeWeight(r.w.handle);
@@ -96,6 +100,14 @@ describe.each(devices)("the head on %s", (device) => {
   });
 
   it.each(weightKinds)("reads a %s weight", async (kind) => check(device, { kind, t: 17, k: 33, v: 130, options: plain }));
+
+  it.each(variants)("takes the products themselves: %s", async (_, options) => {
+    for (const [t, v] of [
+      [1, 3],
+      [30, 65],
+    ] as const)
+      await check(device, { kind: "products", t, k: v, v, options });
+  });
 
   it("gives 0, and argmax -1, where every label is -100", async () => {
     await withRaw(device, async (raw) => {

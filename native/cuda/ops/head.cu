@@ -7,8 +7,12 @@
 // Rows labelled -100 are dropped first: one block lists the others, the host reads how many there are. Then by chunk of kept rows: gather x;
 // l = x Wᵀ (gemm); a block a row turns its products into logits, what is asked of them, and their gradient g in place; dx = g W and
 // dW += gᵀ x (gemm). So a chunk's logits are written once and read from L2 where they fit. With math bf16 x and g are bf16 in memory, rows of
-// whole 16 bytes, for the tensor cores. Scratch a row of a chunk: 4 V + 4 k bytes, 2 V + 2 k more with bf16.
+// whole 16 bytes, for the tensor cores. Where x holds the products themselves it is gathered as the logits, and g is scattered as dx. Scratch a
+// row of a chunk: 4 V + 4 k bytes, 2 V + 2 k more with bf16.
 // Tolerance: sums over V are float32 by 64 values, then double. The same bits every time: no atomics, chunks in order.
+// hot: head_rows_kernel: 256 threads, 64 bytes shared, 5 blocks
+// hot: gather_rows_kernel: 256 threads, 0 bytes shared, 6 blocks
+// hot: scatter_rows_kernel: 256 threads, 0 bytes shared, 6 blocks
 #include "../../abi/head.h"
 #include "../device/gemm.cuh"
 #include "../device/indices.cuh"
@@ -173,7 +177,7 @@ template <class G> __global__ void head_rows_kernel(Rows h, Outputs out) {
 // The chunks of one call, and their scratch.
 struct Head {
   const lr_head_args& a;
-  const bool round;
+  const bool products, round;
   const int64_t t, k, n, most, pitch_x, pitch_g;
   int32_t* kept;
   void *x, *g;
@@ -181,13 +185,14 @@ struct Head {
   void* table;
 
   Head(const lr_head_args& args, Scratch& scratch, bool gradient_to_x, bool gradient)
-      : a(args), round(args.math == LR_MATH_BF16), t(args.x.shape[0]), k(args.weight.k), n(args.weight.n), most(chunk_rows(t, n)),
+      : a(args), products(gives_products(args)), round(!products && args.math == LR_MATH_BF16), t(args.x.shape[0]), k(args.x.shape[1]),
+        n(products ? k : args.weight.n), most(chunk_rows(t, n)),
         pitch_x(round ? round_up(k, 8) : k), pitch_g(round ? round_up(n, 8) : n) {
     kept = scratch.take<int32_t>(t);
     logits = scratch.take<float>(most * n);
-    x = scratch.take<uint8_t>(most * pitch_x * (round ? 2 : 4));
+    x = scratch.take<uint8_t>(products ? 0 : most * pitch_x * (round ? 2 : 4));
     g = gradient && round ? (void*)scratch.take<uint8_t>(most * pitch_g * 2) : logits;
-    dx = scratch.take<float>(gradient_to_x ? most * k : 0);
+    dx = scratch.take<float>(gradient_to_x && !products ? most * k : 0);
     table = scratch.take<uint8_t>(ProductList::bytes(1, 1));
   }
 
@@ -215,15 +220,15 @@ struct Head {
     const float* from = (const float*)a.x.data;
     const unsigned blocks = blocks_for(rows * pitch_x, kThreads);
     if (round) LR_LAUNCH(gather_rows_kernel<bf16>, blocks, kThreads, 0, (bf16*)x, from, kept + first, rows, k, pitch_x);
-    else LR_LAUNCH(gather_rows_kernel<float>, blocks, kThreads, 0, (float*)x, from, kept + first, rows, k, pitch_x);
-    multiply(kForward, logits, rows, n, false, x, pitch_x, k, a.weight);
+    else LR_LAUNCH(gather_rows_kernel<float>, blocks, kThreads, 0, products ? logits : (float*)x, from, kept + first, rows, k, pitch_x);
+    if (!products) multiply(kForward, logits, rows, n, false, x, pitch_x, k, a.weight);
     const Rows h = {logits, gradient ? g : nullptr, n, pitch_g, kept + first, (const int32_t*)a.labels.data, dvalue, dentropy, a.softcap, a.logit_scale, a.smoothing, a.z_loss};
     const size_t shared = kThreads / kWarpSize * sizeof(double);
     if (round) LR_LAUNCH(head_rows_kernel<bf16>, (unsigned)rows, kThreads, shared, h, out);
     else LR_LAUNCH(head_rows_kernel<float>, (unsigned)rows, kThreads, shared, h, out);
     if (to_x) {
-      multiply(kBackward, dx, rows, k, false, g, pitch_g, n, a.weight);
-      LR_LAUNCH(scatter_rows_kernel, blocks_for(rows * k, kThreads), kThreads, 0, to_x, dx, kept + first, rows, k);
+      if (!products) multiply(kBackward, dx, rows, k, false, g, pitch_g, n, a.weight);
+      LR_LAUNCH(scatter_rows_kernel, blocks_for(rows * k, kThreads), kThreads, 0, to_x, products ? (const float*)g : dx, kept + first, rows, k);
     }
     if (to_weight) {
       lr_weight right = {};
