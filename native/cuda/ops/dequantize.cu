@@ -1,5 +1,6 @@
 // Dequantisation of 4-bit weights (value = code[nibble] * absmax[block] in float32, the product rounded to bf16 where the weight says so),
 // with double quantisation in the same kernel, and of 8-bit blocks (value = map[code] * absmax[block]). A thread a byte.
+// hot: dequantize_4bit_kernel: 256 threads, 0 bytes shared, 5 blocks
 #include "../device/weight.cuh"
 #include "../table.cuh"
 

@@ -1,4 +1,5 @@
 // embedding: y[t, :] = scale * table[ids[t], :], and its gradient. Ids are checked on the device before anything is written.
+// hot: embedding_kernel: 256 threads, 0 bytes shared, 6 blocks
 #include "../device/indices.cuh"
 #include "../device/shared.cuh"
 #include "../table.cuh"

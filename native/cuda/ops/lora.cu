@@ -3,6 +3,8 @@
 // Everything is products of kOuter (gemm.cuh), cut in parts of 512 rows that are summed in ascending order: the result depends on shapes alone.
 // dA of layers that cover the same rows is one product [sum of ranks, k], so drop(x) is read once; dB is one product a layer and segment.
 // Launches: operands laid out (du, u, dY, drop(x)), products, sums. A thread lays out four elements, or sums one.
+// hot: lay_kernel: 256 threads, 0 bytes shared, 4 blocks
+// hot: sum_kernel: 256 threads, 0 bytes shared, 6 blocks
 #include "../device/lora.cuh"
 #include "../table.cuh"
 

@@ -1,4 +1,5 @@
 // Sums in float64: a fixed number of blocks that depends on the length alone, then their sums in order. The same bits every time.
+// hot: dot_parts_kernel: 256 threads, 64 bytes shared, 6 blocks
 #include "../device/reduce.cuh"
 #include "../table.cuh"
 
