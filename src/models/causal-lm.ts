@@ -1,4 +1,5 @@
 import { checkpoint } from "../autograd/checkpoint.js";
+import type { ActivationOffload } from "../autograd/offload.js";
 import { activeTape } from "../autograd/tape.js";
 import { LowrankError } from "../errors.js";
 import type { DecoderModel as GenerationModel } from "../generate/decode.js";
@@ -34,6 +35,8 @@ export interface ForwardOptions extends ForwardMode {
   cache?: KvView | undefined;
   /** Recompute each layer in the backward pass instead of keeping its activations. */
   checkpointing?: boolean | undefined;
+  /** Where recomputed layers keep their inputs meanwhile; absent: on the device. */
+  offload?: ActivationOffload | undefined;
   /** Called with the input of every layer, and with the last one's output before the final norm: float32 [T, hidden]. */
   observe?: ((hidden: Tensor) => void) | undefined;
 }
@@ -118,10 +121,13 @@ export abstract class CausalLM extends Module implements TextModel {
     let residual: Tensor | undefined;
     options.observe?.(x);
     for (const layer of this.model.layers) {
+      const inputs = [x, residual];
       [x, residual] =
         options.checkpointing && activeTape()
-          ? checkpointed(layer, x, residual, context)
+          ? checkpointed(layer, x, residual, context, options.offload)
           : scope(() => layer.forward(x, residual, context));
+      // The tape holds what backward needs. Observers may hold what they saw to the end of their scope.
+      if (!options.observe) for (const input of inputs) if (input !== x && input !== residual) input?.dispose();
       // The stream itself appears only in the next norm; observers pay for an addition of their own.
       if (options.observe && layer !== this.model.layers.at(-1)) options.observe(add(x, residual));
     }
@@ -225,16 +231,19 @@ export abstract class CausalLM extends Module implements TextModel {
 }
 
 /** One layer as a unit of recomputation. */
-function checkpointed(layer: DecoderLayer, x: Tensor, residual: Tensor | undefined, context: LayerContext): [Tensor, Tensor] {
+function checkpointed(
+  layer: DecoderLayer,
+  x: Tensor,
+  residual: Tensor | undefined,
+  context: LayerContext,
+  offload: ActivationOffload | undefined,
+): [Tensor, Tensor] {
   const captures = [...layer.parameters()].map(([, tensor]) => tensor);
   for (const [, { adapters }] of adaptables(layer)) for (const part of adapters.parts.values()) captures.push(...part.tensors);
   const trained = captures.filter((tensor) => tensor.requiresGrad);
   const inputs = residual ? [x, residual] : [x];
-  return checkpoint((x, residual) => layer.forward(x!, residual, context), inputs, [
-    ...trained,
-    context.ropeTable,
-    context.cuSeqlens,
-  ]) as [Tensor, Tensor];
+  const used = [...trained, context.ropeTable, context.cuSeqlens];
+  return checkpoint((x, residual) => layer.forward(x!, residual, context), inputs, used, offload) as [Tensor, Tensor];
 }
 
 /** The last row of each sequence: float32 [sequences, d]. */
