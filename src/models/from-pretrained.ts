@@ -27,6 +27,8 @@ export type LoadProgress = ({ phase: "download" } & HubProgress) | { phase: "loa
 export interface FromPretrainedOptions extends Omit<ResolveOptions, "onProgress"> {
   /** Default "cpu". */
   device?: string | Device;
+  /** The most bytes that device takes from the system from now on, for whatever it holds ({@link Device.memoryBudget}). */
+  memoryBudget?: number;
   dtype?: MathDType;
   /** Quantise the linears to 4 bits while they stream from disk; a checkpoint that is 4-bit already is used as it is. */
   loadIn4bit?: boolean;
@@ -44,6 +46,7 @@ export interface FromPretrainedOptions extends Omit<ResolveOptions, "onProgress"
 /** Loads a folder, a Hub id, or `lowrank/tiny`. Nothing stays in memory when it fails. */
 export async function loadPretrained(idOrPath: string, options: FromPretrainedOptions = {}): Promise<CausalLM> {
   const device = typeof options.device === "object" ? options.device : getDevice(options.device ?? "cpu");
+  if (options.memoryBudget !== undefined) device.memoryBudget = options.memoryBudget;
   const { onProgress, onNote, signal } = options;
   const folder = await resolveFolder(idOrPath, options);
   const { family, config, unread } = resolveConfig(await readConfigFile(folder));

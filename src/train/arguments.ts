@@ -25,6 +25,7 @@ const NAMES = [
   "seed",
   "dataSeed",
   "gradientCheckpointing",
+  "activationOffloading",
   "disableShuffling",
   "packing",
   "neatPacking",

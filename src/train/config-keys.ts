@@ -62,7 +62,7 @@ export interface TrainConfig {
   weightDecay: number;
   /** 0: no clipping. */
   maxGradNorm: number;
-  optim: "adamw_torch" | "adamw_torch_fused" | "adamw_hf" | "sgd";
+  optim: "adamw_torch" | "adamw_torch_fused" | "adamw_hf" | "paged_adamw_32bit" | "sgd";
   adamBeta1: number;
   adamBeta2: number;
   adamEpsilon: number;
@@ -70,6 +70,12 @@ export interface TrainConfig {
   dataSeed: number | null;
   bf16: boolean;
   gradientCheckpointing: boolean;
+  /** TRL's key: what recomputed layers start from waits in the host's memory. */
+  activationOffloading: boolean;
+  /** "cpu" or "cuda:0". */
+  device: string;
+  /** The most bytes the device takes from the system; null: as many as there are. */
+  memoryBudget: number | null;
   /** Steps between log entries, saves and evaluations; below 1 a share of all steps. */
   loggingSteps: number;
   saveSteps: number;
@@ -121,7 +127,13 @@ const shareOrCount = (value: number | null, low = 0) =>
     typeof v === "number" && v >= low && Number.isFinite(v) && (v < 1 || Number.isInteger(v)) ? v : undefined,
   );
 
-const OPTIMS = ["adamw_torch", "adamw_torch_fused", "adamw_hf", "sgd"];
+const byteCount = key(null, "a number of bytes, or one with KiB, MiB or GiB", (v) => {
+  const [, digits, unit = ""] = /^([\d.]+) *(?:([KMG])i?B?)?$/i.exec(String(v)) ?? [];
+  const bytes = Math.round(Number(digits) * 1024 ** ["", "K", "M", "G"].indexOf(unit.toUpperCase()));
+  return Number.isSafeInteger(bytes) && bytes > 0 ? bytes : undefined;
+});
+
+const OPTIMS = ["adamw_torch", "adamw_torch_fused", "adamw_hf", "paged_adamw_32bit", "sgd"];
 
 /** Keys that do something, with LLaMA-Factory's defaults (transformers' where it adds none). */
 export const KEYS: Record<keyof TrainConfig, Key> = {
@@ -191,6 +203,9 @@ export const KEYS: Record<keyof TrainConfig, Key> = {
   dataSeed: orNull(integer(null, 0)),
   bf16: flag(),
   gradientCheckpointing: flag(),
+  activationOffloading: flag(),
+  device: text("cpu"),
+  memoryBudget: orNull(byteCount),
   loggingSteps: shareOrCount(500, Number.MIN_VALUE),
   saveSteps: shareOrCount(500, Number.MIN_VALUE),
   saveStrategy: choice("steps", ["steps", "epoch", "no"]),

@@ -163,6 +163,10 @@ function settle(config: TrainConfig, given: JsonObject, problems: string[]): voi
   say(config.valSize > 0 && config.evalDataset !== null, "val_size and eval_dataset exclude each other");
   say(config.doEval && config.valSize === 0 && config.evalDataset === null, "evaluation needs val_size or eval_dataset");
   say(
+    config.activationOffloading && !config.gradientCheckpointing,
+    "activation_offloading goes with gradient_checkpointing: true only",
+  );
+  say(
     config.quantizationBit !== null && config.finetuningType === "full",
     "quantization_bit goes with finetuning_type: lora only",
   );

@@ -1,75 +1,120 @@
-import type { DecoderConfig } from "../models/config.js";
+import { packTokens } from "../data/collate.js";
+import { readGenerationConfig } from "../generate/options.js";
+import type { CausalLM } from "../models/causal-lm.js";
 import { readConfigFile } from "../models/config-reader.js";
-import type { TensorSpec } from "../models/layout.js";
+import { construct, usesBf16 } from "../models/from-pretrained.js";
+import { emptyWeights } from "../models/from-shapes.js";
 import { resolveConfig } from "../models/registry.js";
+import { Keys } from "../notes.js";
+import type { Optimizer } from "../optim/optimizer.js";
+import { getPeftModel, PeftModel } from "../peft/peft-model.js";
+import { type Device, getDevice } from "../tensor/device.js";
 import type { TrainConfig } from "./config.js";
-import { pairShapes } from "./lora.js";
+import { loraConfigOf } from "./lora.js";
+import { createOptimizer } from "./optimizer.js";
+import { TrainStep } from "./step.js";
+import { adapterTrainable, fullTrainable, type Trainable } from "./trainable.js";
 
-/** Memory of a run in bytes, computed from shapes alone. */
+/** Memory of a run in bytes, on the device that its configuration names. */
 export interface Estimate {
   /** The base as it lies in memory: 4-bit linears with their statistics, embedding and norms. */
   weightBytes: number;
-  /** Trainable values, gradients and AdamW's two moments (SGD without momentum has none), float32. */
+  /** Trainable values, gradients and what the optimizer keeps on the device. */
   optimizerBytes: number;
-  /** What the backward pass needs of one micro-batch, and the chunk of logits. */
+  /** What the step needs besides at its peak: activations, scratch of the kernels, pages of optimizer state, what is lost to rounding up. */
   activationBytes: number;
+  /** The most bytes taken from the system; on the CPU with what the process itself needs. */
   totalBytes: number;
+  /** Memory of the host that the device copies from and to: paged optimizer state, offloaded activations. */
+  hostBytes: number;
   trainableParameters: number;
   allParameters: number;
   /** Tokens of the micro-batch it was computed for. */
   tokens: number;
 }
 
-/** What the process itself takes besides: Node.js, code, thread stacks, GEMM panels. */
+/** What the process itself takes besides on the CPU: Node.js, code, thread stacks, GEMM panels. */
 const PROCESS_BYTES = 150 << 20;
-/** Logits of the output head exist for this many rows at a time. */
-const HEAD_ROWS = 128;
 
-const elements = (spec: TensorSpec) => spec.shape.reduce((product, size) => product * size, 1);
+/** Estimates share the counters of a device: one after the other. */
+let last: Promise<unknown> = Promise.resolve();
 
 /**
- * Estimates a run from config.json, without weights.
+ * Estimates a run from config.json, without weights: model, adapter and optimizer are made and a training step is run on a device that counts
+ * memory and computes nothing, so that every allocation is the one of a real step.
  *
  * @param longest tokens of the longest example; every one of a micro-batch is taken to be as long
+ * @throws LowrankError DEVICE_NOT_FOUND where the device's plugin is missing; no driver and no GPU are needed
  */
-export async function estimateRun(config: TrainConfig, folder: string, longest: number): Promise<Estimate> {
+export function estimateRun(config: TrainConfig, folder: string, longest: number): Promise<Estimate> {
+  const estimate = last.then(() => dryRun(config, folder, longest));
+  last = estimate.catch(() => {});
+  return estimate;
+}
+
+async function dryRun(config: TrainConfig, folder: string, longest: number): Promise<Estimate> {
+  const device = getDevice(`dry:${config.device}`);
+  const model = await emptyModel(config, folder, device);
+  let owner: CausalLM | PeftModel<CausalLM> = model;
+  let trainable: Trainable | undefined;
+  let optimizer: Optimizer | undefined;
+  try {
+    device.resetPeak();
+    const weightBytes = device.memory.live;
+    if (config.finetuningType === "lora") owner = await withAdapter(model, config);
+    trainable = owner instanceof PeftModel ? adapterTrainable(owner) : fullTrainable(owner);
+    optimizer = createOptimizer(config, trainable.arena);
+    const ready = device.memory.live;
+    const length = config.packing ? config.cutoffLen : Math.min(longest, config.cutoffLen);
+    const ids = new Int32Array(length);
+    const tokens = packTokens(Array.from({ length: config.perDeviceTrainBatchSize }, () => ({ inputIds: ids, labels: ids })));
+    const step = new TrainStep(model, optimizer, { ...config, seed: 0 });
+    // State that is paged is on its way in the second step.
+    for (let i = 0; i < 2; i++) await step.run(config.gradientAccumulationSteps > 1 ? [tokens, tokens] : [tokens], 0, 0);
+    const { mostHeld, hostPeak } = device.memory;
+    return {
+      // Full-parameter training takes the weights over.
+      weightBytes: config.finetuningType === "full" ? 0 : weightBytes,
+      optimizerBytes: config.finetuningType === "full" ? ready : ready - weightBytes,
+      activationBytes: mostHeld - ready,
+      totalBytes: mostHeld + (device.info.separate ? 0 : PROCESS_BYTES),
+      hostBytes: hostPeak,
+      trainableParameters: trainable.counts.trainable,
+      allParameters: trainable.counts.all,
+      tokens: length * config.perDeviceTrainBatchSize,
+    };
+  } finally {
+    optimizer?.dispose();
+    trainable?.[Symbol.dispose]();
+    owner.dispose();
+    device.addon.trim(device.number);
+    await device.synchronize();
+  }
+}
+
+/** The model that the configuration loads, with nothing in its weights. */
+async function emptyModel(config: TrainConfig, folder: string, device: Device): Promise<CausalLM> {
   const json = await readConfigFile(folder);
   const { family, config: model } = resolveConfig(json);
-  const specs = family.weights.tensors(model);
-  const base = specs.reduce((sum, spec) => sum + elements(spec), 0);
-  const full = config.finetuningType === "full";
-  const adapter = full ? 0 : pairShapes(config, json).reduce((sum, pair) => sum + pair.rank * (pair.out + pair.in), 0);
-  const trainable = full ? base : adapter;
-  const tokens = (config.packing ? config.cutoffLen : Math.min(longest, config.cutoffLen)) * config.perDeviceTrainBatchSize;
-  const weightBytes = full ? 0 : weightsOf(specs, model, config.quantizationBit === 4);
-  const optimizerBytes = trainable * (config.optim === "sgd" ? 8 : 16);
-  const activationBytes = activationsOf(model, tokens, config.gradientCheckpointing);
-  return {
-    weightBytes,
-    optimizerBytes,
-    activationBytes,
-    totalBytes: weightBytes + optimizerBytes + activationBytes + PROCESS_BYTES,
-    trainableParameters: trainable,
-    allParameters: base + adapter,
-    tokens,
-  };
+  const bf16 = usesBf16("auto", device);
+  const given = model.quantization;
+  const asked =
+    config.quantizationBit === 4 ? { quantType: config.quantizationType, doubleQuant: config.doubleQuantization } : undefined;
+  const quantize = config.finetuningType === "full" ? undefined : (given ?? asked);
+  const dense = json.torch_dtype === "float32" || json.dtype === "float32" || config.trainFromScratch ? "float32" : "bfloat16";
+  return construct(family.model, {
+    config: model,
+    weights: emptyWeights(family.weights.tensors(model), device, dense, quantize && { ...quantize, round: bf16 }),
+    device,
+    bf16,
+    generationConfig: readGenerationConfig(new Keys({}), model.eosTokenIds),
+    nameOrPath: folder,
+    tokenizer: () => Promise.resolve(undefined),
+  });
 }
 
-function weightsOf(specs: readonly TensorSpec[], model: DecoderConfig, quantize: boolean): number {
-  const doubleQuant = model.quantization?.doubleQuant ?? true;
-  const fourBit = model.quantization !== undefined || quantize;
-  const dense = model.json.torch_dtype === "float32" || model.json.dtype === "float32" ? 4 : 2;
-  const bits = fourBit ? (doubleQuant ? 4.127 : 4.5) : dense * 8;
-  return specs.reduce(
-    (sum, spec) => sum + elements(spec) * (spec.kind === "linear" ? bits / 8 : spec.kind === "norm" ? 4 : dense),
-    0,
-  );
-}
-
-/** Float32 values a token that one layer keeps for its backward pass: its inputs and normed inputs, q, k, v and the attention's output, gate, up and their product. */
-function activationsOf(model: DecoderConfig, tokens: number, checkpointing: boolean): number {
-  const { hiddenSize: d, intermediateSize: ffn, headDim, numHeads, numKvHeads, numLayers, vocabSize } = model;
-  const layer = 5 * d + 3 * numHeads * headDim + 3 * numKvHeads * headDim + 3 * ffn;
-  const kept = checkpointing ? numLayers * 2 * d + layer : numLayers * layer;
-  return 4 * (tokens * (kept + 4 * d) + 2 * HEAD_ROWS * vocabSize);
+function withAdapter(model: CausalLM, config: TrainConfig): PeftModel<CausalLM> | Promise<PeftModel<CausalLM>> {
+  if (config.adapterNameOrPath !== null)
+    return PeftModel.fromPretrained(model, config.adapterNameOrPath, { isTrainable: true, ignoreMismatchedBase: true });
+  return getPeftModel(model, loraConfigOf(config), { seed: 0 });
 }

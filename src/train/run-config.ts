@@ -8,6 +8,7 @@ import { readConfigFile } from "../models/config-reader.js";
 import { type LoadProgress, resolveFolder } from "../models/from-pretrained.js";
 import { AutoModelForCausalLM } from "../models/registry.js";
 import { getPeftModel, PeftModel } from "../peft/peft-model.js";
+import { getDevice } from "../tensor/device.js";
 import { chatTemplateFor } from "../text/templates.js";
 import { AutoTokenizer, type Tokenizer } from "../text/tokenizer.js";
 import { argumentsOf, dealBatches } from "./arguments.js";
@@ -197,13 +198,16 @@ function loadedFindings(trained: PeftModel<CausalLM> | CausalLM, { train }: Prep
 const saidAlready = () => {};
 
 async function loadBase(config: TrainConfig, data: PreparedData, { signal, onLoad }: PrepareOptions): Promise<CausalLM> {
+  if (config.memoryBudget !== null) getDevice(config.device).memoryBudget = config.memoryBudget;
   if (config.trainFromScratch) {
     const json = await readConfigFile(data.folder);
-    return AutoModelForCausalLM.fromConfig(json, { seed: config.seed, tokenizer: data.tokenizer, onNote: saidAlready });
+    const { seed, device } = config;
+    return AutoModelForCausalLM.fromConfig(json, { device, seed, tokenizer: data.tokenizer, onNote: saidAlready });
   }
   return AutoModelForCausalLM.fromPretrained(config.modelNameOrPath, {
     revision: config.modelRevision,
     ...(config.cacheDir !== null && { cacheDir: config.cacheDir }),
+    device: config.device,
     loadIn4bit: config.quantizationBit === 4,
     bnb4bitQuantType: config.quantizationType,
     bnb4bitUseDoubleQuant: config.doubleQuantization,

@@ -126,7 +126,10 @@ describe("other commands", () => {
     const preview = await lowrank(["data", "preview", config, "--row", "2"]);
     expect(preview.stdout).toContain("Count to 1<end><s>assistant: ⟦ab<end>⟧");
     const json = jsonLines((await lowrank(["estimate", config, "--json"])).stdout)[0]!;
-    expect(json).toMatchObject({ trainableParameters: 9_728, allParameters: 149_312, optimizerBytes: 9_728 * 16, tokens: 128 });
+    expect(json).toMatchObject({ trainableParameters: 9_728, allParameters: 149_312, tokens: 128, hostBytes: 0 });
+    // Values, gradients and two moments, each parameter rounded up to 256; the header and the table of parameters.
+    expect(json.optimizerBytes).toBeGreaterThanOrEqual(9_728 * 16);
+    expect(json.optimizerBytes).toBeLessThan(9_728 * 16 * 1.2);
     expect(readdirSync(model)).toContain("model.safetensors");
   });
 

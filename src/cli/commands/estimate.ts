@@ -6,7 +6,7 @@ import { estimateRun } from "../../train/estimate.js";
 import { readConfig } from "../config.js";
 import { print, printJson } from "../output.js";
 
-/** `lowrank estimate CONFIG.yaml`: memory of a run, from the model's config alone, at the configuration's cutoff_len. */
+/** `lowrank estimate CONFIG.yaml`: memory of a run on its device, from the model's config alone, at the configuration's cutoff_len. */
 export function estimateCommand(): Command {
   return new Command("estimate")
     .description("estimate the memory of a training run")
@@ -25,6 +25,9 @@ export function estimateCommand(): Command {
       print(`weights      ${formatBytes(estimate.weightBytes)}`);
       print(`optimizer    ${formatBytes(estimate.optimizerBytes)}`);
       print(`activations  ${formatBytes(estimate.activationBytes)} (${estimate.tokens.toLocaleString("en-US")} tokens)`);
-      print(`in all       ${formatBytes(estimate.totalBytes)}`);
+      print(`in all       ${formatBytes(estimate.totalBytes)} on ${config.device}`);
+      if (estimate.hostBytes > 0) print(`of the host  ${formatBytes(estimate.hostBytes)}, for background copies`);
+      if (config.memoryBudget !== null && estimate.totalBytes > config.memoryBudget)
+        print(`more than memory_budget, ${formatBytes(config.memoryBudget)}`);
     });
 }
