@@ -3,7 +3,7 @@
 // fewer than 98 %. The C++ tests and the addon, from a copy of the sources in .cache/coverage, are built instrumented and without
 // optimization; both add up. Arguments replace the list of tests.
 import { spawnSync } from "node:child_process";
-import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { steps } from "./build-steps/shadow.mjs";
@@ -13,8 +13,6 @@ const FLAGS = ["-O0", "-fno-inline", "--coverage", "-fprofile-update=atomic"];
 const KERNEL_FLAGS = ["-O3", "-fprofile-filter-files=none"]; // as fast as ever: they are not counted
 const TESTS = ["test/native", "test/tensor", "test/ops"];
 const NOT = ["build", "objects"].map((name) => `test/native/${name}.test.ts`); // they look at the build itself
-// A process that a signal ends writes no counts. vitest ends its workers by this one, and has its own process.exit.
-const END_BY_EXIT = 'data:text/javascript,process.once("SIGTERM",()=>process.reallyExit())';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "..");
 const gcov = process.env.GCOV || "gcov";
@@ -37,10 +35,14 @@ function countedRuns() {
   sources.cflags.push(...FLAGS);
   sources.isa.cflags.push(...KERNEL_FLAGS);
   writeFileSync(list, JSON.stringify(sources));
-  buildCopy(shadow, { LDFLAGS: "--coverage" });
+  const gyp = join(shadow, "binding.gyp");
+  writeFileSync(gyp, readFileSync(gyp, "utf8").replace('"ldflags": [', '"ldflags": [ "--coverage",'));
+  // The emulated device is not counted: the checkout's own serves.
+  cpSync(join(root, "build/emu"), join(shadow, "build/emu"), { recursive: true, preserveTimestamps: true });
+  buildCopy(shadow);
   const wanted = process.argv.slice(2);
   testCopy(shadow, [
-    `--execArgv=--import=${END_BY_EXIT}`,
+    "--config=vitest.counts.config.ts",
     ...(wanted.length > 0 ? wanted : [...TESTS, ...NOT.flatMap((path) => ["--exclude", path])]),
   ]);
   return [...countsIn(tests), ...countsIn(join(shadow, "build"))];

@@ -5,7 +5,17 @@ import { cpSync, existsSync, mkdirSync, rmSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import { missingTools } from "./tools.mjs";
 
-const PARTS = ["binding.gyp", "native", "package.json", "scripts", "src", "test", "tsconfig.json", "vitest.config.ts"];
+const PARTS = [
+  "binding.gyp",
+  "native",
+  "package.json",
+  "scripts",
+  "src",
+  "test",
+  "tsconfig.json",
+  "vitest.config.ts",
+  "vitest.counts.config.ts",
+];
 
 /** What a script named `script` says and does; whatever fails ends the process with 1. */
 export function steps(root, script) {
@@ -60,13 +70,14 @@ export function steps(root, script) {
           filter: (path) => !path.includes("golden/cases"),
         });
       }
+      symlinkSync(join(root, "test/golden/cases"), join(shadow, "test/golden/cases"));
       rmSync(join(shadow, "node_modules"), { force: true });
       symlinkSync(join(root, "node_modules"), join(shadow, "node_modules"));
       return shadow;
     },
 
     buildCopy: (shadow, env = {}) =>
-      run(process.execPath, ["scripts/build.mjs", "--native"], { cwd: shadow, env: { ...process.env, ...env } }),
+      run(process.execPath, ["scripts/build.mjs"], { cwd: shadow, env: { ...process.env, ...env } }),
 
     testCopy: (shadow, args, env = {}) =>
       run(process.execPath, ["node_modules/vitest/vitest.mjs", "run", ...args], { cwd: shadow, env: { ...process.env, ...env } }),

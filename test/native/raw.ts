@@ -5,8 +5,11 @@ import { NATIVE_DTYPES, type TensorHandle } from "../../src/native/surface.js";
 export const addon = loadAddon();
 /** Variants of the kernels that this machine can run. */
 export const isas = addon.availableIsas();
-/** The same as devices, and the emulated one, which runs the CUDA kernels. */
-export const devices = [...isas.map((isa) => `cpu:${isa}`), "emu"];
+/** The same as devices, and the emulated one, which runs the CUDA kernels. LOWRANK_TEST_DEVICES names one of them: that one alone. */
+export const devices = [...isas.map((isa) => `cpu:${isa}`), "emu"].filter((name) =>
+  [undefined, name].includes(process.env.LOWRANK_TEST_DEVICES),
+);
+if (devices.length === 0) throw new Error(`LOWRANK_TEST_DEVICES is "${process.env.LOWRANK_TEST_DEVICES}", which is no device`);
 
 type Data = Float32Array | Int32Array | Uint8Array | Uint16Array;
 type DTypeName = (typeof NATIVE_DTYPES)[number];
