@@ -5,7 +5,7 @@ import { readConfigFile } from "../models/config-reader.js";
 import { construct, usesBf16 } from "../models/from-pretrained.js";
 import { emptyWeights } from "../models/from-shapes.js";
 import { resolveConfig } from "../models/registry.js";
-import { Keys } from "../notes.js";
+import { Keys, type OnNote } from "../notes.js";
 import type { Optimizer } from "../optim/optimizer.js";
 import { getPeftModel, PeftModel } from "../peft/peft-model.js";
 import { type Device, getDevice } from "../tensor/device.js";
@@ -44,15 +44,16 @@ let last: Promise<unknown> = Promise.resolve();
  * memory and computes nothing, so that every allocation is the one of a real step.
  *
  * @param longest tokens of the longest example; every one of a micro-batch is taken to be as long
+ * @param onNote told which keys of an adapter to go on with have no effect
  * @throws LowrankError DEVICE_NOT_FOUND where the device's plugin is missing; no driver and no GPU are needed
  */
-export function estimateRun(config: TrainConfig, folder: string, longest: number): Promise<Estimate> {
-  const estimate = last.then(() => dryRun(config, folder, longest));
+export function estimateRun(config: TrainConfig, folder: string, longest: number, onNote?: OnNote): Promise<Estimate> {
+  const estimate = last.then(() => dryRun(config, folder, longest, onNote));
   last = estimate.catch(() => {});
   return estimate;
 }
 
-async function dryRun(config: TrainConfig, folder: string, longest: number): Promise<Estimate> {
+async function dryRun(config: TrainConfig, folder: string, longest: number, onNote: OnNote | undefined): Promise<Estimate> {
   const device = getDevice(`dry:${config.device}`);
   const model = await emptyModel(config, folder, device);
   let owner: CausalLM | PeftModel<CausalLM> = model;
@@ -61,7 +62,7 @@ async function dryRun(config: TrainConfig, folder: string, longest: number): Pro
   try {
     device.resetPeak();
     const weightBytes = device.memory.live;
-    if (config.finetuningType === "lora") owner = await withAdapter(model, config);
+    if (config.finetuningType === "lora") owner = await withAdapter(model, config, onNote);
     trainable = owner instanceof PeftModel ? adapterTrainable(owner) : fullTrainable(owner);
     optimizer = createOptimizer(config, trainable.arena);
     const ready = device.memory.live;
@@ -113,8 +114,16 @@ async function emptyModel(config: TrainConfig, folder: string, device: Device): 
   });
 }
 
-function withAdapter(model: CausalLM, config: TrainConfig): PeftModel<CausalLM> | Promise<PeftModel<CausalLM>> {
+function withAdapter(
+  model: CausalLM,
+  config: TrainConfig,
+  onNote: OnNote | undefined,
+): PeftModel<CausalLM> | Promise<PeftModel<CausalLM>> {
   if (config.adapterNameOrPath !== null)
-    return PeftModel.fromPretrained(model, config.adapterNameOrPath, { isTrainable: true, ignoreMismatchedBase: true });
+    return PeftModel.fromPretrained(model, config.adapterNameOrPath, {
+      isTrainable: true,
+      ignoreMismatchedBase: true,
+      ...(onNote && { onNote }),
+    });
   return getPeftModel(model, loraConfigOf(config), { seed: 0 });
 }

@@ -4,7 +4,7 @@ import { resolveFolder } from "../../models/from-pretrained.js";
 import { parametersText } from "../../peft/count.js";
 import { estimateRun } from "../../train/estimate.js";
 import { readConfig } from "../config.js";
-import { print, printJson } from "../output.js";
+import { print, printJson, sayNote } from "../output.js";
 
 /** `lowrank estimate CONFIG.yaml`: memory of a run on its device, from the model's config alone, at the configuration's cutoff_len. */
 export function estimateCommand(): Command {
@@ -19,7 +19,7 @@ export function estimateCommand(): Command {
         revision: config.modelRevision,
         ...(config.cacheDir !== null && { cacheDir: config.cacheDir }),
       });
-      const estimate = await estimateRun(config, folder, config.cutoffLen);
+      const estimate = await estimateRun(config, folder, config.cutoffLen, sayNote);
       if (options.json) return printJson(estimate);
       print(parametersText(estimate.trainableParameters, estimate.allParameters));
       print(`weights      ${formatBytes(estimate.weightBytes)}`);
