@@ -15,3 +15,10 @@ export function float16ToFloat32(bits: Uint16Array): Float32Array<ArrayBuffer> {
     return sign * (exponent ? 2 ** (exponent - 25) * (1024 + fraction) : 2 ** -24 * fraction);
   });
 }
+
+/** x rounded to the nearest bfloat16, ties to even. */
+export function roundToBfloat16(x: number): number {
+  const bits = new Uint32Array(Float32Array.of(x).buffer);
+  bits[0] = (bits[0]! + 0x7fff + ((bits[0]! >>> 16) & 1)) & 0xffff0000;
+  return new Float32Array(bits.buffer)[0]!;
+}

@@ -12,8 +12,13 @@ export interface DecoderModel {
   readonly vocabSize: number;
   readonly maxPositions: number;
   readonly kvShape: KvShape;
-  /** @param tokens new tokens of each sequence, possibly none; they are appended to the cache. Float32 [sequences with tokens, vocab]. */
-  step(tokens: readonly (readonly number[])[], cache: KvCache): Tensor;
+  /** What a cache holds of a sequence of at most this many tokens is worth nothing once the sequence is longer; absent: it always is. */
+  readonly restartAfter: number | undefined;
+  /**
+   * @param tokens new tokens of each sequence, possibly none; they are appended to the cache. @param lengths tokens known of each
+   * sequence, those still to come in later steps included. Float32 [sequences with tokens, vocab].
+   */
+  step(tokens: readonly (readonly number[])[], cache: KvCache, lengths: readonly number[]): Tensor;
 }
 
 export interface DecodedToken {
@@ -40,13 +45,24 @@ export async function* decodeTokens(
     history: [...prompt],
     pending: [...prompt],
     left: Math.min(options.maxNewTokens, model.maxPositions - prompt.length),
+    cachedFor: 0, // tokens it had when the cache was filled last
   }));
+  const restartAfter = model.restartAfter ?? Number.POSITIVE_INFINITY;
   const live = (index: number) => sequences[index]!.left > 0 && !stop.has(index);
   using cache = new KvCache(model.kvShape, prompts.length);
   while (sequences.some((_, index) => live(index))) {
     options.signal?.throwIfAborted();
+    for (const [index, sequence] of sequences.entries()) {
+      const { history, cachedFor } = sequence;
+      if (cachedFor > 0 && cachedFor <= restartAfter && history.length > restartAfter) {
+        cache.clear(index);
+        sequence.pending = [...history];
+      }
+      sequence.cachedFor = history.length;
+    }
     const tokens = sequences.map((sequence, index) => (live(index) ? sequence.pending.splice(0, options.prefillChunk) : []));
-    const rows = await readLogits(model, tokens, cache);
+    const lengths = sequences.map(({ history }) => history.length);
+    const rows = await readLogits(model, tokens, cache, lengths);
     options.signal?.throwIfAborted();
     let row = 0;
     for (const [index, sequence] of sequences.entries()) {
@@ -62,8 +78,13 @@ export async function* decodeTokens(
   }
 }
 
-async function readLogits(model: DecoderModel, tokens: readonly (readonly number[])[], cache: KvCache): Promise<Float32Array> {
-  using logits = scope(() => model.step(tokens, cache));
+async function readLogits(
+  model: DecoderModel,
+  tokens: readonly (readonly number[])[],
+  cache: KvCache,
+  lengths: readonly number[],
+): Promise<Float32Array> {
+  using logits = scope(() => model.step(tokens, cache, lengths));
   return await logits.readFloat32();
 }
 

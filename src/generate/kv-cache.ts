@@ -65,6 +65,11 @@ export class KvCache {
     return { starts, layer: (index) => ({ ...this.pools[index]!, kvLen, blockTable }) };
   }
 
+  /** Forgets the keys of a sequence; its blocks stay with it. */
+  clear(sequence: number): void {
+    this.lengths[sequence] = 0;
+  }
+
   dispose(): void {
     if (this.disposed) return;
     this.disposed = true;

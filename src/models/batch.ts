@@ -11,22 +11,37 @@ export interface Batch {
   cuSeqlens: Tensor;
   /** Length of the longest sequence. */
   maxSeqlen: number;
+  /**
+   * The same on the host: how many tokens each sequence has here, and how many in all, with those that a cache holds and those of its
+   * prompt that are still to come: what a rope that changes with the length goes by.
+   */
+  sequences: readonly { tokens: number; context: number }[];
 }
 
-/** Packs sequences of token ids; `starts[i]` is the position of the first token of sequence i (default 0). */
-export function packSequences(sequences: readonly (readonly number[])[], device: Device, starts?: readonly number[]): Batch {
+/** Where sequences stand whose tokens come in several passes. */
+export interface Progress {
+  /** Position of each sequence's first token; default 0. */
+  starts?: readonly number[];
+  /** Tokens of each sequence in all; default: those up to here. */
+  contexts?: readonly number[];
+}
+
+/** Packs sequences of token ids. */
+export function packSequences(sequences: readonly (readonly number[])[], device: Device, progress: Progress = {}): Batch {
+  const { starts = [], contexts = [] } = progress;
   const bounds = [0];
   for (const ids of sequences) bounds.push(bounds.at(-1)! + ids.length);
   const total = bounds.at(-1)!;
   const int32 = (values: readonly number[]) => Tensor.from(Int32Array.from(values), [values.length], { dtype: "int32", device });
   const positions = new Int32Array(total);
   sequences.forEach((ids, i) => {
-    for (let t = 0; t < ids.length; t++) positions[bounds[i]! + t] = (starts?.[i] ?? 0) + t;
+    for (let t = 0; t < ids.length; t++) positions[bounds[i]! + t] = (starts[i] ?? 0) + t;
   });
   return {
     inputIds: int32(sequences.flat()),
     positions: Tensor.from(positions, [total], { dtype: "int32", device }),
     cuSeqlens: int32(bounds),
     maxSeqlen: Math.max(...sequences.map((ids) => ids.length)),
+    sequences: sequences.map(({ length }, i) => ({ tokens: length, context: contexts[i] ?? (starts[i] ?? 0) + length })),
   };
 }

@@ -11,9 +11,9 @@ import { type AdapterSelection, BASE_ONLY, namesOf } from "../nn/adapter-slot.js
 import { contentWith, type ForwardMode, Linear, linear } from "../nn/linear.js";
 import { Module } from "../nn/module.js";
 import { adaptables, watchModules } from "../nn/watch.js";
-import { add } from "../ops/elementwise.js";
+import { add, scale } from "../ops/elementwise.js";
 import { embedding } from "../ops/embedding.js";
-import { ropeTable } from "../ops/rope.js";
+import { softcap } from "../ops/softcap.js";
 import { type TokenLogProb, type TokenLogProbOptions, tokenLogProb } from "../ops/token-logprob.js";
 import { Weight } from "../quant/weight.js";
 import type { Device } from "../tensor/device.js";
@@ -23,10 +23,11 @@ import { Tensor } from "../tensor/tensor.js";
 import type { Tokenizer } from "../text/tokenizer.js";
 import { type Batch, packSequences } from "./batch.js";
 import type { DecoderConfig } from "./config.js";
-import { type DecoderLayer, DecoderModel, type LayerContext, normAdd } from "./decoder.js";
+import { DecoderLayer, DecoderModel, type Layer, type LayerClass, normAdd } from "./decoder.js";
+import type { LayerContext } from "./layer-context.js";
 import type { ModelWeights } from "./loader.js";
 import { type ParameterSlot, parameterSlots } from "./parameter-slots.js";
-import { inverseFrequencies } from "./rope.js";
+import { Rotation } from "./rotation.js";
 import { type SavePretrainedOptions, savePretrained, writeFiles } from "./save-pretrained.js";
 
 /** How a forward pass runs. */
@@ -56,7 +57,7 @@ export interface ModelParts {
   tokenizer(): Promise<Tokenizer | undefined>;
 }
 
-/** A decoder-only language model of the Llama kind: modules under Hugging Face's paths, forward passes, generation. */
+/** A decoder-only language model: modules under Hugging Face's paths, forward passes, generation. */
 export abstract class CausalLM extends Module implements TextModel {
   readonly model: DecoderModel;
   readonly lmHead: Linear;
@@ -70,11 +71,13 @@ export abstract class CausalLM extends Module implements TextModel {
   readonly tokenizer: () => Promise<Tokenizer | undefined>;
   /** Adapters of passes and generations that name none. */
   adapters: AdapterSelection = BASE_ONLY;
-  private readonly invFreq: Tensor;
+  private readonly rotation: Rotation;
   #checkpointHash: (() => Promise<string | null>) | undefined;
 
-  constructor({ config, weights, device, generationConfig, bf16, nameOrPath, checkpointHash, tokenizer }: ModelParts) {
+  /** @param layer the family's own, where it is not Llama's. */
+  constructor(parts: ModelParts, layer: LayerClass = DecoderLayer) {
     super();
+    const { config, weights, device, generationConfig, bf16, nameOrPath, checkpointHash, tokenizer } = parts;
     this.config = config;
     this.device = device;
     this.generationConfig = generationConfig;
@@ -83,8 +86,8 @@ export abstract class CausalLM extends Module implements TextModel {
     this.tokenizer = tokenizer;
     this.#checkpointHash = checkpointHash;
     this.dtype = weights.dtype;
-    this.invFreq = Tensor.from(inverseFrequencies(config.rope), [config.rope.rotaryDims / 2], { device });
-    this.model = new DecoderModel(config, weights);
+    this.rotation = new Rotation(config.ropes, device);
+    this.model = new DecoderModel(config, weights, layer);
     this.lmHead = new Linear(
       config.tieWordEmbeddings ? Weight.borrow(this.model.embedTokens.weight) : weights.weight("lm_head.weight"),
     );
@@ -114,7 +117,7 @@ export abstract class CausalLM extends Module implements TextModel {
       mode: this.mode(options),
       cuSeqlens: batch.cuSeqlens,
       maxSeqlen: batch.maxSeqlen,
-      ropeTable: ropeTable(batch.positions, this.invFreq, this.config.rope.attentionScaling),
+      ropeTables: this.rotation.tables(batch),
       cache: options.cache && ((layer) => options.cache!.layer(layer)),
     };
     let x = this.model.embedTokens.forward(batch.inputIds, context.mode);
@@ -138,7 +141,10 @@ export abstract class CausalLM extends Module implements TextModel {
 
   /** Logits float32 [T, vocab] of hidden states: large; for losses use {@link CausalLM.tokenLogProb}. */
   logits(hidden: Tensor, options: ForwardMode = {}): Tensor {
-    return linear(hidden, [this.lmHead], this.mode(options), "lm_head")[0]!;
+    const { scale: factor, softcap: cap } = this.config.logits;
+    const products = this.products(hidden, this.mode(options));
+    if (cap !== undefined) return softcap(products, cap, factor);
+    return factor === 1 ? products : scale(products, factor);
   }
 
   /** Log-probability of each row's label (int32 [T], -100: none); all logits exist at once only where an adapter changes the head's. */
@@ -147,8 +153,10 @@ export abstract class CausalLM extends Module implements TextModel {
     const parts = this.lmHead.adapters.of(namesOf(mode.adapters ?? BASE_ONLY));
     const [weight, bias] = contentWith(this.lmHead, parts);
     const fused = bias === undefined && parts.every(({ pair, rows }) => !pair && !rows);
-    if (fused) return tokenLogProb(hidden, weight, labels, { bf16: this.bf16, ...options });
-    return tokenLogProb(this.logits(hidden, options), undefined, labels, options);
+    const { scale: logitScale, softcap: cap } = this.config.logits;
+    const head = { logitScale, ...(cap !== undefined && { softcap: cap }), ...options };
+    if (fused) return tokenLogProb(hidden, weight, labels, { bf16: this.bf16, ...head });
+    return tokenLogProb(this.products(hidden, mode), undefined, labels, head);
   }
 
   /** The answer to a prompt: text, messages (through the chat template) or token ids. */
@@ -194,14 +202,22 @@ export abstract class CausalLM extends Module implements TextModel {
       vocabSize,
       maxPositions,
       kvShape: { device, layers: numLayers, kvHeads: numKvHeads, headDim },
-      step: (tokens, cache) => {
+      restartAfter: this.rotation.restartAfter,
+      step: (tokens, cache, lengths) => {
         assertUnchanged();
         const view = cache.extend(tokens.map((ids) => ids.length));
         const sequences = tokens.filter((ids) => ids.length > 0);
-        const hidden = this.hiddenStates(packSequences(sequences, device, view.starts), { adapters, cache: view });
+        const contexts = lengths.filter((_, i) => tokens[i]!.length > 0);
+        const batch = packSequences(sequences, device, { starts: view.starts, contexts });
+        const hidden = this.hiddenStates(batch, { adapters, cache: view });
         return this.logits(lastRows(hidden, sequences), { adapters });
       },
     };
+  }
+
+  /** hidden · Wᵀ, before the logits are scaled and capped. */
+  private products(hidden: Tensor, mode: ForwardMode): Tensor {
+    return linear(hidden, [this.lmHead], mode, "lm_head")[0]!;
   }
 
   private selectionOf(adapter: string | null): AdapterSelection {
@@ -222,7 +238,7 @@ export abstract class CausalLM extends Module implements TextModel {
     // A tied head borrows the embedding, which must outlive it.
     this.lmHead.dispose();
     super.dispose();
-    this.invFreq.dispose();
+    this.rotation.dispose();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -232,7 +248,7 @@ export abstract class CausalLM extends Module implements TextModel {
 
 /** One layer as a unit of recomputation. */
 function checkpointed(
-  layer: DecoderLayer,
+  layer: Layer,
   x: Tensor,
   residual: Tensor | undefined,
   context: LayerContext,
@@ -242,7 +258,7 @@ function checkpointed(
   for (const [, { adapters }] of adaptables(layer)) for (const part of adapters.parts.values()) captures.push(...part.tensors);
   const trained = captures.filter((tensor) => tensor.requiresGrad);
   const inputs = residual ? [x, residual] : [x];
-  const used = [...trained, context.ropeTable, context.cuSeqlens];
+  const used = [...trained, ...context.ropeTables, context.cuSeqlens];
   return checkpoint((x, residual) => layer.forward(x!, residual, context), inputs, used, offload) as [Tensor, Tensor];
 }
 

@@ -4,29 +4,40 @@ import { readGenerationConfig } from "../generate/options.js";
 import { Keys, noteUnread, type OnNote } from "../notes.js";
 import { type Device, getDevice } from "../tensor/device.js";
 import type { Tokenizer } from "../text/tokenizer.js";
-import type { CausalLM, ModelParts } from "./causal-lm.js";
+import type { CausalLM } from "./causal-lm.js";
 import type { DecoderConfig } from "./config.js";
 import { ConfigReader } from "./config-reader.js";
+import type { ModelFamily } from "./family.js";
 import { initialWeights } from "./from-config.js";
 import { construct, type FromPretrainedOptions, loadPretrained, type MathDType, usesBf16 } from "./from-pretrained.js";
-import type { WeightLayout } from "./layout.js";
-import { readLlamaConfig } from "./llama/config.js";
-import { LlamaForCausalLM } from "./llama/model.js";
-import { llamaWeights } from "./llama/weights.js";
-import { readQwen2Config } from "./qwen2/config.js";
-import { Qwen2ForCausalLM } from "./qwen2/model.js";
-import { qwen2Weights } from "./qwen2/weights.js";
-
-/** What a family gives the registry. */
-export interface ModelFamily {
-  readConfig(config: ConfigReader): DecoderConfig;
-  model: new (parts: ModelParts) => CausalLM;
-  weights: WeightLayout;
-}
+import { gemma2 } from "./gemma2/model.js";
+import { gemma3Text } from "./gemma3_text/model.js";
+import { granite } from "./granite/model.js";
+import { llama } from "./llama/model.js";
+import { mistral } from "./mistral/model.js";
+import { olmo2 } from "./olmo2/model.js";
+import { phi3 } from "./phi3/model.js";
+import { qwen2 } from "./qwen2/model.js";
+import { qwen3 } from "./qwen3/model.js";
+import { smollm3 } from "./smollm3/model.js";
 
 const FAMILIES: Readonly<Record<string, ModelFamily>> = {
-  llama: { readConfig: readLlamaConfig, model: LlamaForCausalLM, weights: llamaWeights },
-  qwen2: { readConfig: readQwen2Config, model: Qwen2ForCausalLM, weights: qwen2Weights },
+  gemma2,
+  gemma3_text: gemma3Text,
+  granite,
+  llama,
+  mistral,
+  olmo2,
+  phi3,
+  qwen2,
+  qwen3,
+  smollm3,
+};
+
+/** What to do about a `model_type` that holds more than a language model. */
+const REMEDIES: Readonly<Record<string, string>> = {
+  gemma3:
+    "This checkpoint reads images too. Save its text model alone, in Python with transformers: m = Gemma3ForConditionalGeneration.from_pretrained(ID); t = Gemma3ForCausalLM(m.config.get_text_config()); t.model.load_state_dict(m.model.language_model.state_dict()); t.save_pretrained(FOLDER). Loading ID as Gemma3ForCausalLM would leave the weights random.",
 };
 
 /** Values of `model_type` that can be loaded. */
@@ -50,13 +61,13 @@ export function resolveConfig(json: Readonly<Record<string, unknown>>): Resolved
       "UNSUPPORTED",
       `config.json: model_type ${JSON.stringify(type)?.slice(0, 100)} is not supported: this version runs ${supportedModelTypes().join(", ")}`,
       {
-        hint: "Choose a model of one of these families.",
+        hint: REMEDIES[String(type)] ?? "Choose a model of one of these families.",
         details: { modelType: type, supported: supportedModelTypes() },
       },
     );
   }
-  const reader = new ConfigReader({ ...json });
-  return { family, config: family.readConfig(reader), unread: reader.unread() };
+  const reader = new ConfigReader({ ...family.defaults, ...json });
+  return { family, config: { ...family.readConfig(reader), json }, unread: reader.unread() };
 }
 
 export interface FromConfigOptions {

@@ -10,31 +10,41 @@ import { Adaptable, BASE_ONLY, byRange } from "./adapter-slot.js";
 import { addDelta, gain, scaleColumns } from "./dora.js";
 import type { ForwardMode } from "./linear.js";
 
+/** What embeddings are multiplied with, in the two kinds of math: some models round this number as they do their activations. */
+export interface EmbeddingScale {
+  float32: number;
+  bfloat16: number;
+}
+
 /** A table of rows [vocab, d], in whatever dtype the checkpoint has. */
 export class Embedding extends Adaptable {
   weight: Tensor;
+  readonly scale: EmbeddingScale;
 
-  constructor(weight: Tensor) {
+  constructor(weight: Tensor, scale: EmbeddingScale = { float32: 1, bfloat16: 1 }) {
     super();
     this.weight = weight;
+    this.scale = scale;
   }
 
   /** ids int32 [T] → float32 [T, d]. */
   forward(ids: Tensor, mode: ForwardMode): Tensor {
-    const lookUp = ([ids]: readonly Tensor[], names: readonly string[]) => [this.#lookUp(ids!, names)];
+    const factor = mode.bf16 ? this.scale.bfloat16 : this.scale.float32;
+    const lookUp = ([ids]: readonly Tensor[], names: readonly string[]) => [this.#lookUp(ids!, names, factor)];
     return byRange(mode.adapters ?? BASE_ONLY, [this.adapters], [ids], lookUp)[0]!;
   }
 
-  #lookUp(ids: Tensor, names: readonly string[]): Tensor {
+  /** Of the changed table, so that an adapter's part is multiplied as well. */
+  #lookUp(ids: Tensor, names: readonly string[], factor: number): Tensor {
     const parts = this.adapters.of(names);
     const table = parts.find(({ weight }) => weight)?.weight ?? this.weight;
-    let y = embedding(table, ids);
+    let y = embedding(table, ids, factor);
     const plain = y;
     for (const { pair, rows } of parts) {
       for (const delta of [pair?.delta(), rows?.delta(table)]) {
         if (!delta) continue;
         // A row of b a is the row of b, times a. PEFT drops nothing here.
-        const change = scale(matmul(embedding(delta.b, ids), delta.a), delta.scale);
+        const change = scale(matmul(embedding(delta.b, ids), delta.a), delta.scale * factor);
         y = add(y, pair?.magnitude ? this.#turned(table, plain, change, pair, delta) : change);
       }
     }

@@ -2,12 +2,18 @@ import { defineOp } from "../autograd/op.js";
 import { Tensor } from "../tensor/tensor.js";
 import { enqueue, mismatch } from "./kernel.js";
 
+export interface RopeTableOptions {
+  scaling?: number;
+  /** Where the rotations are written; default: a new tensor. */
+  into?: Tensor;
+}
+
 /**
  * The rotations of T positions: float32 [T, 2h], h cosines, then h sines of position * invFreq, both times `scaling`
  * (YaRN's attention factor). Made once per forward pass. positions int32 [T], invFreq float32 [h].
  */
-export function ropeTable(positions: Tensor, invFreq: Tensor, scaling = 1): Tensor {
-  const table = Tensor.empty([positions.size, 2 * invFreq.size], { device: positions.device });
+export function ropeTable(positions: Tensor, invFreq: Tensor, { scaling = 1, into }: RopeTableOptions = {}): Tensor {
+  const table = into ?? Tensor.empty([positions.size, 2 * invFreq.size], { device: positions.device });
   enqueue(table, (k, d) => k.ropeTable(d, table.handle, positions.handle, invFreq.handle, scaling));
   return table;
 }

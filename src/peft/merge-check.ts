@@ -86,8 +86,9 @@ export function tryTable(embedding: Embedding, names: readonly string[], exact: 
   const ids = Int32Array.from([...trained, ...random].slice(0, ROWS));
   const sums = scope(() => {
     const index = Tensor.from(ids, [ROWS], { device: exact.device });
+    const { float32 } = embedding.scale;
     const wanted = embedding.forward(index, { adapters: { names } });
-    return compare(embedding.forward(index, {}), wanted, lookUp(exact, index), lookUp(merged, index));
+    return compare(embedding.forward(index, {}), wanted, lookUp(exact, index, float32), lookUp(merged, index, float32));
   });
   return { path, dtype: merged.dtype, elements: exact.size, ...sums };
 }

@@ -31,10 +31,20 @@ export interface StepReport extends OptimizerReport {
 export function toDevice(tokens: PackedTokens, device: Device): { batch: Batch; labels: Tensor } {
   const ints = (values: Int32Array) => Tensor.from(values, [values.length], { device });
   let maxSeqlen = 0;
-  for (let i = 1; i < tokens.cuSeqlens.length; i++)
-    maxSeqlen = Math.max(maxSeqlen, tokens.cuSeqlens[i]! - tokens.cuSeqlens[i - 1]!);
+  const sequences: { tokens: number; context: number }[] = [];
+  for (let i = 1; i < tokens.cuSeqlens.length; i++) {
+    const [begin, end] = [tokens.cuSeqlens[i - 1]!, tokens.cuSeqlens[i]!];
+    maxSeqlen = Math.max(maxSeqlen, end - begin);
+    sequences.push({ tokens: end - begin, context: end > begin ? tokens.positions[end - 1]! + 1 : 0 });
+  }
   return {
-    batch: { inputIds: ints(tokens.inputIds), positions: ints(tokens.positions), cuSeqlens: ints(tokens.cuSeqlens), maxSeqlen },
+    batch: {
+      inputIds: ints(tokens.inputIds),
+      positions: ints(tokens.positions),
+      cuSeqlens: ints(tokens.cuSeqlens),
+      maxSeqlen,
+      sequences,
+    },
     labels: ints(tokens.labels),
   };
 }

@@ -1,6 +1,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { Attention } from "../../src/models/attention.js";
 import type { CausalLM } from "../../src/models/causal-lm.js";
 import { AutoModelForCausalLM } from "../../src/models/registry.js";
 import { AdapterPart, LoraPair } from "../../src/nn/adapter-part.js";
@@ -44,7 +45,7 @@ const llama = join(goldenFolder("models"), "llama", "model");
 describe.skipIf(!existsSync(llama))("adapters in generation", () => {
   it("are captured when the call is made, and mix with nothing", async () => {
     await using model = await AutoModelForCausalLM.fromPretrained(llama, { dtype: "float32" });
-    const { qProj, vProj } = model.model.layers[1]!.selfAttn;
+    const { qProj, vProj } = model.model.layers[1]!.selfAttn as Attention;
     for (const [layer, seed] of [
       [qProj, 1],
       [vProj, 2],

@@ -1,4 +1,4 @@
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { ConfigReader } from "../../src/models/config-reader.js";
@@ -15,9 +15,10 @@ const llama = {
   rope_theta: 10000,
 };
 
+const models = goldenFolder("models");
+
 describe("config.json", () => {
-  const models = goldenFolder("models");
-  it.for(["llama", "llama_rope3_tied", "llama_bias", "llama_sharded", "llama_bf16", "qwen2"])(
+  it.for(readdirSync(models).filter((name) => existsSync(join(models, name, "model", "config.v4.json"))))(
     "%s reads the same in the keys of transformers 4 and 5",
     (name, { skip }) => {
       const folder = join(models, name, "model");
@@ -37,7 +38,7 @@ describe("config.json", () => {
       rmsNormEps: 1e-6,
       tieWordEmbeddings: false,
       bias: { qkv: false, o: false, mlp: false },
-      rope: { type: "default", theta: 10000, rotaryDims: 16 },
+      ropes: [{ type: "default", theta: 10000, rotaryDims: 16 }],
       quantization: undefined,
     });
   });
@@ -46,18 +47,42 @@ describe("config.json", () => {
     [
       "an unknown family, listing the supported ones",
       { model_type: "mamba" },
-      /model_type "mamba" is not supported.*llama, qwen2/,
+      /model_type "mamba" is not supported.*gemma2, gemma3_text, granite, llama, mistral, olmo2, phi3, qwen2, qwen3, smollm3/,
+    ],
+    [
+      "a model that reads images, with the way to its text model",
+      { model_type: "gemma3" },
+      /model_type "gemma3" is not supported/,
     ],
     ["no family", { model_type: undefined }, /is not supported/],
     ["another activation", { hidden_act: "gelu" }, /hidden_act: "gelu"/],
     ["soft caps", { final_logit_softcapping: 30 }, /final_logit_softcapping: 30/],
     ["interleaved rotary halves", { rope_interleaved: true }, /rope_interleaved: true/],
     [
-      "an active window",
-      { model_type: "qwen2", use_sliding_window: true, sliding_window: 64, max_window_layers: 1 },
-      /use_sliding_window/,
+      "other layer types",
+      { model_type: "qwen2", num_key_value_heads: 2, layer_types: ["full_attention", "linear_attention"] },
+      /layer_types: layers that are neither/,
     ],
-    ["other layer types", { layer_types: ["full_attention", "linear_attention"] }, /layer_types/],
+    [
+      "a window in llama's layers",
+      { layer_types: ["full_attention", "sliding_attention"] },
+      /layer_types: layers that are not full_attention/,
+    ],
+    [
+      "layers with a window that is not given",
+      { model_type: "qwen3", num_key_value_heads: 2, layer_types: ["full_attention", "sliding_attention"] },
+      /sliding_window is missing/,
+    ],
+    [
+      "layer types of another number of layers",
+      { model_type: "qwen3", num_key_value_heads: 2, layer_types: ["full_attention"] },
+      /layer_types must name 2 layers, not 1/,
+    ],
+    [
+      "alternating layers in mistral",
+      { model_type: "mistral", num_key_value_heads: 2, layer_types: ["full_attention", "sliding_attention"] },
+      /layer_types/,
+    ],
     [
       "8-bit weights",
       { quantization_config: { quant_method: "bitsandbytes", load_in_8bit: true } },
@@ -66,8 +91,8 @@ describe("config.json", () => {
     ["other quantisation", { quantization_config: { quant_method: "gptq" } }, /quant_method: "gptq"/],
     [
       "several things at once",
-      { hidden_act: "relu", rope_scaling: { type: "dynamic", factor: 2 } },
-      /hidden_act: "relu".*rope_scaling.rope_type: "dynamic"/,
+      { hidden_act: "relu", rope_scaling: { type: "ntk", factor: 2 } },
+      /hidden_act: "relu".*rope_scaling.rope_type: "ntk"/,
     ],
     ["missing sizes, all of them", { hidden_size: undefined, vocab_size: null }, /hidden_size is missing.*vocab_size is missing/],
     ["wrong types", { num_hidden_layers: "two" }, /num_hidden_layers must be an integer from 1 to 4096, not "two"/],
@@ -88,9 +113,22 @@ describe("config.json", () => {
     ]);
   });
 
-  it("accepts a window that no layer uses, and pretraining_tp", () => {
-    const unused = { use_sliding_window: true, sliding_window: 64, max_window_layers: 2 };
-    expect(resolveConfig({ ...llama, model_type: "qwen2", ...unused }).config.bias.qkv).toBe(true);
-    expect(resolveConfig({ ...llama, pretraining_tp: 2 }).config.numLayers).toBe(2);
+  it("reads windows", () => {
+    const windows = (change: Record<string, unknown>) =>
+      resolveConfig({ ...llama, num_key_value_heads: 2, ...change }).config.layers.map(({ window }) => window);
+    const qwen2 = { model_type: "qwen2", use_sliding_window: true, sliding_window: 64 };
+    expect(windows({ ...qwen2, max_window_layers: 2 })).toEqual([undefined, undefined]);
+    expect(windows({ ...qwen2, max_window_layers: 1 })).toEqual([undefined, 64]);
+    expect(windows({ ...qwen2, use_sliding_window: false, max_window_layers: 0 })).toEqual([undefined, undefined]);
+    expect(windows({ ...qwen2, layer_types: ["sliding_attention", "full_attention"] })).toEqual([64, undefined]);
+    // The absent key has a default, null says that there is none.
+    expect(windows({ model_type: "mistral" })).toEqual([4096, 4096]);
+    expect(windows({ model_type: "mistral", sliding_window: null })).toEqual([undefined, undefined]);
+  });
+
+  it("accepts pretraining_tp, and keeps the file's own keys to be saved", () => {
+    const { config } = resolveConfig({ ...llama, pretraining_tp: 2 });
+    expect(config.numLayers).toBe(2);
+    expect(config.json).toEqual({ ...llama, pretraining_tp: 2 });
   });
 });

@@ -77,17 +77,68 @@ describe("rope parameters", () => {
   });
 
   it.each([
-    ["an unknown type", { rope_scaling: { type: "longrope", factor: 2 } }, /rope_scaling\.rope_type: "longrope"/],
-    ["dynamic", { rope_parameters: { rope_type: "dynamic", factor: 2 } }, /rope_parameters\.rope_type: "dynamic"/],
+    ["an unknown type", { rope_scaling: { type: "ntk", factor: 2 } }, /rope_scaling\.rope_type: "ntk"/],
+    [
+      "longrope with factors for another head",
+      { rope_parameters: { rope_type: "longrope", short_factor: [1, 2], long_factor: Array(8).fill(2) } },
+      /rope_parameters\.short_factor must be a list of 8 numbers/,
+    ],
+    [
+      "longrope with a factor that is none",
+      { rope_parameters: { rope_type: "longrope", short_factor: Array(8).fill(1), long_factor: [0, ...Array(7).fill(2)] } },
+      /rope_parameters\.long_factor must be a list of 8 numbers above 0/,
+    ],
+    [
+      "dynamic without room to stretch",
+      { partial_rotary_factor: 0.125, rope_scaling: { type: "dynamic", factor: 2 } },
+      /head_dim must give more than 2/,
+    ],
     [
       "types by layer",
       { rope_parameters: { rope_type: "x", sliding_attention: {} } },
       /rope_parameters: one rope per layer type/,
     ],
-    ["an odd number of dimensions", { partial_rotary_factor: 0.2 }, /gives 3 rotary dimensions; it must be even/],
+    ["more dimensions than a head has", { partial_rotary_factor: 1.07 }, /gives 17 rotary dimensions; a head has 16/],
     ["one rope per layer type", { rope_parameters: { full_attention: { rope_type: "default" } } }, /one rope per layer type/],
   ])("refuses %s by name", (_, json, message) => {
     expect(() => read(json)).toThrow(message);
+  });
+
+  it("rounds an odd number of rotary dimensions up, as transformers does", () => {
+    const frequencies = inverseFrequencies(read({ partial_rotary_factor: 0.2 }));
+    expect(Array.from(frequencies, (x) => x.toFixed(6))).toEqual(["1.000000", (10000 ** (-2 / 3)).toFixed(6)]);
+  });
+
+  it("dynamic lowers the frequencies of sequences beyond the context", () => {
+    const rope = read({ rope_parameters: { rope_type: "dynamic", factor: 3, rope_theta: 500 } });
+    const plain = Array.from({ length: 8 }, (_, i) => 500 ** (-(2 * i) / 16));
+    const close = (length: number, expected: number[]) => {
+      for (const [i, got] of inverseFrequencies(rope, length).entries()) expect(got / expected[i]!).toBeCloseTo(1, 5);
+    };
+    close(1, plain);
+    close(128, plain);
+    const theta = 500 * ((3 * 200) / 128 - 2) ** (16 / 14);
+    close(
+      200,
+      plain.map((_, i) => theta ** (-(2 * i) / 16)),
+    );
+    expect(rope.attentionScaling).toBe(1);
+  });
+
+  it("longrope divides by one list up to the original context, by the other beyond", () => {
+    const [short, long] = [Array.from({ length: 8 }, (_, i) => 1 + i / 10), Array.from({ length: 8 }, (_, i) => 2 + i)];
+    const scaling = { type: "longrope", short_factor: short, long_factor: long };
+    const rope = read({ rope_scaling: scaling, original_max_position_embeddings: 32 });
+    for (const [length, factors] of [
+      [32, short],
+      [33, long],
+    ] as const)
+      for (const [i, got] of inverseFrequencies(rope, length).entries())
+        expect(got * factors[i]! * 10000 ** ((2 * i) / 16)).toBeCloseTo(1, 5);
+    expect(rope.attentionScaling).toBeCloseTo(Math.sqrt(1 + Math.log(128 / 32) / Math.log(32)), 12);
+    const scaled = (more: object) => read({ rope_scaling: { ...scaling, ...more }, original_max_position_embeddings: 32 });
+    expect(scaled({ attention_factor: 1.5 }).attentionScaling).toBe(1.5);
+    expect(scaled({ factor: 1 }).attentionScaling).toBe(1);
   });
 
   it("names missing factors", () => {

@@ -46,7 +46,7 @@ describe("saving", () => {
   const load = (folder: string, options: Parameters<typeof AutoModelForCausalLM.fromPretrained>[1] = {}) =>
     AutoModelForCausalLM.fromPretrained(folder, { dtype: "float32", ...options });
 
-  it.for(["llama", "llama_bf16", "llama_bias", "llama_rope3_tied", "qwen2"])(
+  it.for(["llama", "llama_bf16", "llama_bias", "llama_rope3_tied", "qwen2", "qwen3", "mistral", "gemma2", "phi3"])(
     "gives back the very tensors that were loaded: %s",
     async (name, { skip }) => {
       const folder = join(models, name, "model");

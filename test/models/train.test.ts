@@ -1,5 +1,6 @@
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { valueAndGrad } from "../../src/autograd/tape.js";
+import type { Attention } from "../../src/models/attention.js";
 import { packSequences } from "../../src/models/batch.js";
 import type { CausalLM, ForwardOptions } from "../../src/models/causal-lm.js";
 import { AutoModelForCausalLM } from "../../src/models/registry.js";
@@ -9,6 +10,7 @@ import { ParameterArena } from "../../src/optim/arena.js";
 import { getDevice } from "../../src/tensor/device.js";
 import { scope } from "../../src/tensor/scope.js";
 import { Tensor } from "../../src/tensor/tensor.js";
+import { FAMILY_CONFIGS } from "./family-table.js";
 
 const base = {
   vocab_size: 17,
@@ -46,17 +48,13 @@ function loss(model: CausalLM, options: ForwardOptions = {}): Tensor {
   return weightedSum(model.tokenLogProb(hidden, target).value, -1 / 9);
 }
 
-describe.each([
-  ["llama", { model_type: "llama", tie_word_embeddings: false, attention_bias: true, mlp_bias: true }],
-  ["llama with a tied head", { model_type: "llama", tie_word_embeddings: true }],
-  ["qwen2 with a tied head", { model_type: "qwen2", tie_word_embeddings: true }],
-])("training every parameter of %s", (_, family) => {
+describe.each(FAMILY_CONFIGS)("training every parameter of %s", (_, json) => {
   let model: CausalLM;
   let arena: ParameterArena;
   let before: number;
   beforeEach(() => {
     before = getDevice().memory.live;
-    model = AutoModelForCausalLM.fromConfig({ ...base, ...family }, { seed: 7, dtype: "float32" });
+    model = AutoModelForCausalLM.fromConfig(json, { seed: 7, dtype: "float32" });
     arena = train(model);
   });
   afterEach(() => {
@@ -108,7 +106,7 @@ describe.each([
 it("a model with 4-bit weights cannot be trained as a whole", async () => {
   const model = AutoModelForCausalLM.fromConfig({ ...base, model_type: "llama" });
   const { Weight } = await import("../../src/quant/weight.js");
-  const { qProj } = model.model.layers[0]!.selfAttn;
+  const { qProj } = model.model.layers[0]!.selfAttn as Attention;
   const dense = qProj.weight;
   qProj.weight = Weight.quantize4bit(dense.dense!);
   dense.dispose();

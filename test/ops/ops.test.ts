@@ -74,7 +74,7 @@ describe("rope", () => {
       const invFreq = Float32Array.of(1, 0.1, 0.003);
       const p = { x: normal([tokens, heads, d], 1) };
       const { y, dy, gradients } = await differentiate(p, ({ x }) =>
-        rope(x, ropeTable(int32(positions), Tensor.from(invFreq, [3]), 1.2)),
+        rope(x, ropeTable(int32(positions), Tensor.from(invFreq, [3]), { scaling: 1.2 })),
       );
       const forward = (x: ArrayLike<number>) => layers.rope(x, positions, invFreq, heads, d, 1.2);
       expect(relativeError(y, forward(p.x.values))).toBeLessThan(1e-4); // the angle is float32

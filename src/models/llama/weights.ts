@@ -1,3 +1,3 @@
-import { decoderTensors, IGNORED_TENSORS, type WeightLayout } from "../layout.js";
+import { weightLayout } from "../layout.js";
 
-export const llamaWeights: WeightLayout = { tensors: decoderTensors, ignored: IGNORED_TENSORS };
+export const llamaWeights = weightLayout();

@@ -251,7 +251,7 @@ const OPS: Readonly<Record<string, Forward>> = {
     const x = b.tensor("x", [batch * length, heads, dim]);
     const positions = b.tensor("positions", [batch * length]);
     const invFreq = b.tensor("inv_freq");
-    return () => rope(x, ropeTable(positions, invFreq, attrs.attentionScaling ?? 1));
+    return () => rope(x, ropeTable(positions, invFreq, { scaling: attrs.attentionScaling ?? 1 }));
   },
   swiglu: gluForward("silu"),
   geglu: gluForward("gelu_tanh"),

@@ -1,0 +1,64 @@
+import { roundToBfloat16 } from "../../half.js";
+import {
+  type DecoderConfig,
+  type LayerConfig,
+  type LayerType,
+  optionalPositive,
+  readDecoderConfig,
+  readLayerTypes,
+  readWindow,
+} from "../config.js";
+import type { ConfigReader } from "../config-reader.js";
+
+export const gemma2Defaults = {
+  attn_logit_softcapping: 50,
+  final_logit_softcapping: 30,
+  head_dim: 256,
+  hidden_activation: "gelu_pytorch_tanh",
+  max_position_embeddings: 8192,
+  num_key_value_heads: 4,
+  query_pre_attn_scalar: 256,
+  rms_norm_eps: 1e-6,
+  sliding_window: 4096,
+  tie_word_embeddings: true,
+};
+
+/** Gemma 2: capped scores and logits, GELU, norms that count from one, and a window in every other layer. */
+export function readGemma2Config(config: ConfigReader): DecoderConfig {
+  const attention = config.boolean("attention_bias", false);
+  const decoder = readDecoderConfig(config, {
+    architecture: "Gemma2ForCausalLM",
+    bias: { qkv: attention, o: attention, mlp: false },
+    activationKey: "hidden_activation",
+    computes: ["attn_logit_softcapping", "final_logit_softcapping", "layer_types"],
+  });
+  const layers = readGemmaLayers(config, decoder.numLayers, 2).map(({ window }) => ({ window, rope: 0 }));
+  const gemma = { ...decoder, ...readGemma(config, decoder.hiddenSize), layers };
+  gemma.attention.softcap = optionalPositive(config, "attn_logit_softcapping");
+  config.finish("config.json of this gemma2 model");
+  return gemma;
+}
+
+/** What Gemma 2 and 3 share. */
+export function readGemma(config: ConfigReader, hiddenSize: number) {
+  const scale = Math.fround(Math.sqrt(hiddenSize));
+  config.accept("mlp_bias", [false]);
+  return {
+    normUnitOffset: true,
+    attention: { scale: config.positive("query_pre_attn_scalar", 256) ** -0.5, softcap: undefined as number | undefined },
+    // transformers rounds it to the dtype of the embedding.
+    embeddingScale: { float32: scale, bfloat16: roundToBfloat16(scale) },
+    logits: { scale: 1, softcap: optionalPositive(config, "final_logit_softcapping") },
+  };
+}
+
+/** Layers with the window, but for each last of `pattern` where `layer_types` does not say otherwise. */
+export function readGemmaLayers(
+  config: ConfigReader,
+  count: number,
+  pattern: number,
+): (Pick<LayerConfig, "window"> & { type: LayerType })[] {
+  const window = readWindow(config);
+  const types = readLayerTypes(config, count, window, (i) => ((i + 1) % pattern ? "sliding_attention" : "full_attention"));
+  return types.map((type) => ({ type, window: type === "sliding_attention" ? window : undefined }));
+}

@@ -1,0 +1,3 @@
+import { weightLayout } from "../layout.js";
+
+export const mistralWeights = weightLayout();

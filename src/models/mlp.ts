@@ -1,0 +1,67 @@
+/** Gated MLPs (path `mlp`): down(activation(gate(x)) · up(x)). */
+import { type ForwardMode, type Linear, linear } from "../nn/linear.js";
+import { Module } from "../nn/module.js";
+import { splitColumns } from "../ops/columns.js";
+import { glu } from "../ops/glu.js";
+import type { Tensor } from "../tensor/tensor.js";
+import type { DecoderConfig } from "./config.js";
+import { linearOf } from "./from-weights.js";
+import type { LayerContext } from "./layer-context.js";
+import type { ModelWeights } from "./loader.js";
+
+export abstract class MlpBase extends Module {
+  abstract readonly downProj: Linear;
+  protected readonly path: string;
+
+  constructor(
+    protected readonly config: DecoderConfig,
+    layer: number,
+  ) {
+    super();
+    this.path = `model.layers.${layer}.mlp`;
+  }
+
+  protected abstract gateAndUp(x: Tensor, mode: ForwardMode): readonly Tensor[];
+
+  /** x [T, hidden] → the same shape. */
+  forward(x: Tensor, { mode }: LayerContext): Tensor {
+    const [gate, up] = this.gateAndUp(x, mode);
+    return linear(glu(gate!, up!, this.config.activation), [this.downProj], mode, `${this.path}.down_proj`)[0]!;
+  }
+}
+
+/** A linear each for gate and up. */
+export class Mlp extends MlpBase {
+  readonly gateProj: Linear;
+  readonly upProj: Linear;
+  readonly downProj: Linear;
+
+  constructor(config: DecoderConfig, layer: number, weights: ModelWeights) {
+    super(config, layer);
+    this.gateProj = linearOf(weights, `${this.path}.gate_proj`);
+    this.upProj = linearOf(weights, `${this.path}.up_proj`);
+    this.downProj = linearOf(weights, `${this.path}.down_proj`);
+  }
+
+  protected override gateAndUp(x: Tensor, mode: ForwardMode): readonly Tensor[] {
+    return linear(x, [this.gateProj, this.upProj], mode, `${this.path}.gate_up`);
+  }
+}
+
+/** One linear whose rows are those of gate, then up. */
+export class FusedMlp extends MlpBase {
+  readonly gateUpProj: Linear;
+  readonly downProj: Linear;
+
+  constructor(config: DecoderConfig, layer: number, weights: ModelWeights) {
+    super(config, layer);
+    this.gateUpProj = linearOf(weights, `${this.path}.gate_up_proj`);
+    this.downProj = linearOf(weights, `${this.path}.down_proj`);
+  }
+
+  protected override gateAndUp(x: Tensor, mode: ForwardMode): readonly Tensor[] {
+    const { intermediateSize } = this.config;
+    const [fused] = linear(x, [this.gateUpProj], mode, `${this.path}.gate_up_proj`);
+    return splitColumns(fused!, [intermediateSize, intermediateSize]);
+  }
+}

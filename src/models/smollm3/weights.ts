@@ -1,0 +1,3 @@
+import { weightLayout } from "../layout.js";
+
+export const smollm3Weights = weightLayout();

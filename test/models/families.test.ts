@@ -1,0 +1,119 @@
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { KvCache } from "../../src/generate/kv-cache.js";
+import { packSequences } from "../../src/models/batch.js";
+import type { CausalLM } from "../../src/models/causal-lm.js";
+import { AutoModelForCausalLM, resolveConfig, supportedModelTypes } from "../../src/models/registry.js";
+import { Linear } from "../../src/nn/linear.js";
+import { getPeftModel } from "../../src/peft/peft-model.js";
+import { scope } from "../../src/tensor/scope.js";
+import type { Tensor } from "../../src/tensor/tensor.js";
+import { leavesNothing } from "../tensor/live.js";
+import { FAMILY_CONFIGS } from "./family-table.js";
+
+const sequences = [
+  [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9],
+  [2, 7, 1, 8, 2, 8],
+];
+
+const values = async (make: () => Tensor) => {
+  using tensor = scope(make);
+  return await tensor.readFloat32();
+};
+const logits = (model: CausalLM, rows: readonly (readonly number[])[] = sequences) =>
+  values(() => model.logits(model.hiddenStates(packSequences(rows, model.device))));
+const distance = (a: Float32Array, b: Float32Array) => {
+  expect(a.length).toBe(b.length);
+  return a.reduce((worst, x, i) => Math.max(worst, Math.abs(x - b[i]!)), 0);
+};
+const largest = (a: Float32Array) => a.reduce((worst, x) => Math.max(worst, Math.abs(x)), 0);
+
+it("every family is in the table", () => {
+  expect(new Set(FAMILY_CONFIGS.map(([, { model_type }]) => model_type))).toEqual(new Set(supportedModelTypes()));
+});
+
+describe.each(FAMILY_CONFIGS)("%s", (_, json) => {
+  const make = () => AutoModelForCausalLM.fromConfig(json, { seed: 3, dtype: "float32" });
+  let folder: string;
+  beforeAll(() => {
+    folder = mkdtempSync(join(tmpdir(), "lowrank-family-"));
+  });
+  afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+  it("has no key without effect, the family's defaults included", () => expect(resolveConfig(json).unread).toEqual([]));
+
+  it("packed sequences see nothing of each other", () =>
+    leavesNothing(async () => {
+      await using model = make();
+      const alone = await Promise.all(sequences.map((ids) => logits(model, [ids])));
+      const packed = await logits(model);
+      expect(largest(packed)).toBeGreaterThan(0.1);
+      expect(distance(packed, Float32Array.from(alone.flatMap((rows) => [...rows])))).toBeLessThan(1e-5);
+    }));
+
+  it("through the cache, in chunks and token by token, gives the logits of the whole", () =>
+    leavesNothing(async () => {
+      await using model = make();
+      const decoder = model.decoder(null);
+      using cache = new KvCache(decoder.kvShape, sequences.length);
+      const lengths = sequences.map((ids) => ids.length);
+      const done = [0, 0];
+      for (const take of [[5, 2], [4, 3], ...Array.from({ length: 6 }, () => [1, 1])]) {
+        const tokens = sequences.map((ids, i) => ids.slice(done[i], done[i]! + take[i]!));
+        for (const [i, ids] of tokens.entries()) done[i]! += ids.length;
+        const got = await values(() => decoder.step(tokens, cache, lengths));
+        let row = 0;
+        for (const [i, ids] of tokens.entries()) {
+          if (ids.length === 0) continue;
+          const hidden = (await logits(model, [sequences[i]!])).subarray((done[i]! - 1) * 17, done[i]! * 17);
+          expect(distance(got.subarray(row * 17, ++row * 17), hidden)).toBeLessThan(1e-5);
+        }
+      }
+      expect(done).toEqual(lengths);
+    }));
+
+  it("is saved and loaded with the same bytes, in 4 bits when asked", () =>
+    leavesNothing(async () => {
+      const expected = await (async () => {
+        await using model = make();
+        await model.savePretrained(join(folder, "dense"));
+        return await logits(model);
+      })();
+      await using again = await AutoModelForCausalLM.fromPretrained(join(folder, "dense"), { dtype: "float32" });
+      expect(await logits(again)).toEqual(expected);
+
+      await using small = await AutoModelForCausalLM.fromPretrained(join(folder, "dense"), {
+        dtype: "float32",
+        loadIn4bit: true,
+      });
+      for (const [path, module] of small.modules())
+        if (module instanceof Linear) expect([path, module.weight.kind]).toEqual([path, path === "lm_head" ? "dense" : "4bit"]);
+      const rounded = await logits(small);
+      expect(distance(rounded, expected)).toBeGreaterThan(1e-4);
+      await small.savePretrained(join(folder, "4bit"));
+      await using stored = await AutoModelForCausalLM.fromPretrained(join(folder, "4bit"), { dtype: "float32" });
+      expect(await logits(stored)).toEqual(rounded);
+      await small.savePretrained(join(folder, "dequantized"), { dtype: "float32" });
+      await using wide = await AutoModelForCausalLM.fromPretrained(join(folder, "dequantized"), { dtype: "float32" });
+      expect(distance(await logits(wide), rounded)).toBeLessThan(2e-5);
+    }));
+
+  it("adapters on all linears and the embedding act as what merging them gives", () =>
+    leavesNothing(async () => {
+      await using model = make();
+      const base = await logits(model);
+      const names = [...model.modules()].flatMap(([path, module]) =>
+        module instanceof Linear && path !== "lm_head" ? [path.split(".").at(-1)!] : [],
+      );
+      const targetModules = [...new Set(names), "embed_tokens"];
+      await using peft = getPeftModel(model, { r: 2, loraAlpha: 2, targetModules, initLoraWeights: false }, { seed: 5 });
+      const adapted = await logits(model);
+      expect(distance(adapted, base)).toBeGreaterThan(1e-3);
+      await peft.mergeAdapter();
+      expect(distance(await logits(model), adapted)).toBeLessThan(5e-5);
+      peft.unmergeAdapter();
+      expect(await logits(model)).toEqual(adapted);
+    }));
+});
