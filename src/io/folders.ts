@@ -5,6 +5,7 @@ import { basename, dirname, join, resolve } from "node:path";
 import { isAlive, thisProcess } from "./process-identity.js";
 
 const TEMP = ".lowrank-tmp-";
+const TEMP_NAME = /^\.lowrank-tmp-(?<pid>\d+)-(?<startTime>\d+)-/;
 
 /** Puts a folder's entries on the disk: what was created, renamed or removed in it. */
 export async function syncFolder(path: string): Promise<void> {
@@ -49,7 +50,7 @@ export async function removeFolder(path: string): Promise<void> {
   const doomed = join(dirname(path), tempName());
   await rename(path, doomed);
   await syncFolder(dirname(path));
-  await rm(doomed, { recursive: true, force: true });
+  await rm(doomed, { recursive: true });
 }
 
 /** One spelling for each place: absolute, with the links of what exists followed. */
@@ -72,8 +73,8 @@ export function tempName(): string {
 export async function removeStale(folder: string): Promise<void> {
   const own = thisProcess();
   for (const name of await readdir(folder)) {
-    const [pid, startTime] = name.startsWith(TEMP) ? name.slice(TEMP.length).split("-") : [];
-    if (pid === undefined || startTime === undefined) continue;
-    if (!isAlive({ ...own, pid: Number(pid), startTime })) await rm(join(folder, name), { recursive: true, force: true });
+    const owner = TEMP_NAME.exec(name)?.groups as { pid: string; startTime: string } | undefined;
+    if (owner && !isAlive({ ...own, ...owner, pid: Number(owner.pid) }))
+      await rm(join(folder, name), { recursive: true, force: true });
   }
 }

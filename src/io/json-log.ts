@@ -1,7 +1,6 @@
 import { type FileHandle, open, readFile } from "node:fs/promises";
-import { dirname, resolve } from "node:path";
+import { resolve } from "node:path";
 import { writeFileDurable } from "./durable.js";
-import { makeFolders, syncFolder } from "./folders.js";
 import { writing } from "./system-errors.js";
 
 /** An append-only file of JSON lines. A line that a kill cut short is dropped when the log is opened again. */
@@ -18,7 +17,6 @@ export class JsonLog {
   static open(file: string, keep: (entry: unknown) => boolean = () => true): Promise<JsonLog> {
     const path = resolve(file);
     return writing(path, async () => {
-      await makeFolders(dirname(path));
       const text = await readFile(path, "utf8").catch((error: NodeJS.ErrnoException) => {
         if (error.code !== "ENOENT") throw error;
         return "";
@@ -30,13 +28,8 @@ export class JsonLog {
         .map((line) => `${line}\n`)
         .join("");
       // Whole or not at all: lines of steps that are done must outlive a kill.
-      if (kept !== text) await writeFileDurable(path, kept);
-      const handle = await open(path, "a");
-      await syncFolder(dirname(path)).catch(async (error) => {
-        await handle.close();
-        throw error;
-      });
-      return new JsonLog(path, handle);
+      await writeFileDurable(path, kept);
+      return new JsonLog(path, await open(path, "a"));
     });
   }
 

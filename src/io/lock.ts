@@ -44,8 +44,7 @@ export function lockFolder(folder: string): Promise<FolderLock> {
 export function assertUnlocked(folder: string): Promise<void> {
   return reading(folder, async () => {
     const path = join(await canonical(folder), NAME);
-    const owner = held.has(path) ? undefined : await readOwner(path);
-    if (owner !== undefined && isHolding(owner)) throw locked(folder, path, owner);
+    if (!held.has(path)) assertNotHeld(folder, path, await readOwner(path));
   });
 }
 
@@ -106,7 +105,7 @@ export async function tidy(folder: string): Promise<void> {
   await removeStale(folder);
   for (const name of await readdir(folder)) {
     const path = join(folder, name);
-    if (!name.startsWith(`${NAME}-`) || name.endsWith(NEXT) || held.has(path)) continue;
+    if (!name.startsWith(`${NAME}-`)) continue;
     const owner = await readOwner(path);
     if (owner === undefined || isHolding(owner)) continue;
     await take(path, folder).then(
@@ -123,12 +122,13 @@ async function take(path: string, folder: string): Promise<FolderLock> {
   const draft = join(dirname(path), tempName());
   let note: string | undefined;
   try {
-    await writeFile(draft, JSON.stringify(own), { flag: "wx" });
+    await writeFile(draft, JSON.stringify(own));
     while (!(await linkNew(draft, path))) {
       const owner = await readOwner(path);
       if (owner === undefined) continue; // released in the meantime
-      if (isHolding(owner)) throw locked(folder, path, owner);
-      if (!(await takeOver(draft, path, folder)) || (await readOwner(path))?.id !== own.id) continue;
+      assertNotHeld(folder, path, owner);
+      await takeOver(draft, path, folder);
+      if ((await readOwner(path))?.id !== own.id) continue;
       note = owner
         ? `took over ${folder} from process ${owner.pid}, which ended without releasing it`
         : `took over ${folder}: its lock file was unreadable`;
@@ -141,27 +141,25 @@ async function take(path: string, folder: string): Promise<FolderLock> {
   const release = () => {
     held.delete(path);
     return writing(path, async () => {
-      if ((await readOwner(path))?.id === own.id) await rm(path, { force: true });
+      if ((await readOwner(path))?.id === own.id) await rm(path);
     });
   };
   return { note, release };
 }
 
-/** Replaces a dead owner's lock file in one step. Only who holds `<path>.next` may, so that no living owner's file is ever moved. */
-async function takeOver(draft: string, path: string, folder: string): Promise<boolean> {
+/**
+ * Replaces a dead owner's lock file in one step, if nobody else is quicker. Only who holds `<path>.next` may, so that no living owner's
+ * file is ever moved.
+ */
+async function takeOver(draft: string, path: string, folder: string): Promise<void> {
   const next = `${path}${NEXT}`;
   if (!(await linkNew(draft, next))) {
-    const rival = await readOwner(next);
-    if (rival !== undefined && isHolding(rival)) throw locked(folder, path, rival);
-    await rm(next, { force: true });
-    return false;
+    assertNotHeld(folder, path, await readOwner(next));
+    return rm(next, { force: true });
   }
   try {
     const owner = await readOwner(path);
-    if (owner === undefined || isHolding(owner)) {
-      await rm(next, { force: true });
-      return false;
-    }
+    if (owner === undefined || isHolding(owner)) return await rm(next, { force: true });
     await rename(next, path).catch((error: NodeJS.ErrnoException) => {
       if (error.code !== "ENOENT") throw error;
     });
@@ -169,7 +167,6 @@ async function takeOver(draft: string, path: string, folder: string): Promise<bo
     await rm(next).catch(() => {}); // ours, and we live: nobody could lock the folder any more
     throw error;
   }
-  return true;
 }
 
 /** Creates a file with its content in one step, or says that one is there. */
@@ -203,10 +200,11 @@ async function readOwner(path: string): Promise<Owner | null | undefined> {
 
 const isHolding = (owner: Owner | null) => owner !== null && isAlive(owner);
 
-function locked(folder: string, path: string, owner: Owner | null): LowrankError {
-  const who =
-    owner === null ? "another process" : `process ${owner.pid}${owner.host === thisProcess().host ? "" : ` on ${owner.host}`}`;
-  return new LowrankError("LOCKED", `${folder} is in use by ${who}`, {
+/** Throws LOCKED where there is an owner and lives. */
+function assertNotHeld(folder: string, path: string, owner: Owner | null | undefined): void {
+  if (!owner || !isAlive(owner)) return;
+  const who = `process ${owner.pid}${owner.host === thisProcess().host ? "" : ` on ${owner.host}`}`;
+  throw new LowrankError("LOCKED", `${folder} is in use by ${who}`, {
     hint: `Wait for it to end or choose another output_dir; if it cannot be running any more, delete ${path}.`,
     details: { folder, lock: path, owner },
   });

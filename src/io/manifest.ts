@@ -26,15 +26,14 @@ export interface Manifest extends ManifestFacts {
   files: Record<string, ManifestFile>;
   checksum: string;
 }
-export interface FolderVerdict {
-  ok: boolean;
-  manifest: Manifest | undefined;
-  /** One sentence for each thing that is wrong. */
-  problems: string[];
-}
+/** `problems`: one sentence for each thing that is wrong. */
+export type FolderVerdict =
+  | { ok: true; manifest: Manifest; problems: string[] }
+  | { ok: false; manifest: Manifest | undefined; problems: string[] };
 
 export function addChecksum(manifest: Omit<Manifest, "checksum">): Manifest {
-  const files = Object.fromEntries(Object.entries(manifest.files).sort(([a], [b]) => (a < b ? -1 : 1)));
+  const names = Object.keys(manifest.files).sort();
+  const files = Object.fromEntries(names.map((name) => [name, manifest.files[name]!]));
   const body = { ...manifest, files };
   return { ...body, checksum: sha256(JSON.stringify(body)) };
 }
@@ -87,8 +86,14 @@ export async function formerManifest(folder: string): Promise<Manifest | undefin
   });
 }
 
-/** Checks a saved folder against its manifest: every listed file is there with its size and SHA-256. Files not listed do not matter. */
-export async function verifyFolder(folder: string): Promise<FolderVerdict> {
+/**
+ * Checks a saved folder against its manifest: every listed file is there with its size and SHA-256. Files not listed do not matter.
+ * @param placeOf the folder in which a file is looked for
+ */
+export async function verifyFolder(
+  folder: string,
+  placeOf: (name: string) => Promise<string> = async () => folder,
+): Promise<FolderVerdict> {
   let manifest: Manifest;
   try {
     manifest = await readManifest(folder);
@@ -96,7 +101,8 @@ export async function verifyFolder(folder: string): Promise<FolderVerdict> {
     return { ok: false, manifest: undefined, problems: [(error as Error).message] };
   }
   const problems: string[] = [];
-  for (const [name, expected] of Object.entries(manifest.files)) problems.push(...(await problemsOf(folder, name, expected)));
+  for (const [name, expected] of Object.entries(manifest.files))
+    problems.push(...(await problemsOf(await placeOf(name), name, expected)));
   return { ok: problems.length === 0, manifest, problems };
 }
 
@@ -128,10 +134,10 @@ async function hashOf(handle: FileHandle): Promise<string> {
   for (;;) {
     const { bytesRead } = await handle.read(buffer, 0, buffer.length).catch((error: NodeJS.ErrnoException) => {
       if (error.code !== "EINTR") throw error;
-      return { bytesRead: -1 }; // a signal came first: again
+      return { bytesRead: undefined }; // a signal came first: again
     });
     if (bytesRead === 0) return hash.digest("hex");
-    if (bytesRead > 0) hash.update(buffer.subarray(0, bytesRead));
+    hash.update(buffer.subarray(0, bytesRead ?? 0));
   }
 }
 

@@ -3,7 +3,7 @@ import { dirname, join } from "node:path";
 import { LowrankError } from "../errors.js";
 import { canonical, syncFolder } from "./folders.js";
 import { exclusive } from "./lock.js";
-import { formerManifest, MANIFEST, type Manifest, problemsOf, readManifest, verifyFolder } from "./manifest.js";
+import { formerManifest, MANIFEST, type Manifest, verifyFolder } from "./manifest.js";
 import { writing } from "./system-errors.js";
 
 /** Inside a folder: its next state, complete and on the disk, on its way into place. */
@@ -26,32 +26,30 @@ export function settleFolder(folder: string): Promise<string[]> {
 export async function finishCommit(path: string): Promise<string[]> {
   if (!(await isPending(path))) return [];
   const commit = join(path, COMMIT);
-  const next = await readManifest(commit).catch((error: Error) => {
-    if (!(error instanceof LowrankError)) throw error;
-    return error;
-  });
   // The manifest moves last: without it only empty folders are left.
-  if (next instanceof LowrankError && next.code === "NOT_FOUND") {
+  if (!(await exists(join(commit, MANIFEST)))) {
     await drop(path);
     return [];
   }
-  const problems = next instanceof LowrankError ? [next.message] : await problemsAnywhere(next, commit, path);
-  if (next instanceof LowrankError || problems.length > 0) {
-    if (!(await verifyFolder(path)).ok) {
-      throw new LowrankError(
-        "CHECKPOINT",
-        `${path} was being replaced when its process ended, and its new files are damaged: ${problems.join("; ")}`,
-        {
-          hint: "Use another checkpoint, or save to the folder again: that replaces both.",
-          details: { path, problems },
-        },
-      );
-    }
-    await drop(path);
-    return problems;
+  // A file may have been moved already: the commit's counts where it is still there.
+  const next = await verifyFolder(commit, async (name) => ((await exists(join(commit, name))) ? commit : path));
+  if (next.ok) {
+    await moveInto(path, next.manifest);
+    return [];
   }
-  await moveInto(path, next);
-  return [];
+  const { problems } = next;
+  if (!(await verifyFolder(path)).ok) {
+    throw new LowrankError(
+      "CHECKPOINT",
+      `${path} was being replaced when its process ended, and its new files are damaged: ${problems.join("; ")}`,
+      {
+        hint: "Use another checkpoint, or save to the folder again: that replaces both.",
+        details: { path, problems },
+      },
+    );
+  }
+  await drop(path);
+  return problems;
 }
 
 /** Moves a complete commit into place; whatever interrupts it, the same call finishes it. */
@@ -72,7 +70,7 @@ export async function moveInto(path: string, next: Manifest): Promise<void> {
   for (const name of Object.keys(former?.files ?? {})) {
     if (Object.hasOwn(next.files, name) || !(await liesInside(path, name))) continue;
     touch(name);
-    await rm(join(path, name), { force: true });
+    await rm(join(path, name)).catch(unlessAbsent);
   }
   for (const folder of touched) await syncFolder(folder);
   await rename(join(commit, MANIFEST), join(path, MANIFEST));
@@ -81,16 +79,8 @@ export async function moveInto(path: string, next: Manifest): Promise<void> {
 
 /** Removes the commit folder. */
 export async function drop(path: string): Promise<void> {
-  await rm(join(path, COMMIT), { recursive: true, force: true });
+  await rm(join(path, COMMIT), { recursive: true });
   await syncFolder(path);
-}
-
-/** A file may have been moved already: the commit's counts where it is still there. */
-async function problemsAnywhere({ files }: Manifest, commit: string, path: string): Promise<string[]> {
-  const problems: string[] = [];
-  for (const [name, expected] of Object.entries(files))
-    problems.push(...(await problemsOf((await exists(join(commit, name))) ? commit : path, name, expected)));
-  return problems;
 }
 
 /** Whether a file's folder is where its name says, not behind a link. */

@@ -36,7 +36,7 @@ export class Reservation {
     if (needed === 0) return new Reservation(undefined, 0);
     await checkSpace(folder, needed);
     const name = join(folder, tempName());
-    const handle = await open(name, "wx");
+    const handle = await open(name, "w");
     try {
       const refusal = allocate(name, needed);
       await unlink(name);
@@ -55,7 +55,7 @@ export class Reservation {
   /** Gives `bytes` back, for those that are about to be written. */
   async give(bytes: number): Promise<void> {
     this.owed += bytes;
-    if (this.left === 0 || this.owed < STEP) return;
+    if (this.owed < STEP) return;
     this.left = Math.max(0, this.left - this.owed);
     this.owed = 0;
     await this.handle?.truncate(this.left);

@@ -109,9 +109,10 @@ export class RunFolder {
       notes.push(`Continuing from ${path} at step ${state.step}`);
     }
     if (!wanted) this.#stale = await listCheckpoints(this.path);
+    const { step } = state ?? { step: -1 };
     this.#log = await JsonLog.open(
       join(this.path, LOG_FILE),
-      (entry) => state !== undefined && (entry as { current_steps: number }).current_steps <= state.step,
+      (entry) => (entry as { current_steps: number }).current_steps <= step,
     );
     return state && { state, notes };
   }

@@ -33,7 +33,7 @@ const isGuard = (node) => {
 };
 
 /**
- * Mutants of a file, `{ file, within, key, name, text }`:
+ * Mutants of a file, `{ file, within, key, name, text, ignoresError }`:
  * - a statement that does something, left out; an awaited one also with its error ignored; `.catch(…)` left out
  * - a throw left out; a callback that calls something, empty
  * - a condition or comparison always true, always false; one part of && or || left out; < for <=
@@ -49,7 +49,8 @@ export function mutants(file, text) {
     for (const replacement of replacements) {
       const line = source.getLineAndCharacterOfPosition(begin).line + 1;
       const change = `${within}: ${node.getText().replace(/\s+/g, " ").slice(0, 90)} → ${replacement.replace(/\s+/g, " ").slice(0, 90)}`;
-      const mutant = { file, within, key: `${file} ${change}`, name: `${file}.ts:${line} ${change}` };
+      const ignoresError = replacement.endsWith(".catch(() => {});");
+      const mutant = { file, within, key: `${file} ${change}`, name: `${file}.ts:${line} ${change}`, ignoresError };
       found.set(`${begin}-${node.end}-${replacement}`, { ...mutant, text: text.slice(0, begin) + replacement + text.slice(node.end) });
     }
   };

@@ -3,7 +3,7 @@ import { createVitest } from "vitest/node";
 
 // Without those that take seconds; what they are for, power cuts and kills at every call show too.
 const testNamePattern = /^(?!.*(kill -9|notices every))/;
-const vitest = await createVitest("test", { watch: false, reporters: [{}], bail: 1, testTimeout: 60_000, testNamePattern });
+const vitest = await createVitest("test", { watch: false, reporters: [{}], bail: 1, testTimeout: 30_000, testNamePattern });
 await vitest.standalone();
 process.on("message", async ({ tests, changed }) => {
   for (const file of changed) vitest.invalidateFile(file);
@@ -18,4 +18,5 @@ process.on("message", async ({ tests, changed }) => {
   if (failures.length === 0 && testModules.some((module) => module.state() === "failed")) failures.push("not all tests ran");
   process.send(failures[0] ?? "");
 });
+process.on("disconnect", () => process.exit()); // whoever asked is gone
 process.send("ready");

@@ -1,10 +1,11 @@
 /** Damage of saved folders, one place at a time: each is found, and the sentence names the file. */
 import { execFileSync } from "node:child_process";
+import { createHash } from "node:crypto";
 import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { writeFolder } from "../../src/io/durable.js";
-import { addChecksum, manifestText, readManifest, verifyFolder } from "../../src/io/manifest.js";
+import { manifestText, readManifest, verifyFolder } from "../../src/io/manifest.js";
 import { writeSafetensors } from "../../src/io/safetensors-write.js";
 import { settleFolder } from "../../src/io/settle.js";
 import { listCheckpoints, newestVerified, pruneCheckpoints, saveCheckpoint } from "../../src/train/checkpoints.js";
@@ -94,8 +95,9 @@ describe("a saved folder", () => {
   it("has a manifest whose form is checked, however it came there", async () => {
     const folder = tempFolder();
     const sha256 = "0".repeat(64);
+    const signed = (body: object) => ({ ...body, checksum: createHash("sha256").update(JSON.stringify(body)).digest("hex") });
     const refusal = async (manifest: object) => {
-      writeFileSync(join(folder, "manifest.json"), manifestText(addChecksum(manifest as never)));
+      writeFileSync(join(folder, "manifest.json"), manifestText(signed(manifest) as never));
       const error = await errorOf(readManifest(folder));
       expect(error.code).toBe("INVALID_FILE");
       return error.message;
@@ -105,8 +107,11 @@ describe("a saved folder", () => {
       expect(await refusal(listing(name)), name).toMatch(/cannot be a file of the folder/);
     for (const file of [null, 1, {}, { size: 1 }, { size: "1", sha256 }, { size: 1, sha256: "00" }, { size: 1.5, sha256 }])
       expect(await refusal(listing("a", file))).toMatch(/without its size and SHA-256/);
-    for (const manifest of [{ formatVersion: 2, files: {} }, { files: {} }])
+    const wrong = [null, [], "x"].map((files) => ({ formatVersion: 1, files }));
+    for (const manifest of [{ formatVersion: 2, files: {} }, { files: {} }, { formatVersion: 1 }, ...wrong])
       expect(await refusal(manifest)).toMatch(/form this version does not know/);
+    writeFileSync(join(folder, "manifest.json"), JSON.stringify(signed({ formatVersion: 1, files: {} })));
+    expect((await errorOf(readManifest(folder))).message).toMatch(/own checksum/); // right, but not the text that was written
   });
 });
 
@@ -196,6 +201,24 @@ describe("checkpoints", () => {
       expect.stringContaining("was being replaced when its process ended"),
     ]);
     expect((await readManifest(join(run, "checkpoint-2"))).configHash).toBe("c");
+  });
+
+  it("are no worse for being in use", async () => {
+    const run = tempFolder();
+    for (const step of [1, 2]) await write(run, step);
+    mkdirSync(join(run, "checkpoint-2/.lowrank-commit"));
+    const lock = join(run, "checkpoint-2/.lowrank.lock");
+    writeFileSync(lock, JSON.stringify({ pid: 1, host: "elsewhere" }));
+    expect((await errorOf(newestVerified(run))).code).toBe("LOCKED");
+    rmSync(lock);
+    expect((await newestVerified(run))?.step).toBe(2);
+  });
+
+  it("hold nothing of an older one of the same step", async () => {
+    const run = tempFolder();
+    await saveCheckpoint(run, 1, (dir) => dir.file("b", ""), { needed: 100, facts: {} });
+    await write(run, 1);
+    expect(readdirSync(join(run, "checkpoint-1")).sort()).toEqual(["a", "manifest.json"]);
   });
 
   it("count for the limit only when they are whole", async () => {

@@ -7,7 +7,7 @@ import { describe, expect, it } from "vitest";
 import { writeFileDurable, writeFolder } from "../../src/io/durable.js";
 import { JsonLog } from "../../src/io/json-log.js";
 import { lockFolder } from "../../src/io/lock.js";
-import { verifyFolder } from "../../src/io/manifest.js";
+import { readManifest, verifyFolder } from "../../src/io/manifest.js";
 import { settleFolder } from "../../src/io/settle.js";
 import { errorOf, tempFolder } from "./files.js";
 
@@ -65,15 +65,38 @@ describe("writeFolder", () => {
     const target = tempFolder();
     writeFileSync(join(target, "mine.txt"), "kept");
     await writeFolder(target, async (dir) => {
-      await dir.file("a", "1");
       await dir.file("b", "1");
+      await dir.file("a", "1");
     });
+    expect(Object.keys((await readManifest(target)).files)).toEqual(["a", "b"]);
     await writeFolder(target, (dir) => dir.file("a", "2"));
     expect(readdirSync(target).sort()).toEqual(["a", "b", "manifest.json", "mine.txt"]);
     expect((await verifyFolder(target)).ok).toBe(true);
     await writeFolder(target, (dir) => dir.file("sub/a", "3"), { replace: true });
     expect(readdirSync(target).sort()).toEqual(["manifest.json", "mine.txt", "sub"]);
     expect((await verifyFolder(target)).ok).toBe(true);
+  });
+
+  it("replaces a folder whose manifest is damaged", async () => {
+    const target = tempFolder();
+    for (const replace of [false, true]) {
+      writeFileSync(join(target, "manifest.json"), "{");
+      await writeFolder(target, (dir) => dir.file("a", String(replace)), { replace });
+      expect(readFileSync(join(target, "a"), "utf8")).toBe(String(replace));
+      expect((await verifyFolder(target)).ok).toBe(true);
+    }
+  });
+
+  it("does not miss what it would have removed", async () => {
+    const target = tempFolder();
+    await writeFolder(target, async (dir) => {
+      for (const name of ["a", "sub/b", "sub/deep/c", "other/d"]) await dir.file(name, "");
+    });
+    for (const name of ["sub", "other"]) rmSync(join(target, name), { recursive: true });
+    writeFileSync(join(target, "sub"), "mine");
+    await writeFolder(target, (dir) => dir.file("a", ""), { replace: true });
+    expect(readdirSync(target).sort()).toEqual(["a", "manifest.json", "sub"]);
+    expect(readFileSync(join(target, "sub"), "utf8")).toBe("mine");
   });
 
   it("leaves everything as it was when writing fails", async () => {
@@ -197,6 +220,9 @@ describe("JsonLog", () => {
     await log.append({ step: 3 });
     await log.close();
     expect(readFileSync(path, "utf8")).toBe('{"step":1}\n{"step":2}\n{"step":3}\n');
+    writeFileSync(path, '{"step":1}\n{"st\n{"step":2}\n');
+    await (await JsonLog.open(path)).close();
+    expect(readFileSync(path, "utf8")).toBe('{"step":1}\n{"step":2}\n');
   });
 });
 
@@ -211,7 +237,7 @@ describe("lockFolder", () => {
     expect(JSON.parse(readFileSync(path(folder), "utf8"))).toMatchObject({ pid: process.pid, host: hostname() });
     const error = await errorOf(lockFolder(folder));
     expect(error.code).toBe("LOCKED");
-    expect(error.message).toContain(String(process.pid));
+    expect(error.message).toBe(`${folder} is in use by process ${process.pid}`);
     await lock.release();
     await (await lockFolder(folder)).release();
     expect(readdirSync(folder)).toEqual([]);
@@ -227,7 +253,9 @@ describe("lockFolder", () => {
     ]) {
       write(folder, owner);
       const lock = await lockFolder(folder);
-      expect(lock.note).toMatch(/took over/);
+      expect(lock.note).toMatch(
+        typeof owner === "string" ? /took over .* unreadable/ : `took over ${folder} from process ${owner.pid}`,
+      );
       await lock.release();
     }
   });
@@ -237,6 +265,7 @@ describe("lockFolder", () => {
     write(folder, { pid: 1, host: "elsewhere" });
     const error = await errorOf(lockFolder(folder));
     expect(error.code).toBe("LOCKED");
+    expect(error.message).toContain("process 1 on elsewhere");
     expect(error.hint).toContain(path(folder));
   });
 

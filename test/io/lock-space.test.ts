@@ -96,8 +96,10 @@ describe("two writers of one folder", () => {
     await write(target);
     writeFileSync(join(target, NAME), JSON.stringify(dead));
     writeFileSync(join(target, `${NAME}.next`), JSON.stringify(dead));
-    for (const name of ["c", "never-came"]) writeFileSync(join(parent, `${NAME}-${name}`), JSON.stringify(dead));
+    for (const name of ["c", "never-came", "never-came.next", "other.next"])
+      writeFileSync(join(parent, `${NAME}-${name}`), JSON.stringify(dead));
     mkdirSync(join(parent, ".lowrank-tmp-999999999-1-00000000"));
+    await assertUnlocked(target);
     await write(target, "y");
     expect(readdirSync(target).sort()).toEqual(["a", "manifest.json"]);
     expect(readdirSync(parent)).toEqual(["c"]);
@@ -110,6 +112,8 @@ describe("two writers of one folder", () => {
     writeFileSync(join(folder, NAME), theirs);
     await lock.release();
     expect(readFileSync(join(folder, NAME), "utf8")).toBe(theirs);
+    expect((await errorOf(assertUnlocked(folder))).code).toBe("LOCKED");
+    expect((await errorOf(write(folder))).code).toBe("LOCKED");
   });
 
   it("a run locks before it looks at what is there", async () => {
@@ -177,8 +181,8 @@ describe("space", () => {
     expect((await held()).blocks * 512).toBeGreaterThanOrEqual(20 * MB); // taken, not only announced
     await reservation.give(3 * MB);
     expect((await held()).size).toBe(20 * MB); // in steps
-    await reservation.give(3 * MB);
-    expect((await held()).size).toBe(14 * MB);
+    await reservation.give(MB);
+    expect((await held()).size).toBe(16 * MB);
     await reservation.give(30 * MB);
     expect((await held()).size).toBe(0);
     await reservation.give(MB);
@@ -225,6 +229,7 @@ describe("space", () => {
     expect(quota.code).toBe("NO_SPACE");
     expect(noSpace("p", undefined, undefined).message).toBe("the disk of p is too full");
     expect(formatBytes(512)).toBe("512 B");
+    expect(formatBytes(1024)).toBe("1.0 KiB");
   });
 });
 

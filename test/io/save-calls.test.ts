@@ -154,6 +154,13 @@ const SCENARIOS: Record<string, Scenario> = {
     settle: (dir) => settleFolder(join(dir, "c")),
     mayFail: isRead,
   },
+  "a save that moved all but its empty folders": {
+    before: async (dir) => {
+      await old(join(dir, "c"));
+      mkdirSync(join(dir, "c/.lowrank-commit/sub"), { recursive: true });
+    },
+    work: (dir) => settleFolder(join(dir, "c")),
+  },
   "a lock of a dead process": {
     before: (dir) => {
       writeFileSync(join(dir, ".lowrank.lock"), dead);

@@ -2,7 +2,7 @@
  * node:fs/promises under watch. Calls must come one after the other and be waited for; any one can be made to fail; and what a power cut
  * may undo is known at each of them: bytes until their file is fsynced, names until their folder is.
  */
-import { readdirSync } from "node:fs";
+import { existsSync, readdirSync } from "node:fs";
 import { basename, dirname, sep } from "node:path";
 
 type Run = () => Promise<unknown>;
@@ -24,6 +24,8 @@ export class WatchedDisk {
   /** Files with bytes, and names of files and folders, that are not on the disk yet. */
   readonly #bytes = new Set<string>();
   readonly #names = new Set<string>();
+  /** Whether the call that runs may make a name. */
+  #isNew = false;
 
   /** @param failing number of the call that fails, from 1, or which ones fail */
   constructor(private readonly failing: number | ((call: Call) => boolean) = 0) {}
@@ -49,6 +51,7 @@ export class WatchedDisk {
   }
 
   #before({ name, path, second }: Call): void {
+    this.#isNew = !existsSync(path);
     const unsafe = (matches: (entry: string) => boolean, what: string) => {
       for (const entry of [...this.#names, ...this.#bytes])
         if (matches(entry)) this.wrong.push(`${what} before ${entry} is on the disk`);
@@ -69,7 +72,7 @@ export class WatchedDisk {
       this.#bytes.delete(path);
       for (const entry of this.#names) if (dirname(entry) === path) this.#names.delete(entry);
     } else if (["write", "appendFile", "writeFile"].includes(name)) this.#bytes.add(path);
-    else if (name === "open" && /[wa]/.test(String(second))) this.#names.add(path);
+    else if (name === "open" && /[wa]/.test(String(second)) && this.#isNew) this.#names.add(path);
     else if (name === "mkdir") {
       const first = typeof result === "string" ? result : result === undefined && second === undefined ? path : undefined;
       for (let at = path; first !== undefined && at.length >= first.length; at = dirname(at)) this.#names.add(at);

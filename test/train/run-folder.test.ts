@@ -63,9 +63,9 @@ async function open(dir: string, args: object = {}, other: object = {}, sizes = 
     const event = { step: state.step, epoch: 1, loss: 1, gradNorm: 1, lr: 1, tokensPerSecond: 1, etaSeconds: 1 };
     await folder.log(state, event as StepEvent, 9);
   };
-  const save = (resumable = false) => folder.save(state, 9, 1, resumable);
+  const save = (...resumable: [boolean?]) => folder.save(state, 9, 1, ...resumable);
   const finish = (more: object = {}) => folder.finish(state, { ...result, ...more } as never, 9, 1);
-  return { folder, state, values, notes: found?.notes ?? [], step, save, finish, close: () => folder.close() };
+  return { folder, found, state, values, notes: found?.notes ?? [], step, save, finish, close: () => folder.close() };
 }
 /** A folder with checkpoints of these steps. */
 async function ran(steps: number[], args: object = {}): Promise<string> {
@@ -137,6 +137,7 @@ describe("a checkpoint", () => {
   it("replaces those of an earlier run that is overwritten, once it is there", async () => {
     const dir = await ran([1, 2, 4]);
     const run = await open(dir, { overwriteOutputDir: true });
+    expect(run.found).toBeUndefined();
     expect(logged(dir)).toEqual([]);
     await run.step();
     await run.step();
@@ -221,6 +222,8 @@ describe("resuming", () => {
 
   it("refuses another run", async () => {
     const dir = await ran([1]);
+    const optimizer = { arena: { values: tensor(16) }, state: { exp_avg: tensor(16), exp_avg_sq: tensor(16) } };
+    expect((await errorOf(open(dir, { resumeFromCheckpoint: true }, { optimizer }))).message).toContain("another optimizer");
     const other = { identity: { ...identity, dataset: "another" } };
     const error = await errorOf(open(dir, { resumeFromCheckpoint: true }, other));
     expect(error).toMatchObject({ code: "INVALID_CONFIG", message: expect.stringContaining('dataset: "d" → "another"') });
