@@ -195,7 +195,7 @@ export class RunFolder {
         train_loss: result.trainLoss,
         train_runtime: result.runtimeSeconds,
         train_steps_per_second: result.steps / Math.max(1e-9, result.runtimeSeconds),
-        ...(result.evalLoss === undefined ? {} : { eval_loss: result.evalLoss }),
+        eval_loss: result.evalLoss, // left out where undefined
         ...(result.skippedSteps === 0 ? {} : { skipped_steps: result.skippedSteps }),
       }),
     );

@@ -97,7 +97,8 @@ describe("folders that cannot be made", () => {
       await expect(ask(join(folder, "new", "er"))).rejects.toMatchObject({ code: "EROFS" });
     }
     for (const denied of [constants.W_OK, constants.X_OK]) {
-      hooks.access = (_, mode) => ((mode as number) & denied ? Promise.reject(failure("EACCES")) : undefined);
+      hooks.access = (path, mode) =>
+        path === folder && (mode as number) & denied ? Promise.reject(failure("EACCES")) : undefined;
       await expect(assertWritable(folder)).rejects.toMatchObject({ code: "EACCES" });
     }
     delete hooks.access;
