@@ -77,9 +77,9 @@ export function readRope(config: ConfigReader, rope: ConfigReader, key: string, 
     return parameters;
   }
   parameters.type = type;
-  // Phi-3 keeps it beside the rotary parameters, which then count for less.
-  const original = config.has("original_max_position_embeddings") ? config : rope;
-  parameters.originalMaxPositions = original.positive("original_max_position_embeddings", maxPositions);
+  // Phi-3 has it beside the rotary parameters too, where it counts for more.
+  const original = rope.positive("original_max_position_embeddings", maxPositions);
+  parameters.originalMaxPositions = config.positive("original_max_position_embeddings", original);
   if (type === "default") return parameters;
   const stretched = maxPositions / parameters.originalMaxPositions;
   parameters.factor = rope.positive("factor", type === "yarn" || type === "longrope" ? stretched : undefined);

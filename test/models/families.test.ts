@@ -74,6 +74,22 @@ describe.each(FAMILY_CONFIGS)("%s", (_, json) => {
       expect(done).toEqual(lengths);
     }));
 
+  it("greedy tokens are those of a forward pass over all tokens so far", () =>
+    leavesNothing(async () => {
+      // Keys of a dynamic rope keep the rotation of the length that they were made at.
+      const steps = json.rope_scaling && (json.rope_scaling as { rope_type?: string }).rope_type === "dynamic" ? 2 : 8;
+      await using model = make();
+      const prompts = [[3, 1, 4, 1], [2]];
+      const options = { maxNewTokens: steps, doSample: false, eosTokenId: null, prefillChunk: 3 };
+      for (const [i, tokens] of (await model.generateIds(prompts, options)).entries()) {
+        expect(tokens.length).toBe(steps);
+        for (const [n, token] of tokens.entries()) {
+          const last = (await logits(model, [[...prompts[i]!, ...tokens.slice(0, n)]])).slice(-17);
+          expect(last[token]).toBeGreaterThan(largest(last.map((x) => x - Math.min(...last))) + Math.min(...last) - 1e-5);
+        }
+      }
+    }));
+
   it("is saved and loaded with the same bytes, in 4 bits when asked", () =>
     leavesNothing(async () => {
       const expected = await (async () => {

@@ -2,9 +2,13 @@
 import { copyFileSync, cpSync, existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { valueAndGrad } from "../../../src/autograd/tape.js";
 import { packSequences } from "../../../src/models/batch.js";
 import type { CausalLM } from "../../../src/models/causal-lm.js";
 import { AutoModelForCausalLM, supportedModelTypes } from "../../../src/models/registry.js";
+import { copyInto } from "../../../src/ops/copy.js";
+import { weightedSum } from "../../../src/ops/elementwise.js";
+import { ParameterArena } from "../../../src/optim/arena.js";
 import { scope } from "../../../src/tensor/scope.js";
 import { Tensor } from "../../../src/tensor/tensor.js";
 import { Errors } from "../errors.js";
@@ -97,6 +101,51 @@ async function checkModel(c: GoldenCase, model: CausalLM, errors: Errors, label:
     );
   });
   await checkGreedy(spec.greedy, model, left, errors, label);
+  const gradients = new Map([...expected].filter(([name]) => name.startsWith("grad.")));
+  if (gradients.size === 0) return;
+  const targets = places.flatMap((row) => row.map((_, i) => (i + 1 < row.length ? labels[row[i + 1]!]! : -100)));
+  const got = await gradientsOf(model, sequences, targets, spec.targetTokens);
+  errors.same(
+    `${label}gradients`,
+    [...gradients.keys()].filter((name) => !got.has(name)),
+    [],
+  );
+  // A gradient may be zero but for rounding, such as that of a bias on keys which are not rotated.
+  const largest = (values: ArrayLike<number>) => Math.max(...Array.from(values, Math.abs));
+  const floor = 1e-3 * Math.max(...[...gradients.values()].map(({ data }) => largest(data)));
+  for (const [name, { data }] of gradients) {
+    const allowed = spec.tolerance.gradRel * Math.max(floor, largest(data));
+    errors.compare(`${label}${name}`, got.get(name)!.subarray(0, data.length), data, allowed);
+  }
+}
+
+/** Gradient of the mean loss with respect to every tensor of the model, `grad.NAME` by name. Afterwards the model's tensors are an arena's. */
+async function gradientsOf(
+  model: CausalLM,
+  sequences: readonly (readonly number[])[],
+  targets: readonly number[],
+  count: number,
+): Promise<Map<string, Float32Array>> {
+  const slots = model.parameterSlots();
+  const shapes = slots.map(({ path, tensor }) => ({ name: path, shape: tensor.shape }));
+  const arena = new ParameterArena(shapes, model.device);
+  try {
+    for (const slot of slots) {
+      copyInto(arena.get(slot.path), slot.tensor);
+      slot.replace(arena.get(slot.path));
+    }
+    arena.setTrainable(true);
+    arena.zeroGrad();
+    valueAndGrad(() => {
+      const hidden = model.hiddenStates(packSequences(sequences, model.device), { checkpointing: true });
+      const labels = Tensor.from(Int32Array.from(targets), [targets.length], { device: model.device });
+      return weightedSum(model.tokenLogProb(hidden, labels).value, -1 / count);
+    }).dispose();
+    const all = (await arena.gradients!.read()) as Float32Array;
+    return new Map(arena.segments.map(({ name, begin, end }) => [`grad.${name}`, all.subarray(begin, end)]));
+  } finally {
+    arena.dispose();
+  }
 }
 
 /** case.json's `greedy`. */
