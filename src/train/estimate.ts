@@ -1,5 +1,6 @@
 import { packTokens } from "../data/collate.js";
 import { readGenerationConfig } from "../generate/options.js";
+import type { JsonObject } from "../io/json.js";
 import type { CausalLM } from "../models/causal-lm.js";
 import { readConfigFile } from "../models/config-reader.js";
 import { construct, usesBf16 } from "../models/from-pretrained.js";
@@ -48,14 +49,30 @@ let last: Promise<unknown> = Promise.resolve();
  * @throws LowrankError DEVICE_NOT_FOUND where the device's plugin is missing; no driver and no GPU are needed
  */
 export function estimateRun(config: TrainConfig, folder: string, longest: number, onNote?: OnNote): Promise<Estimate> {
-  const estimate = last.then(() => dryRun(config, folder, longest, onNote));
+  const estimate = last.then(async () =>
+    dryRun(config, await readConfigFile(folder), longest, getDevice(`dry:${config.device}`), { onNote }),
+  );
   last = estimate.catch(() => {});
   return estimate;
 }
 
-async function dryRun(config: TrainConfig, folder: string, longest: number, onNote: OnNote | undefined): Promise<Estimate> {
-  const device = getDevice(`dry:${config.device}`);
-  const model = await emptyModel(config, folder, device);
+export interface DryRunOptions {
+  onNote?: OnNote | undefined;
+  /** Called before each step. */
+  eachStep?: () => void;
+  /** Whether products round their operands; default: as the device does. */
+  bf16?: boolean;
+}
+
+/** Two training steps on a dry device, which nobody else uses meanwhile. `json` is the content of config.json. */
+export async function dryRun(
+  config: TrainConfig,
+  json: JsonObject,
+  longest: number,
+  device: Device,
+  { onNote, eachStep = () => {}, bf16 = usesBf16("auto", device) }: DryRunOptions = {},
+): Promise<Estimate> {
+  const model = emptyModel(config, json, device, bf16);
   let owner: CausalLM | PeftModel<CausalLM> = model;
   let trainable: Trainable | undefined;
   let optimizer: Optimizer | undefined;
@@ -71,7 +88,10 @@ async function dryRun(config: TrainConfig, folder: string, longest: number, onNo
     const tokens = packTokens(Array.from({ length: config.perDeviceTrainBatchSize }, () => ({ inputIds: ids, labels: ids })));
     const step = new TrainStep(model, optimizer, { ...config, seed: 0 });
     // State that is paged is on its way in the second step.
-    for (let i = 0; i < 2; i++) await step.run(config.gradientAccumulationSteps > 1 ? [tokens, tokens] : [tokens], 0, 0);
+    for (let i = 0; i < 2; i++) {
+      eachStep();
+      await step.run(config.gradientAccumulationSteps > 1 ? [tokens, tokens] : [tokens], 0, 0);
+    }
     const { mostHeld, hostPeak } = device.memory;
     return {
       // Full-parameter training takes the weights over.
@@ -94,10 +114,8 @@ async function dryRun(config: TrainConfig, folder: string, longest: number, onNo
 }
 
 /** The model that the configuration loads, with nothing in its weights. */
-async function emptyModel(config: TrainConfig, folder: string, device: Device): Promise<CausalLM> {
-  const json = await readConfigFile(folder);
+export function emptyModel(config: TrainConfig, json: JsonObject, device: Device, bf16: boolean): CausalLM {
   const { family, config: model } = resolveConfig(json);
-  const bf16 = usesBf16("auto", device);
   const given = model.quantization;
   const asked =
     config.quantizationBit === 4 ? { quantType: config.quantizationType, doubleQuant: config.doubleQuantization } : undefined;
@@ -109,7 +127,7 @@ async function emptyModel(config: TrainConfig, folder: string, device: Device): 
     device,
     bf16,
     generationConfig: readGenerationConfig(new Keys({}), model.eosTokenIds),
-    nameOrPath: folder,
+    nameOrPath: config.modelNameOrPath,
     tokenizer: () => Promise.resolve(undefined),
   });
 }

@@ -1,12 +1,14 @@
 import { Command, Option } from "commander";
 import { type AdaptersBenchOptions, benchAdapters } from "../bench/adapters.js";
 import { benchGenerate, type GenerateBenchOptions } from "../bench/generate.js";
+import { GPUS } from "../bench/model/devices.js";
+import { benchModel } from "../bench/model/model.js";
 import { benchOps } from "../bench/ops.js";
 import { benchStep, type StepBenchOptions } from "../bench/step.js";
 import { integerFrom } from "../options.js";
 import { printJson } from "../output.js";
 
-/** `lowrank bench ops|step|generate|adapters`: JSON lines on stdout. */
+/** `lowrank bench ops|step|generate|adapters|model`: JSON lines on stdout. */
 export function benchCommand(): Command {
   const json = new Option("--json", "JSON lines on stdout (always so)");
   const step = new Command("step")
@@ -40,10 +42,20 @@ export function benchCommand(): Command {
     .action(async () => {
       for await (const row of benchOps()) printJson(row);
     });
+  const model = new Command("model")
+    .description(
+      "what the kernels of a GPU would take for Llama-3-8B, computed from their tile sizes: a model, nothing is measured",
+    )
+    .addOption(new Option("--device <gpu>", "the GPU").choices(Object.keys(GPUS)).default("h100"))
+    .addOption(json)
+    .action(async ({ device }: { device: string }) => {
+      for await (const row of benchModel(device)) printJson(row);
+    });
   return new Command("bench")
     .description("measure ops, training steps, generation and adapters")
     .addCommand(ops)
     .addCommand(step)
     .addCommand(generate)
-    .addCommand(adapters);
+    .addCommand(adapters)
+    .addCommand(model);
 }

@@ -1,0 +1,75 @@
+// The sizes that the kernels' sources state, for the cost model: `node scripts/cuda/tiles.mjs` writes src/cli/bench/model/tiles.ts.
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const root = fileURLToPath(new URL("../..", import.meta.url));
+const TARGET = "src/cli/bench/model/tiles.ts";
+const source = (path) => readFileSync(join(root, "native/cuda", path), "utf8");
+
+/** The numbers that the groups of `pattern` hold in a source, which must hold it. */
+function numbers(path, pattern) {
+  const found = pattern.exec(source(path));
+  if (!found) throw new Error(`native/cuda/${path} lacks what the cost model reads: ${pattern}`);
+  return found.slice(1).map(Number);
+}
+
+function gemmTile(name) {
+  const [rows, columns, down, across] = numbers(
+    "ops/gemm_bf16.cu",
+    new RegExp(`using ${name} = Tile<(\\d+), (\\d+), (\\d+), (\\d+)>;`),
+  );
+  const kernel = `gemm_bf16_${name.toLowerCase()}_kernel`;
+  const [threads, shared, blocks] = numbers(
+    "ops/gemm_bf16.cu",
+    new RegExp(`// hot: ${kernel}: (\\d+) threads, (\\d+) bytes shared, (\\d+) block`),
+  );
+  return { rows, columns, down, across, threads, shared, blocks };
+}
+
+export function readTiles() {
+  const [step, stages] = numbers("ops/gemm_bf16.cu", /constexpr int kStep = (\d+), kStages = (\d+);/);
+  const [enough] = numbers("ops/gemm_bf16.cu", /constexpr int64_t kEnough = (\d+);/);
+  const [decodeSlots] = numbers("ops/gemm_bf16.cu", /(\d+) issue slots a scheduler for decoding/);
+  const [partDepth] = numbers("device/gemm.cuh", /constexpr int kPartDepth = (\d+);/);
+  const [fewRows] = numbers("device/few_rows.cuh", /constexpr int64_t kFewRows = (\d+);/);
+  const [threads] = numbers("device/launch.cuh", /constexpr int kThreads = (\d+);/);
+  const [maxBlocks] = numbers("device/launch.cuh", /constexpr int64_t kMaxBlocks = (\d+);/);
+  const [narrow, middle, forward, wider] = numbers(
+    "ops/attention.cu",
+    /kTile = kSlices <= (\d+) \? (\d+) : kSlices == 4 \? (\d+) : (\d+);/,
+  );
+  const [, backward, widerBackward] = numbers("ops/attention_grad.cu", /kTile = kSlices <= (\d+) \? (\d+) : (\d+);/);
+  const [few] = numbers("ops/attention.cu", /args->max_q \* a\.group <= (\d+);/);
+  const [megas] = numbers("ops/head.cu", /constexpr int64_t kChunkLogits = (\d+) << 20;/);
+  const [leastRows, mostRows] = numbers("ops/head.cu", /max64\((\d+), min64\((\d+), kChunkLogits \/ vocabulary\)\)/);
+  return {
+    gemm: { step, stages, enough, decodeSlots, partDepth, large: gemmTile("Large"), small: gemmTile("Small") },
+    fewRows,
+    launch: { threads, maxBlocks },
+    attention: {
+      narrowSlices: narrow,
+      forward: middle,
+      forward4: forward,
+      forward8: wider,
+      backward,
+      backwardWide: widerBackward,
+      few,
+    },
+    head: { chunkLogits: megas * 2 ** 20, leastRows, mostRows },
+  };
+}
+
+export function tilesModule() {
+  return `/** Written by scripts/cuda/tiles.mjs from the sources in native/cuda; test/cli/model.test.ts compares. */\nexport const TILES = ${JSON.stringify(
+    readTiles(),
+    null,
+    2,
+  )
+    .replace(/"(\w+)":/g, "$1:")
+    .replace(/([^,{[\n])\n/g, "$1,\n")} as const;\n`
+    .replace(/,,/g, ",")
+    .replace(/,? as const/, " as const");
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) writeFileSync(join(root, TARGET), tilesModule());

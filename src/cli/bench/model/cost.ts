@@ -1,0 +1,335 @@
+/** What one call of an op costs a GPU, launch by launch, from the tile sizes of its kernels. */
+import { type Gpu, LANES, SHARED_BYTES } from "./devices.js";
+import { TILES } from "./tiles.js";
+import type { OpCall, Trace, TracedTensor, TracedWeight } from "./trace.js";
+
+/** One launch of a kernel. What a field leaves out is 0. */
+export interface Launch {
+  kernel: string;
+  /** Operations on tensor cores and on lanes (a multiply-add is two), padding of tiles included; those that the op itself needs. */
+  tensor?: number;
+  lanes?: number;
+  useful?: number;
+  /** Bytes to and from memory, from L2, and moved by shared memory. */
+  dram?: number;
+  l2?: number;
+  shared?: number;
+  /** Bytes over PCIe: a transfer, which other work goes on beside. */
+  pcie?: number;
+  /** Blocks of the grid, and of a multiprocessor; absent: as many as fill the device. */
+  blocks?: number;
+  resident?: number;
+}
+
+export interface Cost {
+  seconds: number;
+  /** The resource that takes longest. */
+  bound: "tensor" | "lanes" | "dram" | "l2" | "shared" | "launch" | "pcie";
+  /** Time of the useful work alone at the device's best rate, or of its bytes. */
+  ideal: number;
+}
+
+export function costOf(launch: Launch, gpu: Gpu): Cost {
+  if (launch.pcie !== undefined) return { seconds: 0, bound: "pcie", ideal: 0 };
+  const lanes = gpu.multiprocessors * LANES * gpu.clock;
+  const times = {
+    tensor: (launch.tensor ?? 0) / (gpu.tensor * gpu.mmaShare),
+    lanes: (launch.lanes ?? 0) / 2 / lanes,
+    dram: (launch.dram ?? 0) / gpu.dram,
+    l2: (launch.l2 ?? 0) / gpu.l2,
+    shared: (launch.shared ?? 0) / (gpu.multiprocessors * SHARED_BYTES * gpu.clock),
+  };
+  const [bound, longest] = Object.entries(times).reduce((a, b) => (b[1] > a[1] ? b : a)) as [Cost["bound"], number];
+  // The last wave of blocks leaves multiprocessors idle.
+  const slots = gpu.multiprocessors * (launch.resident ?? 1);
+  const waves = launch.blocks === undefined ? 1 : Math.ceil(launch.blocks / slots) / (launch.blocks / slots);
+  const busy = longest * (bound === "dram" ? 1 : waves);
+  const useful = (launch.useful ?? 0) / gpu.tensor;
+  return {
+    seconds: Math.max(busy, gpu.launch),
+    bound: busy < gpu.launch ? "launch" : bound,
+    ideal: Math.max(useful, times.dram),
+  };
+}
+
+/** A product of a launch: C [rows, columns] over `depth`, cut into `parts`; `rank` of its adapter, as one more K-tile. */
+interface Product {
+  rows: number;
+  columns: number;
+  depth: number;
+  parts?: number;
+  rank?: number;
+  accumulate?: boolean;
+}
+
+const over = (a: number, b: number) => Math.ceil(a / b);
+const sum = (values: readonly number[]) => values.reduce((a, b) => a + b, 0);
+
+/** gemm_bf16.cu. `width`: bytes of an element of B in memory. */
+export function gemm(products: readonly Product[], kind: TracedWeight["kind"], width: number, gpu: Gpu): Launch {
+  const { step, enough, large, small, decodeSlots } = TILES.gemm;
+  const tilesOf = (tile: { rows: number; columns: number }) => (p: Product) =>
+    over(p.rows, tile.rows) * over(p.columns, tile.columns) * (p.parts ?? 1);
+  const filling = products.filter(({ rows, columns }) => rows > small.rows && columns > small.columns);
+  const isLarge = sum(filling.map(tilesOf(large))) >= enough;
+  const tile = isLarge ? large : small;
+  // A warp reads its rows of A and columns of B by ldmatrix; both tiles were written once, codes besides looked up, 4 bytes a weight.
+  const read = 2 * step * (tile.across * tile.rows + tile.down * tile.columns);
+  const written = 2 * step * (tile.rows + tile.columns) + (kind === "coded" ? step * tile.columns * 4.5 : 0);
+  const result: Required<Pick<Launch, "tensor" | "lanes" | "useful" | "dram" | "l2" | "shared" | "blocks">> = {
+    tensor: 0,
+    lanes: 0,
+    useful: 0,
+    dram: 0,
+    l2: 0,
+    shared: 0,
+    blocks: 0,
+  };
+  for (const p of products) {
+    const blocks = tilesOf(tile)(p);
+    const parts = p.parts ?? 1;
+    const depth = p.depth / parts;
+    const steps = over(depth, step) + over(p.rank ?? 0, step);
+    result.blocks += blocks;
+    result.tensor += blocks * 2 * tile.rows * tile.columns * (over(depth, 16) + over(p.rank ?? 0, 16)) * 16;
+    result.useful += 2 * p.rows * p.columns * (p.depth + (p.rank ?? 0));
+    result.shared += blocks * steps * (read + written);
+    // The schedulers' issue slots for decoding, as lanes that they keep from other work: stated for the large tile, the same a weight for the small one.
+    if (kind === "coded") result.lanes += blocks * over(depth, step) * decodeSlots * LANES * 2 * (tile.columns / large.columns);
+    const fetched = blocks * depth * (2 * tile.rows + width * tile.columns);
+    const unique = 2 * p.rows * p.depth + width * p.columns * p.depth;
+    result.l2 += fetched;
+    // What L2 does not hold is fetched once for each wave of tiles.
+    const waves = unique > gpu.l2Bytes ? Math.sqrt(over(blocks, gpu.multiprocessors * tile.blocks)) : 1;
+    const c = 4 * p.rows * p.columns * parts * (p.accumulate ? 2 : 1);
+    result.dram += Math.min(fetched, 2 * p.rows * p.depth * waves + width * p.columns * p.depth) + c;
+  }
+  return { kernel: `gemm_bf16_${isLarge ? "large" : "small"} (${kind})`, resident: tile.blocks, ...result };
+}
+
+const memory = (kernel: string, bytes: number): Launch => ({ kernel, dram: bytes });
+
+interface Layer {
+  weight: TracedWeight;
+  ranks: number;
+}
+interface Group {
+  rows: number;
+  k: number;
+  hasDx: boolean;
+  accumulate: boolean;
+  dropout: boolean;
+  layers: readonly Layer[];
+}
+
+/** A linear group as its words tell it ({@link LinearGroupWords}). */
+function groupOf(words: Float64Array, trace: Trace): Group {
+  const [x, dx, accumulate, , p, , , count] = words as unknown as [
+    number,
+    number,
+    number,
+    number,
+    number,
+    number,
+    number,
+    number,
+  ];
+  let at = 8;
+  const layers: Layer[] = [];
+  let rows = trace.tensor(x)?.shape[0] ?? 0;
+  for (let i = 0; i < count; i++) {
+    const weight = trace.weight(words[at]!);
+    rows ||= trace.tensor(words[at + 2])!.shape[0]!;
+    const segments = words[at + 5]!;
+    let ranks = 0;
+    for (let s = 0; s < segments; s++) ranks = Math.max(ranks, trace.tensor(words[at + 6 + 7 * s + 2])!.shape[0]!);
+    at += 6 + 7 * segments;
+    layers.push({ weight, ranks });
+  }
+  return { rows, k: layers[0]!.weight.k, hasDx: dx !== 0, accumulate: accumulate !== 0, dropout: p > 0, layers };
+}
+
+/** float32 in, bf16 out. */
+const LAID = 6;
+const { partDepth } = TILES.gemm;
+
+/** A thin product in parts, and the sum of the parts. */
+function thin(products: readonly Product[], gpu: Gpu): Launch[] {
+  const inParts = products.map((p) => ({ ...p, parts: over(p.depth, partDepth) }));
+  if (inParts.length === 0) return [];
+  const bytes = sum(inParts.map(({ rows, columns, parts }) => rows * columns * (4 * parts + 6)));
+  return [{ ...gemm(inParts, "direct", 2, gpu) }, memory("sum_kernel", bytes)];
+}
+
+function linear(g: Group, gpu: Gpu): Launch[] {
+  const { weight } = g.layers[0]!;
+  const ranks = sum(g.layers.map((l) => l.ranks));
+  const size = sum(g.layers.map(({ weight: { n, k, width } }) => n * k * width));
+  const outputs = sum(g.layers.map(({ weight: { n } }) => n));
+  if (g.rows <= TILES.fewRows) {
+    const factors = sum(g.layers.map((l) => 4 * l.ranks * (l.weight.n + g.k)));
+    const flops = 2 * g.rows * sum(g.layers.map((l) => l.weight.n * g.k));
+    return [
+      {
+        kernel: "few_rows",
+        dram: size + factors + 4 * g.rows * (g.k + outputs),
+        useful: flops,
+        lanes: weight.kind === "coded" ? 5 * outputs * g.k : flops,
+      },
+    ];
+  }
+  const factors = sum(g.layers.map((l) => l.ranks * (g.k + l.weight.n)));
+  const laid = g.rows * g.k * (g.dropout && ranks > 0 ? 2 : 1) + factors;
+  return [
+    memory("lay_kernel", laid * LAID),
+    ...thin(ranks > 0 ? [{ rows: g.rows, columns: ranks, depth: g.k }] : [], gpu),
+    gemm(
+      g.layers.map((l) => ({ rows: g.rows, columns: l.weight.n, depth: g.k, rank: l.ranks })),
+      weight.kind,
+      weight.width,
+      gpu,
+    ),
+  ];
+}
+
+function linearDx(g: Group, gpu: Gpu): Launch[] {
+  const { weight } = g.layers[0]!;
+  const outputs = sum(g.layers.map((l) => l.weight.n));
+  const factors = sum(g.layers.map((l) => l.ranks * (g.k + l.weight.n)));
+  const du = g.layers.filter((l) => l.ranks > 0).map((l) => ({ rows: g.rows, columns: l.ranks, depth: l.weight.n }));
+  const base = { rows: g.rows, columns: g.k, depth: outputs, rank: sum(g.layers.map((l) => l.ranks)), accumulate: g.accumulate };
+  return [
+    memory("lay_kernel", (g.rows * outputs + factors) * LAID),
+    ...thin(du, gpu),
+    ...(g.hasDx ? [gemm([base], weight.kind, weight.width, gpu)] : []),
+  ];
+}
+
+function loraGrad(g: Group, gpu: Gpu): Launch[] {
+  const ranks = sum(g.layers.map((l) => l.ranks));
+  if (ranks === 0) return [];
+  const outputs = sum(g.layers.map((l) => l.weight.n));
+  return [
+    memory("lay_kernel", g.rows * (g.k + outputs + 2 * ranks) * LAID),
+    ...thin(
+      [
+        { rows: ranks, columns: g.k, depth: g.rows },
+        ...g.layers.map((l) => ({ rows: l.weight.n, columns: l.ranks, depth: g.rows })),
+      ],
+      gpu,
+    ),
+  ];
+}
+
+/** Wavefronts of shared memory for row_products (a step of 4 columns) and add_weighted_rows (a step of one row), by attention_tile.cuh's 16 x 16 threads. */
+const wavefronts = { rows: (i: number, j: number) => i + 2 * j, weighted: (i: number, slices: number) => i + 2 * slices };
+
+/**
+ * Products of two tiles over all pairs that see each other, tiles on the diagonal whole: `rows` by row_products, `weighted` by add_weighted_rows.
+ * `needed` of them are no repetition of another kernel's.
+ */
+function attentionPass(
+  kernel: string,
+  { q, k, sequences }: { q: TracedTensor; k: TracedTensor; sequences: number },
+  tile: number,
+  products: { rows: number; weighted: number; needed: number },
+): Launch {
+  const [tokens, heads, d] = q.shape as [number, number, number];
+  const kvHeads = k.shape[1]!;
+  const length = tokens / sequences;
+  const slices = over(d, 64);
+  const pairs = (sequences * heads * length * (length + tile)) / 2;
+  const { rows, weighted, needed } = products;
+  const [i, j] = [tile / 16, tile / 16];
+  const lanes = pairs * 2 * d * (rows + weighted);
+  const perWarp = 32 * 2; // operations of a warp's instruction
+  const rowShare = wavefronts.rows(i, j) / (4 * i * j);
+  const weightedShare = wavefronts.weighted(i, slices) / (4 * i * slices);
+  const shared = ((pairs * 2 * d) / perWarp) * (rows * rowShare + weighted * weightedShare) * SHARED_BYTES;
+  const group = heads / kvHeads;
+  const tiles = sequences * kvHeads * over(length * group, tile);
+  return {
+    kernel,
+    lanes,
+    useful: sequences * heads * length * length * d * needed,
+    shared,
+    l2: tiles * (length / 2) * d * 4 * 2,
+    dram: 2 * q.bytes + 2 * k.bytes,
+    blocks: tiles,
+  };
+}
+
+function head(args: Float64Array, trace: Trace, gradient: boolean, gpu: Gpu): Launch[] {
+  const x = trace.tensor(args[4])!;
+  const [tokens, k] = x.shape as [number, number];
+  const { n, kind, width } = args[5] === 0 ? { n: k, kind: "direct" as const, width: 0 } : trace.weight(args[5]!);
+  const { chunkLogits, leastRows, mostRows } = TILES.head;
+  const most = Math.max(leastRows, Math.min(mostRows, Math.floor(chunkLogits / n)));
+  const chunks = over(tokens, most);
+  const rows = tokens / chunks;
+  const logits = 4 * rows * n;
+  // A chunk of logits that L2 holds is not read from memory again.
+  const reads = logits < gpu.l2Bytes ? 0 : 2;
+  const chunk: Launch[] = [
+    memory("gather_rows_kernel", rows * k * LAID),
+    gemm([{ rows, columns: n, depth: k }], kind, width, gpu),
+    memory("head_rows_kernel", logits * (1 + reads) + (gradient ? 2 * rows * n : 0)),
+  ];
+  if (gradient) {
+    chunk.push(gemm([{ rows, columns: k, depth: n }], kind, width, gpu), memory("scatter_rows_kernel", rows * k * 8));
+  }
+  return Array.from({ length: chunks }, () => chunk).flat();
+}
+
+/** The launches of one call. */
+export function launchesOf({ op, args }: OpCall, trace: Trace, gpu: Gpu): Launch[] {
+  const bytes = sum(args.map((arg) => trace.tensor(arg)?.bytes ?? 0));
+  const [first] = args;
+  switch (op) {
+    case "linear":
+      return linear(groupOf(first as Float64Array, trace), gpu);
+    case "linearDx":
+      return linearDx(groupOf(first as Float64Array, trace), gpu);
+    case "loraGrad":
+      return loraGrad(groupOf(first as Float64Array, trace), gpu);
+    case "attention":
+    case "attentionGrad": {
+      const words = first as Float64Array;
+      const [q, k] = [trace.tensor(words[2])!, trace.tensor(words[3])!];
+      const of = { q, k, sequences: trace.tensor(words[5])!.elements - 1 };
+      const wide = over(q.shape[2]!, 64);
+      const { narrowSlices, forward, forward4, forward8, backward, backwardWide } = TILES.attention;
+      if (op === "attention") {
+        const tile = wide <= narrowSlices ? forward : wide <= 4 ? forward4 : forward8;
+        return [attentionPass("attention_kernel", of, tile, { rows: 1, weighted: 1, needed: 2 })];
+      }
+      const tile = wide <= 2 ? backward : backwardWide;
+      return [
+        memory("attention_delta_kernel", 2 * q.bytes),
+        attentionPass("attention_dq_kernel", of, tile, { rows: 2, weighted: 1, needed: 1 }),
+        attentionPass("attention_dkv_kernel", of, tile, { rows: 2, weighted: 2, needed: 4 }),
+      ];
+    }
+    case "tokenLogprob":
+      return head(first as Float64Array, trace, (first as Float64Array)[3] !== 0, gpu);
+    case "tokenLogprobGrad":
+      return head(first as Float64Array, trace, true, gpu);
+    case "embedding":
+      // Of the table only the rows that are asked for.
+      return [memory("check_ids_kernel", 0), memory("embedding_kernel", 1.5 * trace.tensor(first)!.bytes)];
+    case "adamw":
+      // Values and both moments come and go, gradients come.
+      return [memory("adamw_kernel", 7 * trace.tensor(first)!.bytes)];
+    case "gradStats":
+      return [memory("dot_parts_kernel", trace.tensor(args[1])!.bytes), memory("dot_kernel", 0), memory("count_step_kernel", 0)];
+    case "axpy":
+      return [memory("map4_kernel", bytes + trace.tensor(first)!.bytes)];
+    case "prefetch":
+    case "writeBack":
+      return [{ kernel: op, pcie: trace.tensor(first)!.bytes }];
+    case "wait":
+      return [];
+    default:
+      return [memory(op, bytes)];
+  }
+}

@@ -1,0 +1,47 @@
+/** Written by scripts/cuda/tiles.mjs from the sources in native/cuda; test/cli/model.test.ts compares. */
+export const TILES = {
+  gemm: {
+    step: 64,
+    stages: 3,
+    enough: 96,
+    decodeSlots: 288,
+    partDepth: 512,
+    large: {
+      rows: 128,
+      columns: 128,
+      down: 2,
+      across: 4,
+      threads: 256,
+      shared: 98304,
+      blocks: 1,
+    },
+    small: {
+      rows: 64,
+      columns: 64,
+      down: 2,
+      across: 2,
+      threads: 128,
+      shared: 50176,
+      blocks: 2,
+    },
+  },
+  fewRows: 16,
+  launch: {
+    threads: 256,
+    maxBlocks: 4096,
+  },
+  attention: {
+    narrowSlices: 2,
+    forward: 64,
+    forward4: 32,
+    forward8: 16,
+    backward: 32,
+    backwardWide: 16,
+    few: 16,
+  },
+  head: {
+    chunkLogits: 33554432,
+    leastRows: 8,
+    mostRows: 1024,
+  },
+} as const;
