@@ -274,6 +274,7 @@ export const OTHERS: Record<string, (w: World) => unknown[]> = {
   ],
   deviceInfo: (w) => [w.d],
   memory: (w) => [w.d],
+  limitMemory: (w) => [w.d, 0],
   resetPeak: (w) => [w.d],
   trim: (w) => [w.d],
   availableIsas: () => [],
