@@ -84,10 +84,8 @@ napi_value guarded(napi_env env, const char* op, Body body) noexcept {
   } catch (const Fault& fault) {
     napi_throw(env, to_js(env, fault));
   } catch (const Pending&) {
-  } catch (const std::bad_alloc&) {
-    napi_throw(env, to_js(env, Fault{make_error(LR_OUT_OF_MEMORY, op, "out of host memory")}));
-  } catch (const std::exception& error) {
-    napi_throw(env, to_js(env, Fault{make_error(LR_DEVICE, op, "%s", error.what())}));
+  } catch (const std::exception& error) {  // std::bad_alloc; other errors come as faults
+    napi_throw(env, to_js(env, Fault{make_error(LR_OUT_OF_MEMORY, op, "out of host memory (%s)", error.what())}));
   }
   return nullptr;
 }

@@ -85,7 +85,7 @@ struct FileRead : Task {
       }
     } catch (const Fault& fault) {
       completion->fault = fault;
-    } catch (const std::bad_alloc&) {
+    } catch (...) {
       error = make_error(LR_OUT_OF_MEMORY, "readFile", "out of host memory");
     }
     storage->end_filling();

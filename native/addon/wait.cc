@@ -28,8 +28,8 @@ napi_value message(napi_env env, const char* op, const Fault& fault, const std::
   if (!text.empty()) try {
       const std::string whole = std::string("[") + op + "] " + text;
       return string(env, whole.data(), whole.size());
-    } catch (const std::bad_alloc&) {
-      // The short one says the same, cut off.
+    } catch (...) {
+      // No memory: the short one says the same, cut off.
     }
   char line[sizeof fault.error.text + 64];
   std::snprintf(line, sizeof line, "[%s] %s", op, fault.error.text);
@@ -54,15 +54,13 @@ napi_value to_js(napi_env env, const Fault& fault, const std::string& text) noex
 
 std::shared_ptr<Waiter> Waiter::create(napi_env env) {
   auto waiter = std::make_shared<Waiter>();
-  // The function holds the waiter until Node has closed it.
-  auto held = std::make_unique<std::shared_ptr<Waiter>>(waiter);
-  const auto finalize = [](napi_env, void* data, void*) { delete static_cast<std::shared_ptr<Waiter>*>(data); };
+  const auto finalize = [](napi_env, void* data, void*) { const std::shared_ptr<Waiter> last = std::move(static_cast<Waiter*>(data)->held_); };
   napi_value global = nullptr, constructor = nullptr;
   require_alive(napi_get_global(env, &global), "load");
   require_alive(napi_get_named_property(env, global, "ArrayBuffer", &constructor), "load");
   require_alive(napi_create_reference(env, constructor, 1, &waiter->array_buffer_), "load");
-  require_alive(napi_create_threadsafe_function(env, nullptr, nullptr, string(env, "lowrank"), 0, 1, held.get(), finalize, waiter.get(), settle, &waiter->function_), "load");
-  held.release();
+  require_alive(napi_create_threadsafe_function(env, nullptr, nullptr, string(env, "lowrank"), 0, 1, waiter.get(), finalize, waiter.get(), settle, &waiter->function_), "load");
+  waiter->held_ = waiter;
   napi_unref_threadsafe_function(env, waiter->function_);
   return waiter;
 }
@@ -118,8 +116,8 @@ void Waiter::settle(napi_env env, napi_value, void* context, void* data) {
 
 void Waiter::post(std::unique_ptr<Completion> completion) noexcept {
   std::lock_guard<std::mutex> lock(mutex_);
-  if (closed_) return;
-  if (napi_call_threadsafe_function(function_, completion.get(), napi_tsfn_nonblocking) == napi_ok) completion.release();
+  // Without a limit to its queue an open function refuses nothing.
+  if (!closed_) napi_call_threadsafe_function(function_, completion.release(), napi_tsfn_nonblocking);
 }
 
 void Waiter::close() noexcept {

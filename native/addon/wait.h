@@ -45,6 +45,7 @@ class Waiter {
   std::mutex mutex_;
   bool closed_ = false;
   napi_threadsafe_function function_ = nullptr;
+  std::shared_ptr<Waiter> held_;     // by the function, until Node has closed it
   napi_ref array_buffer_ = nullptr;  // the constructor
   int pending_ = 0;  // touched by the environment's thread only
 };
