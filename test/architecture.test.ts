@@ -23,7 +23,7 @@ const SRC: Readonly<Record<string, readonly string[]>> = {
   data: ["text", "io"],
   generate: ["ops", "tensor", "text"],
   models: ["nn", "ops", "autograd", "tensor", "quant", "io", "text", "generate"],
-  optim: ["tensor"],
+  optim: ["tensor", "quant"],
   peft: ["nn", "ops", "autograd", "tensor", "quant", "io", "models", "optim"],
   train: ["peft", "models", "nn", "ops", "autograd", "tensor", "quant", "io", "optim", "data", "text", "generate"],
   quickstart: EVERYTHING,

@@ -13,12 +13,15 @@ describe("the public API", () => {
   it("is what the README and examples use, and nothing internal", () => {
     const { stdout } = node("--input-type=module", "-e", 'console.log(Object.keys(await import("lowrank")).sort().join(" "))');
     expect(stdout.trim().split(" ")).toEqual([
+      "Adafactor",
+      "Adam",
       "AdamW",
       "AutoModelForCausalLM",
       "AutoTokenizer",
       "CausalLM",
       "Embedding",
       "Linear",
+      "Lion",
       "LoraConfig",
       "LowrankError",
       "Module",

@@ -22,7 +22,7 @@
 extern "C" {
 #endif
 
-#define LR_ABI_VERSION 4
+#define LR_ABI_VERSION 5
 
 typedef enum lr_dtype { LR_F32 = 0, LR_BF16 = 1, LR_F16 = 2, LR_I32 = 3, LR_U8 = 4 } lr_dtype;
 
@@ -152,13 +152,22 @@ typedef struct lr_head_args {
   lr_tensor dweight;          /* f32 [n, k] or absent, accumulated in fixed order */
 } lr_head_args;
 
-/* One contiguous part of the parameter arena; begin is a multiple of 256 elements. Stored in a U8 tensor. */
+/* One contiguous part of the parameter arena; begin is a multiple of 256 elements. Stored in a U8 tensor. Its moments lie, in the order of its
+ * elements, in tensors for all segments of that width: from element 256 * block of the float32 ones, or as 8-bit codes from element
+ * 256 * block of `state` with one absmax for each block of 256 from absmax[block] on. Segments of one width follow each other there too. */
 typedef struct lr_optim_segment {
   int64_t begin, end;
   float lr_scale, weight_decay;
   int32_t bits;               /* of the moments: 32 or 8 */
-  int32_t reserved;
+  int32_t block;
 } lr_optim_segment;           /* 32 bytes */
+
+/* How adafactor sees one segment: matrices of rows x cols elements, as many as the segment has. Their means of squares begin at element `row` of
+ * exp_avg_sq_row (one a row) and `col` of exp_avg_sq_col (one a column). cols 0: a vector, whose second moment begins at element `row` of
+ * exp_avg_sq. Stored in a U8 tensor; ascending, without overlaps. */
+typedef struct lr_optim_shape {
+  int64_t rows, cols, row, col;
+} lr_optim_shape;             /* 32 bytes */
 
 /* Lives in device memory (a U8 tensor of 64 bytes), so that the device alone decides whether a step happens. */
 typedef struct lr_optim_header {
@@ -254,13 +263,27 @@ typedef struct lr_backend {
 
   /* optimizer over the arena */
   lr_error (*grad_stats)(lr_queue*, lr_tensor header, lr_tensor grad, lr_tensor loss);  /* [scratch] grad_norm_sq; finite (loss f32 may be absent); counts the step, as done or as skipped */
-  lr_error (*adamw)(lr_queue*, lr_tensor param, lr_tensor grad, lr_tensor exp_avg, lr_tensor exp_avg_sq, lr_tensor header, lr_tensor segments,
-                    double lr, double beta1, double beta2, double eps, double max_grad_norm);
-      /* torch's AdamW per segment, lr * lr_scale; max_grad_norm > 0: gradient times min(1, max / (norm + 1e-6)). After grad_stats, whose
-       * step it takes, on the whole arena or on slices of it, which begin at multiples of 256 elements, one after the other. Not finite: changes nothing */
+  lr_error (*adamw)(lr_queue*, lr_tensor param, lr_tensor grad, lr_tensor exp_avg, lr_tensor exp_avg_sq, lr_tensor state1, lr_tensor absmax1,
+                    lr_tensor state2, lr_tensor absmax2, lr_tensor qmaps, lr_tensor header, lr_tensor segments, double lr, double beta1, double beta2,
+                    double eps, double max_grad_norm, int32_t decoupled);
+      /* torch's AdamW per segment, lr * lr_scale. param f32, or bf16 where exp_avg and exp_avg_sq are too: then every operation is rounded
+       * as torch's; grad is f32. decoupled 0: Adam, weight decay is added to the clipped gradient. max_grad_norm > 0: gradient
+       * times min(1, max / (norm + 1e-6)). After grad_stats, whose step it takes, on the whole arena or on slices of it, which begin at multiples
+       * of 256 elements, one after the other. Not finite: changes nothing. 8-bit moments as bitsandbytes' CUDA kernel: the update
+       * uses the new moments before they are quantised again; state u8, absmax f32, qmaps f32 [2, 256]: the signed map of exp_avg, the unsigned
+       * one of exp_avg_sq. Tensors of a width that no segment has may be absent. */
+  lr_error (*lion)(lr_queue*, lr_tensor param, lr_tensor grad, lr_tensor exp_avg, lr_tensor state1, lr_tensor absmax1, lr_tensor qmap, lr_tensor header,
+                   lr_tensor segments, double lr, double beta1, double beta2, double max_grad_norm);
+      /* Lion (Chen et al. 2023), otherwise as adamw: sign(beta1 m + (1 - beta1) g), decoupled weight decay, then m = beta2 m + (1 - beta2) g */
+  lr_error (*adafactor)(lr_queue*, lr_tensor param, lr_tensor grad, lr_tensor exp_avg, lr_tensor exp_avg_sq, lr_tensor exp_avg_sq_row,
+                        lr_tensor exp_avg_sq_col, lr_tensor header, lr_tensor segments, lr_tensor shapes, double lr, double eps1, double eps2,
+                        double clip_threshold, double decay_rate, double beta1, int32_t scale_parameter, int32_t relative_step, int32_t warmup_init,
+                        double max_grad_norm);
+      /* [scratch] Adafactor (Shazeer & Stern 2018) with the arithmetic of transformers 5, otherwise as adamw with 32-bit moments. exp_avg absent:
+       * no first moment. relative_step: lr is min(warmup_init ? 1e-6 step : 1e-2, 1 / sqrt(step)) */
   lr_error (*sgd)(lr_queue*, lr_tensor param, lr_tensor grad, lr_tensor momentum_buffer, lr_tensor header, lr_tensor segments,
                   double lr, double momentum, double dampening, int32_t nesterov, double max_grad_norm);
-      /* torch's SGD, otherwise as adamw: weight decay is added to the clipped gradient, the first step's buffer is that gradient. momentum 0: the buffer may be absent */
+      /* torch's SGD with 32-bit moments, otherwise as adamw: weight decay is added to the clipped gradient, the first step's buffer is that gradient. momentum 0: the buffer may be absent */
 } lr_backend;
 
 /* What a plugin (CUDA, emulator) exports. lr_backend_open: NULL, with the reason in error, when the device cannot be used.

@@ -35,7 +35,7 @@ struct Pending {};
 // Arguments of a call. Every reader throws a Fault that names the op and the argument.
 class Call {
  public:
-  static constexpr size_t kMaxArguments = 16;
+  static constexpr size_t kMaxArguments = 24;
   Call(napi_env env, napi_callback_info info, const char* op);
 
   const napi_env env;

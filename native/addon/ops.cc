@@ -68,6 +68,8 @@ void define_kernels(napi_env env, napi_value exports) {
   OP(quantizeAbsmax, quantize_absmax);
   OP(gradStats, grad_stats, kScratch);
   OP(adamw, adamw);
+  OP(lion, lion);
+  OP(adafactor, adafactor, kScratch);
   OP(sgd, sgd);
 #undef OP
 }

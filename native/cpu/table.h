@@ -3,6 +3,7 @@
 #include "backend.h"
 #include "simd/math.h"
 #include "simd/philox.h"
+#include "ops/adafactor.h"
 #include "ops/attention.h"
 #include "ops/attention_grad.h"
 #include "ops/common.h"
@@ -64,6 +65,8 @@ constexpr lr_backend make_table(const char* name) {
   t.quantize_absmax = quantize_absmax;
   t.grad_stats = grad_stats;
   t.adamw = adamw;
+  t.lion = lion;
+  t.adafactor = adafactor;
   t.sgd = sgd;
   t.linear = linear;
   t.linear_dx = linear_dx;

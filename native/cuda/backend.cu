@@ -164,6 +164,8 @@ lr_backend make_table() {
   t.quantize_absmax = quantize_absmax;
   t.grad_stats = grad_stats;
   t.adamw = adamw;
+  t.lion = lion;
+  t.adafactor = adafactor;
   t.sgd = sgd;
   return t;
 }

@@ -46,8 +46,15 @@ lr_error quantize_8bit(lr_queue*, lr_tensor codes, lr_tensor absmax, lr_tensor x
 lr_error dequantize_8bit(lr_queue*, lr_tensor y, lr_tensor codes, lr_tensor absmax, lr_tensor map, int32_t blocksize);
 lr_error quantize_absmax(lr_queue*, lr_tensor codes, lr_tensor nested_absmax, lr_tensor offset, lr_tensor absmax, lr_tensor map, int32_t blocksize);
 lr_error grad_stats(lr_queue*, lr_tensor header, lr_tensor grad, lr_tensor loss);
-lr_error adamw(lr_queue*, lr_tensor param, lr_tensor grad, lr_tensor exp_avg, lr_tensor exp_avg_sq, lr_tensor header, lr_tensor segments, double lr,
-               double beta1, double beta2, double eps, double max_grad_norm);
+lr_error adamw(lr_queue*, lr_tensor param, lr_tensor grad, lr_tensor exp_avg, lr_tensor exp_avg_sq, lr_tensor state1, lr_tensor absmax1, lr_tensor state2,
+               lr_tensor absmax2, lr_tensor qmaps, lr_tensor header, lr_tensor segments, double lr, double beta1, double beta2, double eps,
+               double max_grad_norm, int32_t decoupled);
+lr_error lion(lr_queue*, lr_tensor param, lr_tensor grad, lr_tensor exp_avg, lr_tensor state1, lr_tensor absmax1, lr_tensor qmap, lr_tensor header,
+              lr_tensor segments, double lr, double beta1, double beta2, double max_grad_norm);
+lr_error adafactor(lr_queue*, lr_tensor param, lr_tensor grad, lr_tensor exp_avg, lr_tensor exp_avg_sq, lr_tensor exp_avg_sq_row,
+                   lr_tensor exp_avg_sq_col, lr_tensor header, lr_tensor segments, lr_tensor shapes, double lr, double eps1, double eps2,
+                   double clip_threshold, double decay_rate, double beta1, int32_t scale_parameter, int32_t relative_step, int32_t warmup_init,
+                   double max_grad_norm);
 lr_error sgd(lr_queue*, lr_tensor param, lr_tensor grad, lr_tensor momentum_buffer, lr_tensor header, lr_tensor segments, double lr, double momentum,
              double dampening, int32_t nesterov, double max_grad_norm);
 

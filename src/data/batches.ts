@@ -97,7 +97,8 @@ export class Batches {
     const end = Math.min(order.length, cursor.index + batchSize * accumulationSteps);
     const microBatches: PackedTokens[] = [];
     for (let i = cursor.index; i < end; i += batchSize) {
-      microBatches.push(packTokens(Array.from(order.subarray(i, Math.min(end, i + batchSize)), (u) => this.units[u]!).flat()));
+      const rows = Array.from(order.subarray(i, Math.min(end, i + batchSize)), (u) => this.units[u]!);
+      microBatches.push(packTokens(rows.flat(), Math.max(...rows.map(lengthOf))));
     }
     return {
       microBatches,
@@ -111,7 +112,7 @@ export class Batches {
     const { units, options } = this;
     const order = options.shuffle === false ? Int32Array.from(units.keys()) : permutation(units.length, options.seed, epoch);
     if (!options.groupByLength) return order;
-    const length = (unit: number) => units[unit]!.reduce((n, e) => n + e.inputIds.length, 0);
+    const length = (unit: number) => lengthOf(units[unit]!);
     const group = LENGTH_GROUP * options.batchSize;
     for (let start = 0; start < order.length; start += group) {
       const part = order.subarray(start, start + group);
@@ -120,6 +121,8 @@ export class Batches {
     return order;
   }
 }
+
+const lengthOf = (unit: Unit): number => unit.reduce((n, e) => n + e.inputIds.length, 0);
 
 /** SHA-256 over all ids and labels: tells on resume whether the data are the same. */
 export function fingerprint(examples: Sequences): string {

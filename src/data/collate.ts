@@ -25,6 +25,8 @@ export interface PackedTokens {
   cuSeqlens: Int32Array;
   /** How many labels are targets. */
   targetTokens: number;
+  /** Tokens of the longest row: what a padded batch of the same rows would be wide. A pack is one row. */
+  width: number;
 }
 
 /** Labels of a sequence: its ids where every mask that is given has a 1. */
@@ -49,8 +51,11 @@ export function truncate<T extends { slice(start?: number, end?: number): T; len
   return mode === "keep_start" ? list.slice(0, maxLength) : list.slice(list.length - maxLength);
 }
 
-/** Lays examples end to end. Empty ones leave no trace. */
-export function packTokens(examples: readonly Example[]): PackedTokens {
+/** Lays examples end to end. Empty ones leave no trace. `width`: where rows hold several examples; else that of the longest one. */
+export function packTokens(
+  examples: readonly Example[],
+  width: number = Math.max(0, ...examples.map((e) => e.inputIds.length)),
+): PackedTokens {
   const full = examples.filter((e) => e.inputIds.length > 0);
   const total = full.reduce((n, e) => n + e.inputIds.length, 0);
   const packed: PackedTokens = {
@@ -59,6 +64,7 @@ export function packTokens(examples: readonly Example[]): PackedTokens {
     labels: new Int32Array(total).fill(IGNORE),
     cuSeqlens: new Int32Array(full.length + 1),
     targetTokens: 0,
+    width,
   };
   let at = 0;
   for (const [n, { inputIds, labels }] of full.entries()) {

@@ -40,6 +40,8 @@ export interface ForwardOptions extends ForwardMode {
   offload?: ActivationOffload | undefined;
   /** Called with the input of every layer, and with the last one's output before the final norm: float32 [T, hidden]. */
   observe?: ((hidden: Tensor) => void) | undefined;
+  /** Added to the embeddings (NEFTune): float32 [T, hidden]. */
+  embeddingNoise?: Tensor | undefined;
 }
 
 /** What a model is made of besides its weights. */
@@ -121,6 +123,7 @@ export abstract class CausalLM extends Module implements TextModel {
       cache: options.cache && ((layer) => options.cache!.layer(layer)),
     };
     let x = this.model.embedTokens.forward(batch.inputIds, context.mode);
+    if (options.embeddingNoise) x = add(x, options.embeddingNoise);
     let residual: Tensor | undefined;
     options.observe?.(x);
     for (const layer of this.model.layers) {

@@ -22,18 +22,21 @@ export interface ArenaSegment extends ParameterSpec {
 const ALIGNMENT = 256;
 
 /**
- * Every tensor that trains together, as slices of one flat float32 buffer; their gradients likewise. So the optimizer is one launch,
+ * Every tensor that trains together, as slices of one flat buffer (float32, or bfloat16 on request); their float32 gradients likewise. So the optimizer is one launch,
  * zeroing gradients one fill, clipping one reduction, saving one read. Used by adapters and by full-parameter training alike.
  */
 export class ParameterArena {
   readonly segments: readonly ArenaSegment[];
   readonly device: Device;
-  /** float32 [n], segments in order, padding between them zero. */
+  readonly dtype: "float32" | "bfloat16";
+  /** [n], segments in order, padding between them zero. */
   readonly values: Tensor;
   #gradients: Tensor | undefined;
   readonly #parameters = new Map<string, Tensor>();
 
-  constructor(specs: readonly ParameterSpec[], device: Device) {
+  /** `dtype`: of the parameters and of what optimizers keep of them, each rounded whenever it is stored, as torch does without a float32 copy. */
+  constructor(specs: readonly ParameterSpec[], device: Device, { dtype = "float32" }: { dtype?: "float32" | "bfloat16" } = {}) {
+    this.dtype = dtype;
     let begin = 0;
     this.segments = specs.map((spec) => {
       const end = begin + spec.shape.reduce((product, n) => product * n, 1);
@@ -44,7 +47,7 @@ export class ParameterArena {
     const names = new Set(specs.map(({ name }) => name));
     if (names.size !== specs.length) throw new LowrankError("INVALID_ARGUMENT", "[arena] two parameters have the same name");
     this.device = device;
-    this.values = detached(() => Tensor.zeros([begin], { device }));
+    this.values = detached(() => Tensor.zeros([begin], { dtype, device }));
     for (const segment of this.segments) this.#parameters.set(segment.name, slice(this.values, segment));
   }
 
@@ -97,5 +100,5 @@ export class ParameterArena {
 }
 
 function slice(flat: Tensor, { begin, shape }: ArenaSegment): Tensor {
-  return detached(() => flat.view(begin * 4, "float32", shape));
+  return detached(() => flat.view(begin * (flat.dtype === "float32" ? 4 : 2), flat.dtype, shape));
 }

@@ -1,10 +1,12 @@
 import { LowrankError } from "../errors.js";
+import { dynamicMap } from "../quant/codes.js";
 import { native } from "../tensor/native-errors.js";
 import { scope } from "../tensor/scope.js";
 import { Tensor } from "../tensor/tensor.js";
 import type { ParameterArena } from "./arena.js";
 import { PagedStates } from "./paged-states.js";
-import { type ArenaPart, type OptimizerStates, ResidentStates, type StateSpec } from "./states.js";
+import { segmentLayout } from "./segments.js";
+import { type ArenaPart, BLOCK, kept, type OptimizerStates, ResidentStates, type StateSpec } from "./states.js";
 
 /** What the device reports about the last step. */
 export interface OptimizerReport {
@@ -48,45 +50,84 @@ export interface ParameterGroup {
   weightDecay: number;
 }
 
-export interface ArenaOptions {
+/** Width of an optimizer's moments. */
+export interface MomentWidth {
+  /** 8: moments of parameters of at least `min8bitSize` elements are codes with an absmax a block of 256, as bitsandbytes keeps them. Default 32. */
+  bits?: 32 | 8;
+  /** Default 4096. */
+  min8bitSize?: number;
+  /** Parameters whose moments stay 32-bit whatever their size: transformers exempts embeddings. */
+  keep32bit?: ReadonlySet<string>;
+}
+
+export interface ArenaOptions extends MomentWidth {
   /** Of parameters that name none of their own. */
   weightDecay: number;
   /** By the parameter's name; they go before what the arena says. */
   groups?: ReadonlyMap<string, ParameterGroup> | undefined;
-  /** State lies in the host's memory, where the device has one of its own. */
+  /** State lies in the host's memory, where the device has one of its own; 8-bit moments stay on the device. */
   paged?: boolean | undefined;
+  /** Sizes of float32 state of another layout than the arena's. */
+  others?: Readonly<Record<string, number>>;
 }
 
-const SEGMENT_BYTES = 32;
 const HEADER_BYTES = 64;
 
 /**
  * What all optimizers share: state laid out as the arena, the header in which the device counts, the table of segments. The device itself
  * decides whether a step happens: one whose loss or gradient is not finite leaves every byte as it was.
  */
-export abstract class ArenaOptimizer<Moment extends string> implements Optimizer {
+export abstract class ArenaOptimizer implements Optimizer {
   readonly arena: ParameterArena;
-  readonly state: Readonly<Record<Moment | "header", Tensor>>;
+  /**
+   * `header`, and each moment under its name (in the parameters' dtype, of the segments with 32-bit moments) and as bitsandbytes calls its
+   * 8-bit form: `state1` (uint8 codes) and `absmax1` (float32) of the first moment, `state2` and `absmax2` of the second. What nothing lies
+   * in is absent.
+   */
+  readonly state: Readonly<Record<string, Tensor>>;
   readonly paging: Paging | undefined;
   readonly #name: string;
-  readonly #states: OptimizerStates<Moment>;
+  readonly #states: OptimizerStates<string>;
+  /** State of another layout, the header, and `maps`: float32 [moments, 256], the values of the codes, signed but for a second moment. */
+  readonly #others: Readonly<Record<string, Tensor>>;
 
-  protected constructor(name: string, arena: ParameterArena, specs: readonly StateSpec<Moment>[], options: ArenaOptions) {
+  protected constructor(name: string, arena: ParameterArena, moments: readonly string[], options: ArenaOptions) {
     this.#name = name;
     this.arena = arena;
-    const { device } = arena;
-    const table = (begin: number, end: number) => segmentBytes(arena, options, begin, end);
-    const states =
-      options.paged && device.info.separate ? new PagedStates(arena, specs, table) : new ResidentStates(arena, specs, table);
+    const { device, dtype } = arena;
+    const layout = segmentLayout(arena, options);
+    const specs = moments
+      .flatMap((moment, i): StateSpec[] => [
+        { name: moment, dtype, perBlock: BLOCK, bits: 32 },
+        { name: `state${i + 1}`, dtype: "uint8", perBlock: BLOCK, bits: 8 },
+        { name: `absmax${i + 1}`, dtype: "float32", perBlock: 1, bits: 8 },
+      ])
+      .filter(({ bits }) => layout.blocks[bits] > 0);
+    const pages = options.paged && device.info.separate && layout.blocks[8] === 0;
+    const states = pages ? new PagedStates(arena, specs, layout) : new ResidentStates(arena, specs, layout);
     this.#states = states;
     this.paging = states instanceof PagedStates ? states : undefined;
     try {
-      const header = Tensor.from(new Uint8Array(HEADER_BYTES), [HEADER_BYTES], { device }).keep();
-      this.state = { ...states.tensors, header } as Record<Moment | "header", Tensor>;
+      this.#others = kept(() => ({
+        ...Object.fromEntries(
+          Object.entries(options.others ?? {}).flatMap(([name, size]) =>
+            size > 0 ? [[name, Tensor.zeros([size], { device })]] : [],
+          ),
+        ),
+        header: Tensor.from(new Uint8Array(HEADER_BYTES), [HEADER_BYTES], { device }),
+        ...(layout.blocks[8] > 0 && { maps: Tensor.from(mapsOf(moments.length), [moments.length, 256], { device }) }),
+      }));
     } catch (error) {
       states.dispose();
       throw error;
     }
+    const { maps: _, ...saved } = this.#others;
+    this.state = { ...states.tensors, ...saved };
+  }
+
+  /** Handle of a part of the state, 0 when there is none. */
+  protected handle(part: ArenaPart, name: string): number {
+    return (part.state[name] ?? this.#others[name])?.handle ?? 0;
   }
 
   step(lr: number, loss?: Tensor): void {
@@ -94,16 +135,16 @@ export abstract class ArenaOptimizer<Moment extends string> implements Optimizer
     if (!gradients) throw new LowrankError("INVALID_ARGUMENT", `[${this.#name}] the arena is frozen: it has no gradients`);
     this.#states.prepare();
     scope(() => {
-      native(() => device.kernels.gradStats(device.number, this.state.header.handle, gradients.handle, loss?.handle ?? 0));
+      native(() => device.kernels.gradStats(device.number, this.state.header!.handle, gradients.handle, loss?.handle ?? 0));
       for (const part of this.#states.parts(gradients)) native(() => this.update(lr, part));
     });
   }
 
   /** Enqueues the update of a part of the arena, after the header knows the gradient's norm. */
-  protected abstract update(lr: number, part: ArenaPart<Moment>): void;
+  protected abstract update(lr: number, part: ArenaPart): void;
 
   async report(): Promise<OptimizerReport> {
-    const bytes = (await this.state.header.read()) as Uint8Array;
+    const bytes = (await this.state.header!.read()) as Uint8Array;
     const view = new DataView(bytes.buffer, bytes.byteOffset, HEADER_BYTES);
     return {
       step: Number(view.getBigInt64(0, true)),
@@ -116,23 +157,10 @@ export abstract class ArenaOptimizer<Moment extends string> implements Optimizer
 
   dispose(): void {
     this.#states.dispose();
-    this.state.header.dispose();
+    for (const tensor of Object.values(this.#others)) tensor.dispose();
   }
 }
 
-/** What of elements [begin, end) belongs to segments, as a table of `lr_optim_segment`. */
-function segmentBytes(arena: ParameterArena, { weightDecay, groups }: ArenaOptions, begin: number, end: number): Uint8Array {
-  const within = arena.segments.filter((segment) => segment.begin < end && segment.end > begin);
-  const bytes = new Uint8Array(within.length * SEGMENT_BYTES);
-  const view = new DataView(bytes.buffer);
-  for (const [i, segment] of within.entries()) {
-    const at = i * SEGMENT_BYTES;
-    view.setBigInt64(at, BigInt(Math.max(segment.begin, begin) - begin), true);
-    view.setBigInt64(at + 8, BigInt(Math.min(segment.end, end) - begin), true);
-    const own = { ...segment, ...groups?.get(segment.name) };
-    view.setFloat32(at + 16, own.lrScale ?? 1, true);
-    view.setFloat32(at + 20, own.weightDecay ?? weightDecay, true);
-    view.setInt32(at + 24, 32, true);
-  }
-  return bytes;
+function mapsOf(moments: number): Float32Array {
+  return Float32Array.from([dynamicMap(true), dynamicMap(false)].slice(0, moments).flatMap((map) => [...map]));
 }

@@ -7,7 +7,7 @@ import {
   byName,
   kept,
   type OptimizerStates,
-  type SegmentTable,
+  type SegmentLayout,
   type StateSpec,
   segmentsOf,
   zeros,
@@ -30,7 +30,7 @@ interface Page<Name extends string> {
 }
 
 /**
- * State that lives in the host's memory and visits the device for a step. Copies run beside the passes: pages come while the backward pass
+ * State of 32-bit moments that lives in the host's memory and visits the device for a step. Copies run beside the passes: pages come while the backward pass
  * frees activations, into memory that these held, and go back while the next forward pass begins. Where the device has no room for all of
  * them, the pages of a step follow each other through the memory of two.
  */
@@ -48,7 +48,7 @@ export class PagedStates<Name extends string> implements OptimizerStates<Name> {
   #ops = 0;
   #opsOfPass = 0;
 
-  constructor(arena: ParameterArena, specs: readonly StateSpec<Name>[], table: SegmentTable) {
+  constructor(arena: ParameterArena, specs: readonly StateSpec<Name>[], layout: SegmentLayout) {
     this.#arena = arena;
     this.#specs = specs;
     const { device, values } = arena;
@@ -57,7 +57,7 @@ export class PagedStates<Name extends string> implements OptimizerStates<Name> {
     const slots = begins.map(() => device.takeSlot());
     try {
       [this.tensors, this.#pages] = kept(() => {
-        const tensors = zeros(arena, specs, true);
+        const tensors = zeros(arena, specs, layout, true);
         const pages = begins.map((begin, i) => {
           const end = Math.min(begin + length, values.size);
           const host = byName(specs, ({ name, perBlock }) =>
@@ -68,7 +68,7 @@ export class PagedStates<Name extends string> implements OptimizerStates<Name> {
             slot: slots[i]!,
             values: values.slice(begin, end),
             host,
-            segments: segmentsOf(arena, table, begin, end),
+            segments: segmentsOf(arena, layout, begin, end),
             begin,
             bytes,
           };

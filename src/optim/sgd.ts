@@ -1,7 +1,7 @@
 import { LowrankError } from "../errors.js";
 import type { ParameterArena } from "./arena.js";
 import { ArenaOptimizer } from "./optimizer.js";
-import { type ArenaPart, BLOCK, type StateSpec } from "./states.js";
+import type { ArenaPart } from "./states.js";
 
 export interface SGDOptions {
   momentum?: number;
@@ -16,7 +16,7 @@ export interface SGDOptions {
 }
 
 /** torch.optim.SGD over an arena: one launch for all parameters. Without momentum it keeps no buffer. */
-export class SGD extends ArenaOptimizer<string> {
+export class SGD extends ArenaOptimizer {
   readonly #options: Required<Omit<SGDOptions, "weightDecay">>;
 
   /** Throws INVALID_ARGUMENT for a negative momentum, and for nesterov without momentum or with dampening. */
@@ -28,21 +28,20 @@ export class SGD extends ArenaOptimizer<string> {
       ...(nesterov && dampening !== 0 ? [`nesterov allows no dampening but it is ${dampening}`] : []),
     ];
     if (problems.length > 0) throw new LowrankError("INVALID_ARGUMENT", `[sgd] ${problems.join("; ")}`);
-    const buffer: StateSpec = { name: "momentum_buffer", dtype: "float32", perBlock: BLOCK };
-    super("sgd", arena, momentum === 0 ? [] : [buffer], { weightDecay });
+    super("sgd", arena, momentum === 0 ? [] : ["momentum_buffer"], { weightDecay });
     this.#options = { momentum, dampening, nesterov, maxGradNorm };
   }
 
-  protected override update(lr: number, { values, gradients, state, segments }: ArenaPart): void {
+  protected override update(lr: number, part: ArenaPart): void {
     const { momentum, dampening, nesterov, maxGradNorm } = this.#options;
     const { device } = this.arena;
     device.kernels.sgd(
       device.number,
-      values.handle,
-      gradients.handle,
-      state.momentum_buffer?.handle ?? 0,
-      this.state.header!.handle,
-      segments.handle,
+      part.values.handle,
+      part.gradients.handle,
+      this.handle(part, "momentum_buffer"),
+      this.handle(part, "header"),
+      part.segments.handle,
       lr,
       momentum,
       dampening,

@@ -5,11 +5,12 @@ import type { ParameterArena } from "./arena.js";
 /** Elements of the arena that one block of 8-bit state covers; parts of the arena begin at multiples of it. */
 export const BLOCK = 256;
 
-/** One tensor of an optimizer's state, laid out as the arena: so many values for every {@link BLOCK} elements. */
+/** One tensor of an optimizer's state: so many values for every {@link BLOCK} elements of the segments whose moments have that many bits. */
 export interface StateSpec<Name extends string = string> {
   name: Name;
-  dtype: "float32" | "uint8";
+  dtype: "float32" | "bfloat16" | "uint8";
   perBlock: number;
+  bits: 32 | 8;
 }
 
 /** What one launch of an optimizer updates: a part of the arena and its state in the device's memory. */
@@ -21,8 +22,13 @@ export interface ArenaPart<Name extends string = string> {
   segments: Tensor;
 }
 
-/** Elements [begin, end) of the arena as the table of `lr_optim_segment`. */
-export type SegmentTable = (begin: number, end: number) => Uint8Array;
+/** How the segments of an arena are optimized. */
+export interface SegmentLayout {
+  /** Blocks that the moments of a width have: those of one width lie one after the other. */
+  blocks: Readonly<Record<32 | 8, number>>;
+  /** Elements [begin, end) of the arena as the table of `lr_optim_segment`. */
+  table(begin: number, end: number): Uint8Array;
+}
 
 /** Where an optimizer's state lies, and how it comes to the device for a step. */
 export interface OptimizerStates<Name extends string> {
@@ -41,9 +47,12 @@ export class ResidentStates<Name extends string> implements OptimizerStates<Name
   readonly #arena: ParameterArena;
   readonly #segments: Tensor;
 
-  constructor(arena: ParameterArena, specs: readonly StateSpec<Name>[], table: SegmentTable) {
+  constructor(arena: ParameterArena, specs: readonly StateSpec<Name>[], layout: SegmentLayout) {
     this.#arena = arena;
-    [this.tensors, this.#segments] = kept(() => [zeros(arena, specs, false), segmentsOf(arena, table, 0, arena.values.size)]);
+    [this.tensors, this.#segments] = kept(() => [
+      zeros(arena, specs, layout, false),
+      segmentsOf(arena, layout, 0, arena.values.size),
+    ]);
   }
 
   prepare(): void {}
@@ -58,18 +67,21 @@ export class ResidentStates<Name extends string> implements OptimizerStates<Name
 }
 
 /** The state as zeros, in the device's memory or the host's. */
-export function zeros<Name extends string>(arena: ParameterArena, specs: readonly StateSpec<Name>[], host: boolean) {
-  const blocks = arena.values.size / BLOCK;
-  const { device } = arena;
-  return byName(specs, ({ dtype, perBlock }) => Tensor.zeros([blocks * perBlock], { dtype, device, host }));
+export function zeros<Name extends string>(
+  { device }: ParameterArena,
+  specs: readonly StateSpec<Name>[],
+  { blocks }: SegmentLayout,
+  host: boolean,
+) {
+  return byName(specs, ({ dtype, perBlock, bits }) => Tensor.zeros([blocks[bits] * perBlock], { dtype, device, host }));
 }
 
 export function byName<Name extends string, T>(specs: readonly StateSpec<Name>[], make: (spec: StateSpec<Name>) => T) {
   return Object.fromEntries(specs.map((spec) => [spec.name, make(spec)])) as Record<Name, T>;
 }
 
-export function segmentsOf({ device }: ParameterArena, table: SegmentTable, begin: number, end: number): Tensor {
-  const bytes = table(begin, end);
+export function segmentsOf({ device }: ParameterArena, layout: SegmentLayout, begin: number, end: number): Tensor {
+  const bytes = layout.table(begin, end);
   return Tensor.from(bytes, [bytes.length], { device });
 }
 

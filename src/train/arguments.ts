@@ -22,6 +22,8 @@ const NAMES = [
   "adamBeta1",
   "adamBeta2",
   "adamEpsilon",
+  "labelSmoothingFactor",
+  "neftuneNoiseAlpha",
   "seed",
   "dataSeed",
   "gradientCheckpointing",

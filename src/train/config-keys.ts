@@ -1,5 +1,6 @@
 import type { Json, JsonObject } from "../io/json.js";
 import { SCHEDULE_TYPES, type ScheduleType } from "../optim/schedules.js";
+import { OPTIMIZERS, type OptimizerName } from "./optimizer.js";
 
 /** A checked training configuration: LLaMA-Factory's keys in camelCase, its defaults filled in. */
 export interface TrainConfig {
@@ -62,10 +63,13 @@ export interface TrainConfig {
   weightDecay: number;
   /** 0: no clipping. */
   maxGradNorm: number;
-  optim: "adamw_torch" | "adamw_torch_fused" | "adamw_hf" | "paged_adamw_32bit" | "sgd";
+  optim: OptimizerName;
   adamBeta1: number;
   adamBeta2: number;
   adamEpsilon: number;
+  labelSmoothingFactor: number;
+  /** NEFTune: uniform noise in ± alpha / sqrt(width * hidden) on the embeddings; null: none. */
+  neftuneNoiseAlpha: number | null;
   seed: number;
   dataSeed: number | null;
   bf16: boolean;
@@ -133,8 +137,6 @@ const byteCount = key(null, "a number of bytes, or one with KiB, MiB or GiB", (v
   return Number.isSafeInteger(bytes) && bytes > 0 ? bytes : undefined;
 });
 
-const OPTIMS = ["adamw_torch", "adamw_torch_fused", "adamw_hf", "paged_adamw_32bit", "sgd"];
-
 /** Keys that do something, with LLaMA-Factory's defaults (transformers' where it adds none). */
 export const KEYS: Record<keyof TrainConfig, Key> = {
   modelNameOrPath: text(),
@@ -195,10 +197,12 @@ export const KEYS: Record<keyof TrainConfig, Key> = {
   warmupSteps: shareOrCount(0),
   weightDecay: number(0, 0),
   maxGradNorm: number(1, 0),
-  optim: choice("adamw_torch", OPTIMS),
+  optim: choice("adamw_torch", Object.keys(OPTIMIZERS)),
   adamBeta1: number(0.9, 0, 1),
   adamBeta2: number(0.999, 0, 1),
   adamEpsilon: number(1e-8, 0),
+  labelSmoothingFactor: number(0, 0, 1),
+  neftuneNoiseAlpha: orNull(number(null, 0)),
   seed: integer(42, 0),
   dataSeed: orNull(integer(null, 0)),
   bf16: flag(),
@@ -253,13 +257,12 @@ export const UNSUPPORTED: Readonly<Record<string, readonly Json[]>> = Object.fro
   ref_model_quantization_bit reward_model reward_model_adapters reward_model_quantization_bit use_ref_model use_galore use_apollo use_badam use_adam_mini
   use_muon use_mca use_kt use_llama_pro use_dft_loss use_asft_loss use_eaft_loss use_hyper_parallel use_megatron_bridge compute_accuracy
   early_stopping_steps streaming tokenized_path tool_format eval_on_each_dataset preserve_thinking block_diag_attn do_predict predict_with_generate
-  neftune_noise_alpha group_by_length dataloader_drop_last load_best_model_at_end push_to_hub ignore_data_skip eval_on_start eval_delay optim_args
+  group_by_length dataloader_drop_last load_best_model_at_end push_to_hub ignore_data_skip eval_on_start eval_delay optim_args
   optim_target_modules enable_jit_checkpoint restore_callback_states_from_checkpoint`
     .split(/\s+/)
     .map((name): [string, Json[]] => [name, [null, false, 0]]),
   ["quantization_method", ["bnb", "BNB", "bitsandbytes"]],
   ["mix_strategy", ["concat"]],
-  ["label_smoothing_factor", [0]],
   ["train_sampling_strategy", ["random"]],
   ["init_special_tokens", ["noise_init"]],
 ]);
@@ -270,7 +273,7 @@ export const UNSUPPORTED_VALUES: Readonly<Record<string, RegExp>> = {
   finetuning_type: /^(freeze|oft)$/,
   quantization_bit: /^(2|3|8)$/,
   optim:
-    /^(adamw_(8bit|bnb_8bit|torch_(xla|npu_fused|4bit|8bit)|apex_fused|anyprecision)|adafactor|adagrad|rmsprop|lion_(8bit|32bit)|ademamix.*|paged_.*|galore_.*|lomo|adalomo|grokadamw|schedule_free_.*|apollo_.*|stable_adamw)$/,
+    /^(adamw_(torch_(xla|npu_fused|4bit|8bit)|apex_fused|anyprecision)|adagrad|rmsprop.*|ademamix.*|paged_ademamix.*|galore_.*|lomo|adalomo|grokadamw|schedule_free_.*|apollo_.*|stable_adamw)$/,
   lr_scheduler_type: /^(reduce_lr_on_plateau|greedy)$/,
   save_strategy: /^best$/,
 };

@@ -13,7 +13,7 @@ import { type Device, getDevice } from "../tensor/device.js";
 import type { TrainConfig } from "./config.js";
 import { loraConfigOf } from "./lora.js";
 import { createOptimizer } from "./optimizer.js";
-import { TrainStep } from "./step.js";
+import { stepOptions, TrainStep } from "./step.js";
 import { adapterTrainable, fullTrainable, type Trainable } from "./trainable.js";
 
 /** Memory of a run in bytes, on the device that its configuration names. */
@@ -81,12 +81,12 @@ export async function dryRun(
     const weightBytes = device.memory.live;
     if (config.finetuningType === "lora") owner = await withAdapter(model, config, onNote);
     trainable = owner instanceof PeftModel ? adapterTrainable(owner) : fullTrainable(owner);
-    optimizer = createOptimizer(config, trainable.arena);
+    optimizer = createOptimizer(config, trainable.arena, trainable.embeddings);
     const ready = device.memory.live;
     const length = config.packing ? config.cutoffLen : Math.min(longest, config.cutoffLen);
     const ids = new Int32Array(length);
     const tokens = packTokens(Array.from({ length: config.perDeviceTrainBatchSize }, () => ({ inputIds: ids, labels: ids })));
-    const step = new TrainStep(model, optimizer, { ...config, seed: 0 });
+    const step = new TrainStep(model, optimizer, stepOptions(config));
     // State that is paged is on its way in the second step.
     for (let i = 0; i < 2; i++) {
       eachStep();

@@ -13,11 +13,19 @@ export interface BatchEvaluation {
   entropySum: number;
 }
 
-/** Losses of one batch with the adapters that are active, without dropout and gradients. */
-export async function evaluateBatch(model: CausalLM, tokens: PackedTokens): Promise<BatchEvaluation> {
+/** Losses of one batch with the adapters that are active, without dropout and gradients; smoothed as in training, as transformers does. */
+export async function evaluateBatch(
+  model: CausalLM,
+  tokens: PackedTokens,
+  { labelSmoothing = 0 }: { labelSmoothing?: number } = {},
+): Promise<BatchEvaluation> {
   const result = scope(() => {
     const { batch, labels } = toDevice(tokens, model.device);
-    const { value, entropy, argmax } = model.tokenLogProb(model.hiddenStates(batch), labels, { entropy: true, argmax: true });
+    const { value, entropy, argmax } = model.tokenLogProb(model.hiddenStates(batch), labels, {
+      entropy: true,
+      argmax: true,
+      smoothing: labelSmoothing,
+    });
     return [value, entropy!, argmax!] as const;
   });
   try {

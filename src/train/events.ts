@@ -46,6 +46,8 @@ export interface EvalEvent {
   targetTokens: number;
   /** Share of target positions whose most likely token is the target. */
   meanTokenAccuracy: number;
+  /** Mean entropy of the predictions at target positions, in nats. */
+  entropy: number;
 }
 
 export interface WarningEvent {

@@ -10,6 +10,8 @@ import type { Device } from "../tensor/device.js";
 import { startMicroStep } from "../tensor/random.js";
 import { detached, scope } from "../tensor/scope.js";
 import { Tensor } from "../tensor/tensor.js";
+import type { ResolvedArguments } from "./arguments.js";
+import { type EmbeddingNoise, neftune } from "./neftune.js";
 
 export interface StepOptions {
   /** Seed of dropout masks. */
@@ -18,6 +20,22 @@ export interface StepOptions {
   gradientCheckpointing?: boolean;
   /** Keep what recomputation starts from in the host's memory, on a device that has memory of its own. */
   activationOffloading?: boolean;
+  /** Label smoothing e: a token's loss is (1 - e) of its own and e of the mean over the vocabulary. */
+  labelSmoothing?: number;
+  /** NEFTune. */
+  embeddingNoise?: EmbeddingNoise | undefined;
+}
+
+/** What a run's arguments say about its steps. */
+export function stepOptions(
+  args: Pick<
+    ResolvedArguments,
+    "seed" | "gradientCheckpointing" | "activationOffloading" | "labelSmoothingFactor" | "neftuneNoiseAlpha"
+  >,
+): StepOptions {
+  const { seed, gradientCheckpointing, activationOffloading, labelSmoothingFactor, neftuneNoiseAlpha: alpha } = args;
+  const embeddingNoise = alpha ? neftune(alpha, seed) : undefined;
+  return { seed, gradientCheckpointing, activationOffloading, labelSmoothing: labelSmoothingFactor, embeddingNoise };
 }
 
 export interface StepReport extends OptimizerReport {
@@ -100,15 +118,22 @@ export class TrainStep {
   }
 
   #micro(tokens: PackedTokens, targets: number, microStep: number, into: Tensor, watch: PassWatch): void {
-    const { seed, gradientCheckpointing, activationOffloading } = this.#options;
+    const { seed, gradientCheckpointing, activationOffloading, labelSmoothing = 0, embeddingNoise } = this.#options;
     const { device } = into;
     using offload =
       gradientCheckpointing && activationOffloading && device.info.separate ? new ActivationOffload(device) : undefined;
     const { batch, labels } = toDevice(tokens, device);
     startMicroStep(seed, microStep);
+    const noise = embeddingNoise?.(tokens, microStep, this.#model.config.hiddenSize, device);
     const loss = valueAndGrad(() => {
-      const hidden = this.#model.hiddenStates(batch, { training: true, checkpointing: gradientCheckpointing, offload });
-      return weightedSum(this.#model.tokenLogProb(hidden, labels, { training: true }).value, -1 / targets);
+      const hidden = this.#model.hiddenStates(batch, {
+        training: true,
+        checkpointing: gradientCheckpointing,
+        offload,
+        embeddingNoise: noise,
+      });
+      const { value } = this.#model.tokenLogProb(hidden, labels, { training: true, smoothing: labelSmoothing });
+      return weightedSum(value, -1 / targets);
     }, watch);
     copyInto(into, loss);
   }

@@ -1,5 +1,6 @@
 import type { FolderWriter } from "../io/durable.js";
 import type { CausalLM } from "../models/causal-lm.js";
+import { Embedding } from "../nn/embedding.js";
 import { ParameterArena } from "../optim/arena.js";
 import { countBase } from "../peft/count.js";
 import type { PeftModel } from "../peft/peft-model.js";
@@ -9,6 +10,8 @@ import { native } from "../tensor/native-errors.js";
 export interface Trainable extends Disposable {
   readonly model: CausalLM;
   readonly arena: ParameterArena;
+  /** Names of the parameters that are tables of embeddings. */
+  readonly embeddings: ReadonlySet<string>;
   readonly counts: { trainable: number; all: number };
   /** Bytes that `write` needs. */
   readonly byteLength: number;
@@ -26,6 +29,7 @@ export function adapterTrainable(peft: PeftModel<CausalLM>): Trainable {
   return {
     model: peft.base,
     arena,
+    embeddings: embeddingsOf(peft.base, "base_model.model."),
     counts: peft.parameterCounts(),
     byteLength,
     // A run trains one adapter, which lies in the folder itself whatever its name.
@@ -59,9 +63,16 @@ export function fullTrainable(model: CausalLM): Trainable {
   return {
     model,
     arena,
+    embeddings: embeddingsOf(model),
     counts: { trainable: arena.size, all: countBase(model) },
     byteLength: arena.size * 4 + 65_536,
     write: (dir) => model.writeFiles(dir, { dtype: "float32" }),
     [Symbol.dispose]: () => arena.dispose(),
   };
+}
+
+function embeddingsOf(model: CausalLM, prefix = ""): Set<string> {
+  return new Set(
+    [...model.modules()].flatMap(([path, module]) => (module instanceof Embedding ? [`${prefix}${path}.weight`] : [])),
+  );
 }

@@ -19,7 +19,7 @@ import { trainedShapes } from "./lora.js";
 import { createOptimizer } from "./optimizer.js";
 import { RunFolder } from "./run-folder.js";
 import type { RunIdentity, RunState } from "./run-state.js";
-import { type StepReport, TrainStep } from "./step.js";
+import { type StepReport, stepOptions, TrainStep } from "./step.js";
 import { adapterTrainable, fullTrainable, type Trainable } from "./trainable.js";
 
 export interface TrainerOptions {
@@ -144,12 +144,8 @@ class Run {
       kwargs: args.lrSchedulerKwargs,
     });
     // Last of what can fail: it takes memory that only the run's disposal gives back.
-    this.#optimizer = createOptimizer(args, trainable.arena);
-    this.#step = new TrainStep(trainable.model, this.#optimizer, {
-      seed: args.seed,
-      gradientCheckpointing: args.gradientCheckpointing,
-      activationOffloading: args.activationOffloading,
-    });
+    this.#optimizer = createOptimizer(args, trainable.arena, trainable.embeddings);
+    this.#step = new TrainStep(trainable.model, this.#optimizer, stepOptions(args));
     const { info } = trainable.model.device;
     this.#identity = {
       dataset: fingerprint(options.dataset),
@@ -360,10 +356,10 @@ class Run {
     for (let i = 0; i < batches.stepsPerEpoch; i++) {
       for (const tokens of batches.at(batches.cursorAt(i)).microBatches) {
         if (signal?.aborted) return undefined;
-        parts.push(await evaluateBatch(this.#trainable.model, tokens));
+        parts.push(await evaluateBatch(this.#trainable.model, tokens, { labelSmoothing: this.#args.labelSmoothingFactor }));
       }
     }
-    const { loss, perplexity, targetTokens, meanTokenAccuracy } = summarize(parts);
+    const { loss, perplexity, targetTokens, meanTokenAccuracy, entropy } = summarize(parts);
     const state = this.#state;
     // What is not finite is never the best, and JSON could not keep it.
     if (Number.isFinite(loss) && (state.bestMetric === null || loss < state.bestMetric)) {
@@ -373,7 +369,7 @@ class Run {
     const seconds = (performance.now() - started) / 1000;
     await this.#folder?.logEvaluation(state, loss, seconds, this.#totalSteps, this.#epoch());
     this.#lastStepAt = performance.now();
-    return { type: "eval", step, loss, perplexity, targetTokens, meanTokenAccuracy };
+    return { type: "eval", step, loss, perplexity, targetTokens, meanTokenAccuracy, entropy };
   }
 
   async #save(resumable = false): Promise<TrainEvent> {

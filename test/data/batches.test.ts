@@ -22,7 +22,19 @@ describe("packed tokens", () => {
       labels: Int32Array.of(1, 2, IGNORE, IGNORE, IGNORE, IGNORE),
       cuSeqlens: Int32Array.of(0, 3, 4, 6),
       targetTokens: 2,
+      width: 3,
     });
+  });
+
+  it("are as wide as their longest row, which a pack is as a whole", () => {
+    const batch = { batchSize: 2, accumulationSteps: 1, seed: 1, shuffle: false };
+    const list = [4, 5, 2, 1].map((length) => ({ inputIds: new Int32Array(length), labels: new Int32Array(length) }));
+    const widths = (units: ReturnType<typeof makeUnits>) => {
+      const batches = new Batches(units, batch);
+      return Array.from({ length: batches.stepsPerEpoch }, (_, i) => batches.at(batches.cursorAt(i)).microBatches[0]!.width);
+    };
+    expect(widths(makeUnits(list))).toEqual([5, 2]);
+    expect(widths(makeUnits(list, { strategy: "bfd", maxLength: 7 }))).toEqual([7]);
   });
 
   it("count as many targets as labels say", () => {

@@ -24,6 +24,7 @@ export function microBatch(tensor: (name: string) => GoldenTensor | undefined): 
     labels: shifted,
     cuSeqlens: Int32Array.from(tensor("cu_seqlens")?.data ?? bounds),
     targetTokens: shifted.reduce((n, label) => (label === IGNORE ? n : n + 1), 0),
+    width,
   };
 }
 

@@ -125,7 +125,26 @@ describe("wrong calls throw typed errors", () => {
     await refused("embedding", () => k.embedding(cpu, at(F32, 4, 2), apart(F32, 3, 2), at(I32, 4), 1));
     await refused("embedding_grad", () => k.embeddingGrad(cpu, at(F32, 3, 2), apart(F32, 4, 2), at(I32, 4), 1));
     await refused("adamw", () =>
-      k.adamw(cpu, at(F32, 8), apart(F32, 8), apart(F32, 8), apart(F32, 8), apart(U8, 64), at(U8, 32), 1, 0, 0, 0, 0),
+      k.adamw(
+        cpu,
+        at(F32, 8),
+        apart(F32, 8),
+        apart(F32, 8),
+        apart(F32, 8),
+        0,
+        0,
+        0,
+        0,
+        0,
+        apart(U8, 64),
+        at(U8, 32),
+        1,
+        0,
+        0,
+        0,
+        0,
+        1,
+      ),
     );
   });
 

@@ -1,40 +1,8 @@
 import { describe, expect, it } from "vitest";
 import { type AdamWOptions, adamwStep } from "../reference/adamw.js";
 import { gaussian, relativeError } from "../reference/numeric.js";
+import { adamw32, readHeader, type Segment, segmentBytes } from "./optim.js";
 import { devices, isas, Raw, refusal, sameBits, withRaw } from "./raw.js";
-
-interface Segment {
-  begin: number;
-  end: number;
-  lrScale?: number;
-  weightDecay?: number;
-  bits?: number;
-}
-
-/** Bytes of lr_optim_segment. */
-function segmentBytes(segments: readonly Segment[]): Uint8Array {
-  const view = new DataView(new ArrayBuffer(32 * segments.length));
-  segments.forEach((s, i) => {
-    view.setBigInt64(32 * i, BigInt(s.begin), true);
-    view.setBigInt64(32 * i + 8, BigInt(s.end), true);
-    view.setFloat32(32 * i + 16, s.lrScale ?? 1, true);
-    view.setFloat32(32 * i + 20, s.weightDecay ?? 0, true);
-    view.setInt32(32 * i + 24, s.bits ?? 32, true);
-  });
-  return new Uint8Array(view.buffer);
-}
-
-/** Fields of lr_optim_header. */
-async function header(raw: Raw, t: number) {
-  const view = new DataView((await raw.bytes(t)).buffer);
-  return {
-    step: Number(view.getBigInt64(0, true)),
-    skipped: Number(view.getBigInt64(8, true)),
-    gradNormSq: view.getFloat64(16, true),
-    finite: view.getInt32(24, true),
-    consecutive: view.getInt32(28, true),
-  };
-}
 
 const options: AdamWOptions = { lr: 0.01, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0.1 };
 
@@ -56,20 +24,7 @@ describe.each(devices)("adamw on %s", (device) => {
         const norm = Math.sqrt(grad.reduce((s, g) => s + g * g, 0));
         const g = raw.from(grad, [n]);
         raw.kernels.gradStats(raw.d, t.header, g, raw.from([1], [1]));
-        raw.kernels.adamw(
-          raw.d,
-          t.p,
-          g,
-          t.m,
-          t.v,
-          t.header,
-          t.segments,
-          options.lr,
-          options.beta1,
-          options.beta2,
-          options.eps,
-          0.5,
-        );
+        adamw32(raw, [t.p, g, t.m, t.v], [t.header, t.segments], [options.lr, options.beta1, options.beta2, options.eps, 0.5]);
         const clip = Math.min(1, 0.5 / (norm + 1e-6));
         adamwStep(
           expected.p,
@@ -79,12 +34,12 @@ describe.each(devices)("adamw on %s", (device) => {
           step,
           options,
         );
-        expect(relativeError([Math.sqrt((await header(raw, t.header)).gradNormSq)], [norm])).toBeLessThan(1e-9);
+        expect(relativeError([Math.sqrt((await readHeader(raw, t.header)).gradNormSq)], [norm])).toBeLessThan(1e-9);
       }
       expect(relativeError(await raw.f32(t.p), expected.p)).toBeLessThan(1e-6);
       expect(relativeError(await raw.f32(t.m), expected.m)).toBeLessThan(1e-6);
       expect(relativeError(await raw.f32(t.v), expected.v)).toBeLessThan(1e-6);
-      expect(await header(raw, t.header)).toMatchObject({ step: 10, skipped: 0, finite: 1, consecutive: 0 });
+      expect(await readHeader(raw, t.header)).toMatchObject({ step: 10, skipped: 0, finite: 1, consecutive: 0 });
     });
   });
 
@@ -101,7 +56,7 @@ describe.each(devices)("adamw on %s", (device) => {
       for (const grad of grads) {
         const g = raw.from(grad, [33]);
         raw.kernels.gradStats(raw.d, t.header, g, 0);
-        raw.kernels.adamw(raw.d, t.p, g, t.m, t.v, t.header, t.segments, 0.01, beta1, 0.99, 1e-8, 0);
+        adamw32(raw, [t.p, g, t.m, t.v], [t.header, t.segments], [0.01, beta1, 0.99, 1e-8, 0]);
       }
       const expected = grads[1].map((g, i) => beta1 * (1 - beta1) * grads[0][i]! + (1 - beta1) * g);
       expect(relativeError(await raw.f32(t.m), expected)).toBeLessThan(1e-6);
@@ -126,7 +81,7 @@ describe.each(devices)("adamw on %s", (device) => {
         segments: raw.from(segmentBytes(segments), [64]),
       };
       raw.kernels.gradStats(raw.d, t.header, t.g, 0);
-      raw.kernels.adamw(raw.d, t.p, t.g, t.m, t.v, t.header, t.segments, 0.001, 0.9, 0.999, 1e-8, 0);
+      adamw32(raw, [t.p, t.g, t.m, t.v], [t.header, t.segments], [0.001, 0.9, 0.999, 1e-8, 0]);
       const expected = Float64Array.from(param);
       for (const s of segments) {
         const part = expected.subarray(s.begin, s.end);
@@ -164,7 +119,7 @@ describe.each(devices)("adamw on %s", (device) => {
         for (const [step, grad] of grads.entries()) {
           raw.kernels.gradStats(raw.d, header, raw.from(grad, [n]), 0);
           for (const { p, m, v, grads, table } of parts)
-            raw.kernels.adamw(raw.d, p, grads[step]!, m, v, header, table, 0.01, 0.9, 0.999, 1e-8, 0.5);
+            adamw32(raw, [p, grads[step]!, m, v], [header, table], [0.01, 0.9, 0.999, 1e-8, 0.5]);
         }
         const all = async (key: "p" | "m" | "v") => Buffer.concat(await Promise.all(parts.map((part) => raw.bytes(part[key]))));
         return [await all("p"), await all("m"), await all("v"), await raw.bytes(header)];
@@ -200,10 +155,10 @@ describe.each(devices)("adamw on %s", (device) => {
       const before = await Promise.all([t.p, t.m, t.v].map((h) => raw.bytes(h)));
       for (let i = 0; i < 2; i++) {
         raw.kernels.gradStats(raw.d, t.header, t.g, raw.from(loss, [1]));
-        raw.kernels.adamw(raw.d, t.p, t.g, t.m, t.v, t.header, t.segments, 0.01, 0.9, 0.999, 1e-8, 1);
+        adamw32(raw, [t.p, t.g, t.m, t.v], [t.header, t.segments], [0.01, 0.9, 0.999, 1e-8, 1]);
       }
       expect(sameBits(await Promise.all([t.p, t.m, t.v].map((h) => raw.bytes(h))), before)).toBe(true);
-      expect(await header(raw, t.header)).toMatchObject({ step: 0, skipped: 2, finite: 0, consecutive: 2 });
+      expect(await readHeader(raw, t.header)).toMatchObject({ step: 0, skipped: 2, finite: 0, consecutive: 2 });
     });
   });
 });
@@ -223,7 +178,7 @@ describe("adamw", () => {
         segments: raw.from(segmentBytes([{ begin: 0, end: n }]), [32]),
       };
       raw.kernels.gradStats(raw.d, t.header, t.g, 0);
-      raw.kernels.adamw(raw.d, t.p, t.g, t.m, t.v, t.header, t.segments, 0.01, 0.9, 0.999, 1e-8, 1);
+      adamw32(raw, [t.p, t.g, t.m, t.v], [t.header, t.segments], [0.01, 0.9, 0.999, 1e-8, 1]);
       results.push(await Promise.all([t.p, t.m, t.v, t.header].map((h) => raw.bytes(h))));
       raw.dispose();
     }
@@ -231,23 +186,29 @@ describe("adamw", () => {
     expect(sameBits(results[2]!, results[0])).toBe(true);
   });
 
-  it.each(["cpu", "emu"])("refuses 8-bit moments and segments that are not aligned, on %s", async (device) => {
-    await withRaw(device, async (raw) => {
-      const tensors = [0, 1, 2, 3].map(() => raw.from(new Float32Array(512), [512])) as [number, number, number, number];
-      const call = (s: Segment) => () =>
-        raw.kernels.adamw(
-          raw.d,
-          ...tensors,
-          raw.from(new Uint8Array(64), [64]),
-          raw.from(segmentBytes([s]), [32]),
-          0.01,
-          0.9,
-          0.999,
-          1e-8,
-          1,
+  it.each(["cpu", "emu"])(
+    "refuses 8-bit moments that are not there, and segments that overlap or are not aligned, on %s",
+    async (device) => {
+      await withRaw(device, async (raw) => {
+        const tensors = [0, 1, 2, 3].map(() => raw.from(new Float32Array(512), [512])) as [number, number, number, number];
+        const call =
+          (...s: Segment[]) =>
+          () => {
+            const head = [raw.from(new Uint8Array(64), [64]), raw.from(segmentBytes(s), [32 * s.length])] as const;
+            adamw32(raw, tensors, head, [0.01, 0.9, 0.999, 1e-8, 1]);
+          };
+        const message = async (...s: Segment[]) => (await refusal(raw, call(...s))).message;
+        expect(await refusal(raw, call({ begin: 0, end: 512, bits: 8 }))).toMatchObject({ code: "INVALID", op: "adamw" });
+        expect(await message({ begin: 0, end: 512, bits: 8 })).toContain("state1 must be given");
+        expect(await message({ begin: 100, end: 512 })).toContain("begins at a multiple of 256");
+        expect(await message({ begin: 0, end: 512, block: 1 })).toContain(
+          "exp_avg has 512 elements but the segments reach to 768",
         );
-      expect(await refusal(raw, call({ begin: 0, end: 512, bits: 8 }))).toMatchObject({ code: "UNSUPPORTED", op: "adamw" });
-      expect((await refusal(raw, call({ begin: 100, end: 512 }))).message).toContain("begins at a multiple of 256");
-    });
-  });
+        expect(await message({ begin: 0, end: 512, block: -1 })).toContain("begin at block -1");
+        expect(await message({ begin: 0, end: 256 }, { begin: 256, end: 512, block: 0 })).toContain(
+          "which others of that width reach into",
+        );
+      });
+    },
+  );
 });

@@ -1,23 +1,15 @@
 import { describe, expect, it } from "vitest";
 import { gaussian, relativeError } from "../reference/numeric.js";
 import { sgdStep } from "../reference/sgd.js";
+import { readHeader, segmentBytes } from "./optim.js";
 import { devices, isas, Raw, refusal, sameBits, withRaw } from "./raw.js";
 
-/** One lr_optim_segment. */
-function segment(begin: number, end: number, lrScale: number, weightDecay: number): Uint8Array {
-  const view = new DataView(new ArrayBuffer(32));
-  view.setBigInt64(0, BigInt(begin), true);
-  view.setBigInt64(8, BigInt(end), true);
-  view.setFloat32(16, lrScale, true);
-  view.setFloat32(20, weightDecay, true);
-  view.setInt32(24, 32, true);
-  return new Uint8Array(view.buffer);
-}
+const segment = (begin: number, end: number, lrScale: number, weightDecay: number) =>
+  segmentBytes([{ begin, end, lrScale, weightDecay }]);
 
-/** step, skipped, consecutive of lr_optim_header. */
 async function counters(raw: Raw, header: number): Promise<number[]> {
-  const view = new DataView((await raw.bytes(header)).buffer);
-  return [Number(view.getBigInt64(0, true)), Number(view.getBigInt64(8, true)), view.getInt32(28, true)];
+  const { step, skipped, consecutive } = await readHeader(raw, header);
+  return [step, skipped, consecutive];
 }
 
 const VARIANTS = [

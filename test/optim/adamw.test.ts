@@ -92,8 +92,8 @@ describe("AdamW", () => {
       optimizer.step(0.1);
       const bytes = async () => [
         await arena.values.read(),
-        await optimizer.state.exp_avg.read(),
-        await optimizer.state.exp_avg_sq.read(),
+        await optimizer.state.exp_avg!.read(),
+        await optimizer.state.exp_avg_sq!.read(),
       ];
       const before = await bytes();
       arena.get("b").grad!.upload(Float32Array.of(Number.NaN));
@@ -125,7 +125,7 @@ describe("AdamW", () => {
       const other = make();
       other.arena.values.upload(await one.arena.values.read());
       for (const name of ["exp_avg", "exp_avg_sq", "header"] as const)
-        other.optimizer.state[name].upload(await one.optimizer.state[name].read());
+        other.optimizer.state[name]!.upload(await one.optimizer.state[name]!.read());
       for (const run of [one, other]) step(run, 2);
       expect(await other.arena.values.read()).toEqual(await one.arena.values.read());
       for (const { arena, optimizer } of [one, other]) {

@@ -101,7 +101,7 @@ describe("paged AdamW", () => {
     // In what it overwrites, copies may be on their way too.
     step(other, 9);
     other.arena.values.upload(await one.arena.values.read());
-    for (const [name, value] of await Promise.all(state)) other.optimizer.state[name as "header"].upload(value);
+    for (const [name, value] of await Promise.all(state)) other.optimizer.state[name]!.upload(value);
     for (const run of [one, other]) step(run, 2);
     expect(await bytes(other)).toEqual(await bytes(one));
     for (const run of [one, other]) free(run);
@@ -175,6 +175,7 @@ describe("a training step with paged state", () => {
     positions: Int32Array.of(0, 1),
     cuSeqlens: Int32Array.of(0, 2),
     targetTokens,
+    width: 2,
   });
   /** The last one has no target: the one before it is the last that is run. */
   const microBatches = [tokens(3), tokens(5), tokens(0)];

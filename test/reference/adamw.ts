@@ -4,9 +4,11 @@ export interface AdamWOptions {
   beta2: number;
   eps: number;
   weightDecay: number;
+  /** false: Adam, whose decay is added to the gradient. */
+  decoupled?: boolean;
 }
 
-/** torch.optim.AdamW in float64; `step` counts from 1. Changes param, m and v. */
+/** torch.optim.AdamW, or Adam, in float64; `step` counts from 1. Changes param, m and v. */
 export function adamwStep(
   param: Float64Array,
   m: Float64Array,
@@ -18,10 +20,11 @@ export function adamwStep(
   const correction1 = 1 - o.beta1 ** step;
   const correction2 = Math.sqrt(1 - o.beta2 ** step);
   for (let i = 0; i < param.length; i++) {
-    const g = grad[i] as number;
+    const decoupled = o.decoupled ?? true;
+    const g = (grad[i] as number) + (decoupled ? 0 : o.weightDecay * (param[i] as number));
     m[i] = o.beta1 * (m[i] as number) + (1 - o.beta1) * g;
     v[i] = o.beta2 * (v[i] as number) + (1 - o.beta2) * g * g;
     const update = (m[i] as number) / correction1 / (Math.sqrt(v[i] as number) / correction2 + o.eps);
-    param[i] = (param[i] as number) * (1 - o.lr * o.weightDecay) - o.lr * update;
+    param[i] = (param[i] as number) * (decoupled ? 1 - o.lr * o.weightDecay : 1) - o.lr * update;
   }
 }

@@ -59,7 +59,7 @@ describe("parseTrainConfig", () => {
       }
     }
     const later =
-      "dpo_example orpo kto_example reward interleave eval_dataset lora_options pissa adapters freeze streaming neftune predict";
+      "dpo_example orpo kto_example reward interleave eval_dataset lora_options pissa adapters freeze streaming predict";
     expect(refused).toEqual(later.split(" "));
   });
 
@@ -106,7 +106,7 @@ describe("parseTrainConfig", () => {
   });
 
   it("lists all mistakes at once, each with its remedy", () => {
-    const yaml = `dataset: one\nlora_ranks: 8\nlearnin_rate: 1\nlora_rank: 0\nlr_scheduler_type: cosin\nuse_dora: true\nstage: dpo\nbf16: 'true'\noptim: paged_adamw_8bit`;
+    const yaml = `dataset: one\nlora_ranks: 8\nlearnin_rate: 1\nlora_rank: 0\nlr_scheduler_type: cosin\nuse_dora: true\nstage: dpo\nbf16: 'true'\noptim: ademamix_8bit`;
     const problems = problemsOf(yaml);
     expect(problems).toHaveLength(10);
     expect(problems).toContain("unknown key 'lora_ranks'; did you mean 'lora_rank'?");
@@ -116,7 +116,7 @@ describe("parseTrainConfig", () => {
     expect(problems.join("\n")).toMatch(/use_dora: true is known but not supported yet/);
     expect(problems.join("\n")).toMatch(/stage: dpo is known but not supported yet/);
     expect(problems.join("\n")).toMatch(/bf16 should be true or false, found "true" \(without quotes\)/);
-    expect(problems.join("\n")).toMatch(/optim: paged_adamw_8bit is known but not supported yet/);
+    expect(problems.join("\n")).toMatch(/optim: ademamix_8bit is known but not supported yet/);
     expect(problems).toContain("model_name_or_path is missing");
     expect(problems).toContain("output_dir is missing");
   });

@@ -6,11 +6,13 @@ import type { LowrankError } from "../../src/errors.js";
 import { packSequences } from "../../src/models/batch.js";
 import type { CausalLM } from "../../src/models/causal-lm.js";
 import { AutoModelForCausalLM } from "../../src/models/registry.js";
-import { AdamW } from "../../src/optim/adamw.js";
 import { LoraConfig } from "../../src/peft/config.js";
 import { getPeftModel, PeftModel } from "../../src/peft/peft-model.js";
 import { getDevice } from "../../src/tensor/device.js";
 import { scope } from "../../src/tensor/scope.js";
+import { resolveArguments } from "../../src/train/arguments.js";
+import { neftune } from "../../src/train/neftune.js";
+import { createOptimizer } from "../../src/train/optimizer.js";
 import { TrainStep } from "../../src/train/step.js";
 import { goldenFolder } from "../golden/folder.js";
 import { tempFolder } from "../io/files.js";
@@ -164,12 +166,14 @@ describe("out of memory at any allocation: a typed error, nothing left behind, a
   });
 
   it.each([
-    ["dropout and accumulation", { gradientCheckpointing: false }],
-    ["gradient checkpointing", { gradientCheckpointing: true }],
-  ])("a training step with %s changes nothing unless all of it is enqueued", async (_, options) => {
-    await using peft = await tinyPeft({ loraDropout: 0.2 });
+    ["dropout and accumulation", { gradientCheckpointing: false }, "adamw_torch"],
+    ["gradient checkpointing", { gradientCheckpointing: true }, "adamw_torch"],
+    ["8-bit moments and NEFTune", { labelSmoothing: 0.1, embeddingNoise: neftune(5, 1) }, "adamw_8bit"],
+    ["Adafactor", {}, "adafactor"],
+  ] as const)("a training step with %s changes nothing unless all of it is enqueued", async (_, options, optim) => {
+    await using peft = await tinyPeft({ loraDropout: 0.2, r: optim === "adamw_8bit" ? 64 : 4 });
     const { arena } = peft.trainable;
-    const optimizer = new AdamW(arena, { weightDecay: 0.1, maxGradNorm: 1 });
+    const optimizer = createOptimizer(resolveArguments({ optim, weightDecay: 0.1 }), arena);
     const step = new TrainStep(peft.base, optimizer, { seed: 1, ...options });
     const { microBatches } = new Batches(makeUnits(countingExamples(4)), { batchSize: 2, accumulationSteps: 2, seed: 1 }).at({
       epoch: 0,
@@ -207,20 +211,23 @@ describe("out of memory at any allocation: a typed error, nothing left behind, a
     optimizer.dispose();
   });
 
-  it("a whole run with evaluation and checkpoints", async () => {
-    await using peft = await tinyPeft({ loraDropout: 0.1 });
-    const dataset = countingExamples(3);
-    const start = new Float32Array(await peft.trainable.arena.values.readFloat32());
-    const failed = await failsAtEveryAllocation(async () => {
-      peft.trainable.arena.values.upload(start);
-      const outputDir = join(tempFolder(), "run");
-      const args = { ...ARGS, outputDir, maxSteps: 1, evalStrategy: "steps" } as const;
-      const events = await collect({ model: peft, dataset, evalDataset: dataset.slice(0, 1), args });
-      const file = (name: string) => hex(readFileSync(join(outputDir, name)));
-      return [losses(events), file("adapter_model.safetensors"), file("checkpoint-1/optimizer.safetensors")];
-    });
-    expect(failed).toBeGreaterThan(100);
-  });
+  it.each(["adamw_torch", "adamw_8bit", "adafactor"] as const)(
+    "a whole run of %s with evaluation and checkpoints",
+    async (optim) => {
+      await using peft = await tinyPeft({ loraDropout: 0.1, r: optim === "adamw_8bit" ? 64 : 4 });
+      const dataset = countingExamples(3);
+      const start = new Float32Array(await peft.trainable.arena.values.readFloat32());
+      const failed = await failsAtEveryAllocation(async () => {
+        peft.trainable.arena.values.upload(start);
+        const outputDir = join(tempFolder(), "run");
+        const args = { ...ARGS, optim, outputDir, maxSteps: 1, evalStrategy: "steps" } as const;
+        const events = await collect({ model: peft, dataset, evalDataset: dataset.slice(0, 1), args });
+        const file = (name: string) => hex(readFileSync(join(outputDir, name)));
+        return [losses(events), file("adapter_model.safetensors"), file("checkpoint-1/optimizer.safetensors")];
+      });
+      expect(failed).toBeGreaterThan(100);
+    },
+  );
 
   it("full-parameter training, which then starts from the weights it had", async () => {
     const dataset = countingExamples(2);

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { SCHEDULE_TYPES } from "../../src/optim/schedules.js";
+import { OPTIMIZERS, type OptimizerName } from "../../src/train/optimizer.js";
 import { tempFolder } from "../io/files.js";
 import { type Case, cutAndResume, outcome, runCase, stepsOf } from "./matrix.js";
 
@@ -21,6 +22,18 @@ const CASES: [name: string, job: Case][] = [
   ["bfloat16 products", { args: BASE, lora: { loraDropout: 0.1 }, dtype: "bfloat16" }],
   ["all parameters", { args: { ...BASE, maxSteps: 4 } }],
   ["sgd", { args: { ...BASE, optim: "sgd", learningRate: 0.5 }, lora: {} }],
+  ["adam", { args: { ...BASE, optim: "adam", weightDecay: 0.1 }, lora: {} }],
+  // At rank 64 most of the pairs' matrices have 4096 elements and 8-bit moments; B of k_proj and v_proj has 2048 and 32-bit ones.
+  ["adamw_8bit", { args: { ...BASE, optim: "adamw_8bit", weightDecay: 0.1 }, lora: { r: 64 } }],
+  ["lion_8bit", { args: { ...BASE, optim: "lion_8bit", learningRate: 1e-3 }, lora: { r: 64 } }],
+  ["lion", { args: { ...BASE, optim: "lion_32bit", learningRate: 1e-3, weightDecay: 0.1 }, lora: {} }],
+  ["adafactor", { args: { ...BASE, optim: "adafactor", weightDecay: 0.1 }, lora: {} }],
+  ["adafactor on all parameters", { args: { ...BASE, maxSteps: 4, optim: "adafactor" } }],
+  ["paged_adamw_8bit on all parameters", { args: { ...BASE, maxSteps: 4, optim: "paged_adamw_8bit" } }],
+  [
+    "NEFTune and label smoothing",
+    { args: { ...BASE, neftuneNoiseAlpha: 5, labelSmoothingFactor: 0.1 }, lora: {}, evaluates: true },
+  ],
   ["in the data's own order, logged every third step", { args: { ...BASE, disableShuffling: true, loggingSteps: 3 }, lora: {} }],
 ];
 const kwargs = (type: string) =>
@@ -93,7 +106,7 @@ describe("any run, cut anywhere, any number of times", () => {
       packing: fc.boolean(),
       dropout: fc.constantFrom(0, 0.3),
       checkpointing: fc.boolean(),
-      optim: fc.constantFrom("adamw_torch" as const, "sgd" as const),
+      optim: fc.constantFrom(...(Object.keys(OPTIMIZERS) as OptimizerName[])),
       schedule: fc.constantFrom(...SCHEDULE_TYPES),
       warmup: fc.integer({ min: 0, max: 3 }),
       full: fc.boolean(),

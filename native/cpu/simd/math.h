@@ -74,6 +74,28 @@ LR_INLINE VF sigmoid(VF x) { return VF::set(1.0f) / (VF::set(1.0f) + exp(-x)); }
 LR_INLINE float log_scalar(float x) { return log(VF::set(x))[0]; }
 LR_INLINE float exp_scalar(float x) { return exp(VF::set(x))[0]; }
 
+/* base^exponent for a finite base >= 1 and |exponent| <= 100 or so, in double: exp(exponent * log(base)) by series, a few ulp. */
+LR_INLINE double power_f64(double base, double exponent) {
+  int64_t word;
+  __builtin_memcpy(&word, &base, sizeof word);
+  const int64_t reduced = word - 0x3fe6a09e667f3bcd; /* sqrt(1/2) */
+  const int64_t e = reduced >> 52, mantissa = (reduced & 0xfffffffffffff) + 0x3fe6a09e667f3bcd;
+  double m;
+  __builtin_memcpy(&m, &mantissa, sizeof m);
+  const double s = (m - 1.0) / (m + 1.0), z = s * s; /* log m = 2 atanh s, |s| < 0.172 */
+  double series = 0.0;
+  for (int k = 23; k >= 1; k -= 2) series = series * z + 1.0 / k;
+  const double x = exponent * ((double)e * 0.693147180559945309 + 2.0 * s * series);
+  const int64_t n = (int64_t)(x * 1.44269504088896341 + (x < 0 ? -0.5 : 0.5));
+  const double r = x - (double)n * 0.693147180559945309;
+  double y = 1.0;
+  for (int k = 14; k >= 1; k--) y = 1.0 + y * r / k;
+  const int64_t scale = (1023 + (n < -1022 ? -1022 : n > 1023 ? 1023 : n)) << 52;
+  double two_n;
+  __builtin_memcpy(&two_n, &scale, sizeof two_n);
+  return y * two_n;
+}
+
 /* Sine and cosine of x (radians, |x| < 2^30, otherwise NaN): Cody-Waite in three parts of pi/2, whose products with the quotient are exact. */
 LR_INLINE void sin_cos(double angle, double* sine, double* cosine) {
   const bool reducible = angle > -0x1p30 && angle < 0x1p30;

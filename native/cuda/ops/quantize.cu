@@ -1,6 +1,7 @@
 // Block quantisation with the semantics of bitsandbytes 0.50, described in cpu/ops/quantize.h, byte for byte. A warp a block of values.
 // hot: quantize_4bit_kernel: 256 threads, 0 bytes shared, 6 blocks
 #include "../../core/codes.h"
+#include "../device/code8.cuh"
 #include "../device/reduce.cuh"
 #include "../device/shared.cuh"
 #include "../table.cuh"
@@ -55,14 +56,6 @@ __global__ void quantize_4bit_kernel(uint8_t* codes, float* absmax, int32_t* non
   }
 }
 
-// Midpoint i for a strict comparison: those below an even code are moved down by one unit in the last place, so a tie is above them.
-__device__ __forceinline__ float code8_midpoint(const float* map, int i) {
-  const float middle = (map[i] + map[i + 1]) * 0.5f;
-  if (i % 2 == 0) return middle;
-  const uint32_t bits = __float_as_uint(middle);
-  return middle == 0.0f ? __uint_as_float(0x80000001u) : __uint_as_float(middle > 0.0f ? bits - 1 : bits + 1);
-}
-
 // Quantises x - *offset (offset NULL: 0).
 __global__ void quantize_8bit_kernel(uint8_t* codes, float* absmax, const float* x, const float* offset, const float* map, int64_t n, int64_t blocksize) {
   LR_SHARED_MEMORY(memory);
@@ -82,11 +75,7 @@ __global__ void quantize_8bit_kernel(uint8_t* codes, float* absmax, const float*
     if (lane == 0) absmax[block] = __uint_as_float(largest);
     const float inverse = 1.0f / __uint_as_float(largest);
     for (int64_t i = begin + lane; i < end; i += kWarpSize) {
-      const float value = __fmul_rn(x[i] - shift, inverse);
-      int rank = 0;
-      for (int step = 128; step > 0; step /= 2)
-        if (!(value <= midpoints[rank + step - 1])) rank += step;
-      codes[i] = (uint8_t)(largest ? rank : 0);
+      codes[i] = (uint8_t)(largest ? nearest_code8(midpoints, __fmul_rn(x[i] - shift, inverse)) : 0);
     }
   }
 }

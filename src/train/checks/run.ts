@@ -29,7 +29,7 @@ export const ABOUT_SETTINGS: ReadonlySet<FindingCode> = new Set([
   "rank-above-data",
 ]);
 
-/** AdamW moves each weight by up to the learning rate a step, and weights of networks are below this. */
+/** All but SGD move each weight by about the learning rate a step, and weights of networks are below this. */
 const ADAM_RATE = 0.1;
 
 /** Settings of a run with which little or nothing would be learnt. */
@@ -45,7 +45,7 @@ export function checkRun({ args, totalSteps, hasEval }: RunContext): Finding[] {
       finding(
         "warning",
         "learning-rate-high",
-        `The learning rate ${rate} lets AdamW change every weight by up to ${rate} a step, more than most weights are`,
+        `The learning rate ${rate} lets ${args.optim} change every weight by up to ${rate} a step, more than most weights are`,
         "Adapters train at 1e-5 to 1e-2, whole models at 1e-6 to 1e-3.",
       ),
     );

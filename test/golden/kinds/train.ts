@@ -9,11 +9,13 @@ import { createSchedule } from "../../../src/optim/schedules.js";
 import { LoraConfig } from "../../../src/peft/config.js";
 import { loraPlusGroups } from "../../../src/peft/lora-plus.js";
 import { getPeftModel, type PeftModel } from "../../../src/peft/peft-model.js";
+import { Tensor } from "../../../src/tensor/tensor.js";
 import { evaluateBatch, summarize } from "../../../src/train/evaluate.js";
+import { type EmbeddingNoise, neftuneScale } from "../../../src/train/neftune.js";
 import { type StepReport, TrainStep } from "../../../src/train/step.js";
 import { adapterTrainable, fullTrainable, type Trainable } from "../../../src/train/trainable.js";
 import { Errors } from "../errors.js";
-import { microBatch } from "../micro-batch.js";
+import { microBatch, tokenPlaces } from "../micro-batch.js";
 import { type GoldenTensor, readTensors } from "../tensors.js";
 import { type GoldenCase, type GoldenHandler, type GoldenOutcome, skipped } from "../types.js";
 import { optimizerOf } from "./optimizer.js";
@@ -34,6 +36,21 @@ const load = (folder: string, c: GoldenCase) =>
 
 /** The i-th micro-batch of a file whose tensors are named `input_ids.i` and so on. */
 const numbered = (inputs: ReadonlyMap<string, GoldenTensor>, i: number) => microBatch((name) => inputs.get(`${name}.${i}`));
+
+/** NEFTune with the file's draws in [-1, 1], of which padding has its own. */
+function givenNoise(alpha: number, inputs: ReadonlyMap<string, GoldenTensor>): EmbeddingNoise {
+  return (tokens, _, hiddenSize, device) => {
+    const i = (tokens as { number?: number }).number;
+    const draws = inputs.get(`neftune_noise.${i}`)!.data;
+    const mask = inputs.get(`attention_mask.${i}`);
+    const places = mask ? tokenPlaces(mask) : Array.from(tokens.inputIds.keys());
+    const scale = neftuneScale(alpha, tokens.width, hiddenSize);
+    const noise = new Float32Array(places.length * hiddenSize);
+    for (const [row, place] of places.entries())
+      for (let k = 0; k < hiddenSize; k++) noise[row * hiddenSize + k] = draws[place * hiddenSize + k]! * scale;
+    return Tensor.from(noise, [places.length, hiddenSize], { device });
+  };
+}
 
 /** A fresh adapter with the state that the file gives it. */
 function withAdapter(model: CausalLM, config: LoraConfig, inputs: ReadonlyMap<string, GoldenTensor>): PeftModel<CausalLM> {
@@ -57,7 +74,6 @@ const loraPlusOptions = (optimizer: any) => ({
 const sftRun: GoldenHandler = (c) =>
   skipUnsupported(async () => {
     const { spec } = c;
-    for (const key of ["labelSmoothing", "neftuneNoiseAlpha"]) if (spec[key]) return skipped(`${key} is not supported yet`);
     const inputs = readTensors(join(c.dir, spec.inputs));
     await using model = await load(join(c.dir, spec.base), c);
     const peft = spec.fullFinetune
@@ -72,9 +88,11 @@ const sftRun: GoldenHandler = (c) =>
       return skipped(`optimizer '${spec.optimizer.name}' is not supported yet`);
     }
     const { type, totalSteps, warmupSteps, kwargs = {} } = spec.schedule;
-    const schedule = createSchedule({ type, totalSteps, warmupSteps, baseLr: spec.optimizer.lr, kwargs });
+    const schedule = createSchedule({ type, totalSteps, warmupSteps, baseLr: spec.optimizer.lr ?? 0, kwargs });
     const gradientCheckpointing = spec.gradientCheckpointing ?? false;
-    const step = new TrainStep(model, optimizer, { seed: 0, gradientCheckpointing });
+    const labelSmoothing = spec.labelSmoothing ?? 0;
+    const embeddingNoise = spec.neftuneNoiseAlpha ? givenNoise(spec.neftuneNoiseAlpha, inputs) : undefined;
+    const step = new TrainStep(model, optimizer, { seed: 0, gradientCheckpointing, labelSmoothing, embeddingNoise });
     const errors = new Errors();
     const { expected, tolerance } = spec;
     const reports: StepReport[] = [];
@@ -82,7 +100,7 @@ const sftRun: GoldenHandler = (c) =>
     const targets: number[] = [];
     let microStep = 0;
     for (const [k, numbers] of (spec.steps as number[][]).entries()) {
-      const batches = numbers.map((i) => numbered(inputs, i));
+      const batches = numbers.map((i) => ({ ...numbered(inputs, i), number: i }));
       targets.push(batches.reduce((sum, { targetTokens }) => sum + targetTokens, 0));
       rates.push(schedule(k));
       reports.push(await step.run(batches, schedule(k), microStep));

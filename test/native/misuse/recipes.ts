@@ -127,7 +127,7 @@ function head(w: World, gradient: boolean): Float64Array {
 }
 
 /** An arena with its header and segments as native code lays them out. */
-function arena(w: World): { n: number; header: number; segments: number } {
+function arena(w: World): { count: number; cuts: number[]; n: number; header: number; segments: number } {
   const n = w.of([0, 1, 256, 300, 1024, 20000]);
   const header = new BigInt64Array(8);
   header[0] = w.of([0n, 1n, 1000n, -1n, 2n ** 62n, 2n ** 63n - 1n]);
@@ -142,9 +142,19 @@ function arena(w: World): { n: number; header: number; segments: number } {
     if (w.chance(0.1))
       new BigInt64Array(bytes, 32 * i, 2)[w.below(2)] = w.of([-1n, 100n, BigInt(n) + 1n, 2n ** 63n - 1n, -(2n ** 63n)]);
     new Float32Array(bytes, 32 * i + 16, 2).set([w.real(), w.real()]);
-    new Int32Array(bytes, 32 * i + 24, 2)[0] = w.of([32, 32, 32, 32, 8, 7]);
+    // Mostly where its moments can lie: those of both widths may begin where the parameters do.
+    new Int32Array(bytes, 32 * i + 24, 2).set([
+      w.of([32, 32, 32, 8, 8, 8, 8, 7]),
+      w.chance(0.9) ? cuts[i]! / 256 : w.of([0, -1, 2 ** 31 - 1, 5]),
+    ]);
   }
-  return { n, header: w.tensor(4, [64], header), segments: w.tensor(4, [32 * count], new Uint8Array(bytes)) };
+  return {
+    count,
+    cuts: cuts.map((cut, i) => (i === count ? n : cut)),
+    n,
+    header: w.tensor(4, [64], header),
+    segments: w.tensor(4, [32 * count], new Uint8Array(bytes)),
+  };
 }
 
 const rate = (w: World) => w.of([0, 0.1, 0.9, 0.999, 1, 2, -1, w.real(), Number.NaN]);
@@ -238,7 +248,54 @@ export const KERNELS: Record<string, (w: World) => unknown[]> = {
   gradStats: (w) => [arena(w).header, w.f32(w.of([0, 1, 5000, 20000])), w.maybe(() => w.f32(w.size()))],
   adamw: (w) => {
     const { n, header, segments } = arena(w);
-    return [w.f32(n), w.f32(n), w.f32(n), w.f32(n), header, segments, rate(w), rate(w), rate(w), rate(w), rate(w)];
+    const dtype = w.of([0, 0, 0, 1]);
+    const moment = () => [w.maybe(() => w.u8(n)), w.maybe(() => w.f32(Math.ceil(n / 256)))];
+    const values = () => w.tensor(dtype, [n]);
+    return [
+      values(),
+      w.f32(n),
+      w.maybe(values),
+      w.maybe(values),
+      ...moment(),
+      ...moment(),
+      w.maybe(() => w.f32(2, 256)),
+      header,
+      segments,
+      ...Array.from({ length: 5 }, () => rate(w)),
+      w.below(2),
+    ];
+  },
+  lion: (w) => {
+    const { n, header, segments } = arena(w);
+    const moment = [w.maybe(() => w.f32(n)), w.maybe(() => w.u8(n)), w.maybe(() => w.f32(Math.ceil(n / 256)))];
+    return [w.f32(n), w.f32(n), ...moment, w.maybe(() => w.f32(256)), header, segments, rate(w), rate(w), rate(w), rate(w)];
+  },
+  adafactor: (w) => {
+    const { count, cuts, n, header, segments } = arena(w);
+    const shapes = new BigInt64Array(4 * count);
+    for (let i = 0; i < count; i++) {
+      const [begin, size] = [cuts[i]!, cuts[i + 1]! - cuts[i]!];
+      const rows = w.of([1, 2, 4, size]);
+      const shape = w.chance(0.3) ? [0, 0, begin, 0] : [rows, Math.floor(size / Math.max(1, rows)), begin, begin];
+      if (w.chance(0.1)) shape[w.below(4)] = w.of([-1, 0, 3, n + 1, 2 ** 53]);
+      shapes.set(shape.map(BigInt), 4 * i);
+    }
+    const table = w.tensor(4, [32 * count], shapes);
+    const moments = Array.from({ length: 4 }, () => w.maybe(() => w.f32(n)));
+    const decay = w.of([-0.8, -0.8, 0, -100, 0.5, Number.NaN]);
+    const settings = [
+      rate(w),
+      1e-30,
+      1e-3,
+      w.of([1, 1, 0, Number.NaN]),
+      decay,
+      rate(w),
+      w.below(2),
+      w.below(2),
+      w.below(2),
+      rate(w),
+    ];
+    return [w.f32(n), w.f32(n), ...moments, header, segments, table, ...settings];
   },
   sgd: (w) => {
     const { n, header, segments } = arena(w);
@@ -276,6 +333,8 @@ export const OTHERS: Record<string, (w: World) => unknown[]> = {
   memory: (w) => [w.d],
   limitMemory: (w) => [w.d, 0],
   resetPeak: (w) => [w.d],
+  // 0 lifts it: a budget that stayed would make every other call one for want of memory.
+  limitMemory: (w) => [w.d, w.of([0, 2 ** 40, 2 ** 53])],
   trim: (w) => [w.d],
   availableIsas: () => [],
   alloc: (w) => [w.d, w.below(5), [w.size(), w.size()]],
