@@ -44,7 +44,7 @@ const WITHOUT_MEANING: Readonly<Record<string, ReadonlyMap<string, unknown>>> = 
   // How a file was made, how Python runs the model, and heads of other tasks. Sources: transformers 5's configuration_utils.py,
   // modeling_rope_utils.py (which moves original_max_position_embeddings to where it counts) and utils/quantization_config.py.
   "config.json": new Map([
-    ...names(`_attn_implementation _attn_implementation_autoset _commit_hash _name_or_path architectures attn_implementation dtype
+    ...names(`_attn_implementation _attn_implementation_autoset _commit_hash _name_or_path architectures attn_implementation cache_implementation dtype
       id2label is_llama_config label2id max_window_layers original_max_position_embeddings output_attentions output_hidden_states
       pretraining_tp problem_type return_dict tokenizer_class torch_dtype transformers_version unsloth_fixed unsloth_version use_cache`),
     ...names(`_load_in_8bit bnb_4bit_compute_dtype llm_int8_enable_fp32_cpu_offload llm_int8_has_fp16_weight llm_int8_skip_modules

@@ -121,10 +121,13 @@ describe("keys without effect are named", () => {
     expect(generationNotes({ num_beams: 1, early_stopping: false, temperature: 0.7 })).toEqual([]);
   });
 
-  it("rope parameters that newer keys hide", () => {
+  it("rope parameters that others hide, as in transformers 5", () => {
     const rope_parameters = { rope_type: "default", rope_theta: 10000 };
     expect(configNotes({ ...LLAMA, rope_parameters, rope_theta: 500000, rope_scaling: { type: "linear", factor: 2 } })).toEqual([
-      "config.json has keys without effect here: rope_theta, rope_scaling",
+      "config.json has keys without effect here: rope_parameters",
+    ]);
+    expect(configNotes({ ...LLAMA, rope_parameters, rope_theta: 500000 })).toEqual([
+      "config.json has keys without effect here: rope_theta",
     ]);
   });
 

@@ -72,12 +72,11 @@ export interface FamilyKeys {
 const OFTEN_ELSEWHERE: Readonly<Record<string, readonly unknown[]>> = {
   rope_interleaved: [false],
   attention_dropout: [0],
-  resid_pdrop: [0],
-  embd_pdrop: [0],
   use_qk_norm: [false],
   use_bidirectional_attention: [false],
   attn_logit_softcapping: [],
   final_logit_softcapping: [],
+  lm_head_bias: [false],
   num_experts: [],
   num_local_experts: [],
   embedding_multiplier: [1],

@@ -67,7 +67,9 @@ export function resolveConfig(json: Readonly<Record<string, unknown>>): Resolved
     );
   }
   const reader = new ConfigReader({ ...family.defaults, ...json });
-  return { family, config: { ...family.readConfig(reader), json }, unread: reader.unread() };
+  const config = { ...family.readConfig(reader), json };
+  const given = ([key]: readonly [string, unknown]) => Object.hasOwn(json, key.split(".")[0]!);
+  return { family, config, unread: reader.unread().filter(given) };
 }
 
 export interface FromConfigOptions {

@@ -35,8 +35,8 @@ export interface RopeContext {
   /** Dimensions of one attention head. */
   headDim: number;
   maxPositions: number;
-  /** rope_theta where no key gives it. */
-  theta: number;
+  /** rope_theta where the rotary parameters do not hold it. */
+  theta: () => number;
   /** What the family calls the forms it has; default: all under their own names. */
   types?: Readonly<Record<string, RopeParameters["type"]>>;
 }
@@ -50,9 +50,9 @@ export function readRopeParameters(config: ConfigReader, headDim: number, maxPos
   const rope = config.object(key);
   if (rope.has("full_attention") || rope.has("sliding_attention")) {
     config.unsupported(key, "one rope per layer type");
-    return defaultRope({ headDim, maxPositions, theta: 10000 });
+    return defaultRope(headDim, maxPositions, 10000);
   }
-  return readRope(config, rope, key, { headDim, maxPositions, theta: config.positive("rope_theta", 10000) });
+  return readRope(config, rope, key, { headDim, maxPositions, theta: () => config.positive("rope_theta", 10000) });
 }
 
 /** Where a config keeps its rotary parameters; transformers too prefers the older key where both are given. */
@@ -63,14 +63,14 @@ export function ropeKey(config: ConfigReader): "rope_scaling" | "rope_parameters
 
 /** Reads the parameters of one rope from its object `rope`, which stands at `key` of `config`. */
 export function readRope(config: ConfigReader, rope: ConfigReader, key: string, context: RopeContext): RopeParameters {
-  const { types = OWN_NAMES } = context;
+  const { types = OWN_NAMES, headDim, maxPositions } = context;
   const named = rope.string("rope_type", rope.string("type", "default"));
   const partial = (rope.has("partial_rotary_factor") ? rope : config).positive("partial_rotary_factor", 1);
-  const theta = rope.positive("rope_theta", context.theta);
-  const parameters: RopeParameters = { ...defaultRope({ ...context, theta }), rotaryDims: Math.trunc(context.headDim * partial) };
-  const { rotaryDims, maxPositions } = parameters;
-  if (rotaryDims < 1 || 2 * halfOf(parameters) > context.headDim)
-    config.invalid("head_dim", `gives ${rotaryDims} rotary dimensions; a head has ${context.headDim}, and they turn in pairs`);
+  const theta = rope.has("rope_theta") ? rope.positive("rope_theta") : context.theta();
+  const parameters: RopeParameters = { ...defaultRope(headDim, maxPositions, theta), rotaryDims: Math.trunc(headDim * partial) };
+  const { rotaryDims } = parameters;
+  if (rotaryDims < 1 || 2 * halfOf(parameters) > headDim)
+    config.invalid("head_dim", `gives ${rotaryDims} rotary dimensions; a head has ${headDim}, and they turn in pairs`);
   const type = types[named];
   if (!type) {
     config.unsupported(`${key}.rope_type`, `"${named}" (supported: ${Object.keys(types).join(", ")})`);
@@ -103,7 +103,7 @@ export function readRope(config: ConfigReader, rope: ConfigReader, key: string, 
   return parameters;
 }
 
-function defaultRope({ headDim, maxPositions, theta }: RopeContext): RopeParameters {
+function defaultRope(headDim: number, maxPositions: number, theta: number): RopeParameters {
   return {
     type: "default",
     theta,

@@ -126,6 +126,71 @@ describe("config.json", () => {
     expect(windows({ model_type: "mistral", sliding_window: null })).toEqual([undefined, undefined]);
   });
 
+  it("rounds Gemma's factor of embeddings where math is in bfloat16, as transformers does, and no other family's", () => {
+    const sizes = { ...llama, hidden_size: 12, num_key_value_heads: 2 };
+    expect(resolveConfig({ ...sizes, model_type: "gemma2" }).config.embeddingScale).toEqual({
+      float32: Math.fround(Math.sqrt(12)),
+      bfloat16: 3.46875,
+    });
+    const granite = { ...sizes, num_attention_heads: 2, model_type: "granite", embedding_multiplier: 3.4641 };
+    expect(resolveConfig(granite).config.embeddingScale).toEqual({ float32: 3.4641, bfloat16: 3.4641 });
+  });
+
+  it("takes Gemma's hidden_activation, and says when hidden_act differs", () => {
+    const gemma = { ...llama, model_type: "gemma2", num_key_value_heads: 2, hidden_activation: "gelu_pytorch_tanh" };
+    const { config, unread } = resolveConfig({ ...gemma, hidden_act: "gelu" });
+    expect([config.activation, unread]).toEqual(["gelu_tanh", [["hidden_act", "gelu"]]]);
+    expect(resolveConfig({ ...gemma, hidden_act: "gelu_pytorch_tanh" }).unread).toEqual([]);
+  });
+
+  it("reads Gemma 3's two ropes in the keys of either version, and the kind of each layer", () => {
+    const gemma = {
+      ...llama,
+      rope_theta: undefined,
+      model_type: "gemma3_text",
+      num_hidden_layers: 3,
+      num_key_value_heads: 2,
+      sliding_window: 8,
+    };
+    const read = (json: Record<string, unknown>) => {
+      const { ropes, layers } = resolveConfig({ ...gemma, ...json }).config;
+      return {
+        ropes: ropes.map(({ type, theta, factor }) => [type, theta, factor]),
+        layers: layers.map(({ window, rope }) => [window, rope]),
+      };
+    };
+    const expected = {
+      ropes: [
+        ["linear", 5000, 8],
+        ["default", 300, 1],
+      ],
+      layers: [
+        [8, 1],
+        [undefined, 0],
+        [8, 1],
+      ],
+    };
+    expect(
+      read({
+        rope_theta: 5000,
+        rope_local_base_freq: 300,
+        rope_scaling: { rope_type: "linear", factor: 8 },
+        sliding_window_pattern: 2,
+      }),
+    ).toEqual(expected);
+    const byType = {
+      full_attention: { rope_type: "linear", factor: 8, rope_theta: 5000 },
+      sliding_attention: { rope_type: "default", rope_theta: 300 },
+    };
+    const types = ["sliding_attention", "full_attention", "sliding_attention"];
+    expect(read({ rope_parameters: byType, layer_types: types })).toEqual(expected);
+    expect(read({}).ropes).toEqual([
+      ["default", 1e6, 1],
+      ["default", 10000, 1],
+    ]);
+    expect(() => read({ rope_parameters: { rope_theta: 5000 } })).toThrow(/rope_parameters: one rope for all layers/);
+  });
+
   it("accepts pretraining_tp, and keeps the file's own keys to be saved", () => {
     const { config } = resolveConfig({ ...llama, pretraining_tp: 2 });
     expect(config.numLayers).toBe(2);

@@ -2,14 +2,16 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { valueAndGrad } from "../../src/autograd/tape.js";
 import { KvCache } from "../../src/generate/kv-cache.js";
 import { packSequences } from "../../src/models/batch.js";
-import type { CausalLM } from "../../src/models/causal-lm.js";
+import type { CausalLM, ForwardOptions } from "../../src/models/causal-lm.js";
 import { AutoModelForCausalLM, resolveConfig, supportedModelTypes } from "../../src/models/registry.js";
 import { Linear } from "../../src/nn/linear.js";
+import { weightedSum } from "../../src/ops/elementwise.js";
 import { getPeftModel } from "../../src/peft/peft-model.js";
 import { scope } from "../../src/tensor/scope.js";
-import type { Tensor } from "../../src/tensor/tensor.js";
+import { Tensor } from "../../src/tensor/tensor.js";
 import { leavesNothing } from "../tensor/live.js";
 import { FAMILY_CONFIGS } from "./family-table.js";
 
@@ -131,5 +133,36 @@ describe.each(FAMILY_CONFIGS)("%s", (_, json) => {
       expect(distance(await logits(model), adapted)).toBeLessThan(5e-5);
       peft.unmergeAdapter();
       expect(await logits(model)).toEqual(adapted);
+    }));
+
+  it("trains adapters on a 4-bit base, with the same bytes when layers are recomputed", () =>
+    leavesNothing(async () => {
+      await (async () => {
+        await using model = make();
+        await model.savePretrained(join(folder, "base"));
+      })();
+      await using model = await AutoModelForCausalLM.fromPretrained(join(folder, "base"), { dtype: "float32", loadIn4bit: true });
+      await using peft = getPeftModel(model, { r: 2, targetModules: "all-linear", initLoraWeights: false }, { seed: 5 });
+      const { arena } = peft.trainable;
+      const loss = (options: ForwardOptions = {}) => {
+        const hidden = model.hiddenStates(packSequences(sequences, model.device), options);
+        const next = Int32Array.from(sequences.flatMap((ids) => [...ids.slice(1), -100]));
+        return weightedSum(model.tokenLogProb(hidden, Tensor.from(next, [next.length])).value, -1 / 19);
+      };
+      const gradients = async (options: ForwardOptions) => {
+        arena.zeroGrad();
+        valueAndGrad(() => loss(options)).dispose();
+        return (await arena.gradients!.read()) as Float32Array;
+      };
+      const plain = await gradients({});
+      expect(await gradients({ checkpointing: true })).toEqual(plain);
+      // Along the gradient the loss changes by its squared length.
+      const start = (await arena.values.read()) as Float32Array;
+      const length = Math.sqrt(plain.reduce((sum, x) => sum + x * x, 0));
+      const at = async (step: number) => {
+        arena.values.upload(start.map((x, i) => x + (step * plain[i]!) / length));
+        return (await values(loss))[0]!;
+      };
+      expect(((await at(1e-3)) - (await at(-1e-3))) / 2e-3 / length).toBeCloseTo(1, 1.5);
     }));
 });

@@ -43,6 +43,8 @@ export function readGemma2Config(config: ConfigReader): DecoderConfig {
 export function readGemma(config: ConfigReader, hiddenSize: number) {
   const scale = Math.fround(Math.sqrt(hiddenSize));
   config.accept("mlp_bias", [false]);
+  // Files often give both; where they differ the user is told that this one has no effect.
+  if (config.json.hidden_act === config.json.hidden_activation) config.value("hidden_act");
   return {
     normUnitOffset: true,
     attention: { scale: config.positive("query_pre_attn_scalar", 256) ** -0.5, softcap: undefined as number | undefined },

@@ -36,19 +36,18 @@ export function readGemma3TextConfig(config: ConfigReader): DecoderConfig {
 function readGemma3Ropes(config: ConfigReader, headDim: number, maxPositions: number): RopeParameters[] {
   const both = config.object("rope_parameters");
   if (both.has("rope_type") || both.has("rope_theta")) config.unsupported("rope_parameters", "one rope for all layers");
-  const context = (theta: number) => ({ headDim, maxPositions, theta });
+  const context = (theta: () => number) => ({ headDim, maxPositions, theta });
   const scaled = config.has("rope_scaling");
   const full = scaled ? config.object("rope_scaling") : both.object("full_attention");
-  const fullTheta = scaled
-    ? both.object("full_attention").positive("rope_theta", config.positive("rope_theta", 1e6))
-    : config.positive("rope_theta", 1e6);
+  const theta = () => config.positive("rope_theta", 1e6);
+  const fullTheta = scaled ? () => both.object("full_attention").positive("rope_theta", theta()) : theta;
   return [
     readRope(config, full, scaled ? "rope_scaling" : "rope_parameters.full_attention", context(fullTheta)),
     readRope(
       config,
       both.object("sliding_attention"),
       "rope_parameters.sliding_attention",
-      context(config.positive("rope_local_base_freq", 10000)),
+      context(() => config.positive("rope_local_base_freq", 10000)),
     ),
   ];
 }

@@ -18,11 +18,14 @@ export function readPhi3Config(config: ConfigReader): DecoderConfig {
     architecture: "Phi3ForCausalLM",
     ropes: (headDim, maxPositions) => {
       const key = ropeKey(config);
-      const theta = config.positive("rope_theta", 10000);
+      const theta = () => config.positive("rope_theta", 10000);
       return [readRope(config, config.object(key), key, { headDim, maxPositions, theta, types: ROPES })];
     },
   });
+  config.accept("resid_pdrop", [0]);
+  config.accept("embd_pdrop", [0]);
   config.accept("attention_bias", [false]);
+  config.accept("mlp_bias", [false]);
   const layers = uniformLayers(decoder.numLayers, readWindow(config));
   config.finish("config.json of this phi3 model");
   return { ...decoder, layers };
