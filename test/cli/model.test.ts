@@ -1,5 +1,7 @@
 /** The cost model of `lowrank bench model`: its sizes are those of the sources, its counts those of loops written out here. */
 import { beforeAll, describe, expect, it } from "vitest";
+import { adamwCase, dequantizeCase, linearCase } from "../../src/cli/bench/cases.js";
+import { modelledMs } from "../../src/cli/bench/model/case.js";
 import { costOf, gemm, launchesOf } from "../../src/cli/bench/model/cost.js";
 import { GPUS } from "../../src/cli/bench/model/devices.js";
 import { benchModel } from "../../src/cli/bench/model/model.js";
@@ -78,6 +80,18 @@ describe("a launch", () => {
     expect(launch("attentionGrad").reduce((sum, { useful = 0 }) => sum + useful, 0)).toBeCloseTo(5 * work, -3);
     expect(launch("attentionGrad").reduce((sum, { lanes = 0 }) => sum + lanes, 0)).toBeGreaterThan(7 * work);
     for (const t of [q, k, cu]) addon.free(t);
+  });
+});
+
+describe("a case of bench ops", () => {
+  it("is modelled from its own ops, float32 products are not", () => {
+    const [n, k] = [4096, 4096];
+    const read = n * k * (0.5 + 4 / 64);
+    expect(modelledMs((device) => dequantizeCase(device, n, k), gpu)).toBeCloseTo((1000 * (read + 4 * n * k)) / gpu.dram, 6);
+    expect(modelledMs((device) => adamwCase(device, 1 << 24), gpu)).toBeCloseTo((1000 * 28 * 2 ** 24) / gpu.dram, 6);
+    expect(modelledMs((device) => linearCase(device, "nf4", [512, n, k], false), gpu)).toBeUndefined();
+    const least = (2000 * 512 * n * k) / gpu.tensor;
+    expect(modelledMs((device) => linearCase(device, "nf4", [512, n, k], true), gpu)).toBeGreaterThan(least);
   });
 });
 

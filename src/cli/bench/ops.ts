@@ -1,5 +1,7 @@
 import { type Device, getDevice } from "../../tensor/device.js";
 import { adamwCase, dequantizeCase, gluCase, linearCase, linearDxCase, type OpCase, rmsNormCase } from "./cases.js";
+import { modelledMs } from "./model/case.js";
+import { GPUS } from "./model/devices.js";
 import { measurePeaks, type Peaks } from "./peaks.js";
 import { quantiles, rounded } from "./statistics.js";
 
@@ -14,9 +16,16 @@ const LLAMA3 = [
 ] as const;
 const REPEATS = 9;
 
+export interface OpsBenchOptions {
+  device: string;
+  /** The GPU whose cost model stands beside what device "cuda:0" measures. */
+  gpu: string;
+}
+
 /** Yields the measured peaks, then a row an op and shape. Each op's result is checked against float64 before it is timed. */
-export async function* benchOps(): AsyncGenerator<Record<string, unknown>> {
-  const device = getDevice("cpu");
+export async function* benchOps(options: OpsBenchOptions): AsyncGenerator<Record<string, unknown>> {
+  const device = getDevice(options.device);
+  const gpu = device.info.separate ? GPUS[options.gpu] : undefined;
   const { isa, threads, bf16 } = device.info;
   const peaks = await measurePeaks(device);
   yield {
@@ -27,10 +36,12 @@ export async function* benchOps(): AsyncGenerator<Record<string, unknown>> {
     bf16_gflops: rounded(peaks.bf16Gflops),
     memory_gb_s: rounded(peaks.memoryGbS),
   };
-  for (const make of cases(device, bf16 ? [false, true] : [false])) {
-    const bench = make();
+  for (const make of cases(bf16 ? [false, true] : [false])) {
+    const modelled = gpu && modelledMs(make, gpu);
+    const bench = make(device);
     try {
-      yield await measure(device, bench, peaks);
+      const row = await measure(device, bench, peaks);
+      yield { ...row, ...(modelled !== undefined && { modelled_ms: rounded(modelled) }) };
     } finally {
       bench.dispose();
       await device.synchronize();
@@ -39,19 +50,19 @@ export async function* benchOps(): AsyncGenerator<Record<string, unknown>> {
   }
 }
 
-function* cases(device: Device, maths: readonly boolean[]): Generator<() => OpCase> {
+function* cases(maths: readonly boolean[]): Generator<(device: Device) => OpCase> {
   for (const bf16 of maths) {
     for (const [n, k] of [...SMOLLM2, ...LLAMA3]) {
-      yield () => linearCase(device, "nf4", [512, n, k], bf16);
-      yield () => linearDxCase(device, [512, n, k], bf16);
-      yield () => linearCase(device, "nf4", [1, n, k], bf16);
+      yield (device) => linearCase(device, "nf4", [512, n, k], bf16);
+      yield (device) => linearDxCase(device, [512, n, k], bf16);
+      yield (device) => linearCase(device, "nf4", [1, n, k], bf16);
     }
-    for (const [n, k] of SMOLLM2) yield () => linearCase(device, "dense", [512, n, k], bf16);
+    for (const [n, k] of SMOLLM2) yield (device) => linearCase(device, "dense", [512, n, k], bf16);
   }
-  yield () => rmsNormCase(device, 4096, 2048);
-  yield () => gluCase(device, 2048, 4096);
-  yield () => dequantizeCase(device, 4096, 4096);
-  yield () => adamwCase(device, 1 << 24);
+  yield (device) => rmsNormCase(device, 4096, 2048);
+  yield (device) => gluCase(device, 2048, 4096);
+  yield (device) => dequantizeCase(device, 4096, 4096);
+  yield (device) => adamwCase(device, 1 << 24);
 }
 
 async function measure(device: Device, bench: OpCase, peaks: Peaks): Promise<Record<string, unknown>> {

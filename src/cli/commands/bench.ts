@@ -3,7 +3,7 @@ import { type AdaptersBenchOptions, benchAdapters } from "../bench/adapters.js";
 import { benchGenerate, type GenerateBenchOptions } from "../bench/generate.js";
 import { GPUS } from "../bench/model/devices.js";
 import { benchModel } from "../bench/model/model.js";
-import { benchOps } from "../bench/ops.js";
+import { benchOps, type OpsBenchOptions } from "../bench/ops.js";
 import { benchStep, type StepBenchOptions } from "../bench/step.js";
 import { integerFrom } from "../options.js";
 import { printJson } from "../output.js";
@@ -38,9 +38,13 @@ export function benchCommand(): Command {
     .action(async (options: AdaptersBenchOptions) => printJson(await benchAdapters(options)));
   const ops = new Command("ops")
     .description("measured peaks, then each op at the shapes of Llama-3-8B and SmolLM2-135M")
+    .option("--device <device>", "cpu or cuda:0", "cpu")
+    .addOption(
+      new Option("--gpu <gpu>", "whose cost model stands beside what cuda:0 takes").choices(Object.keys(GPUS)).default("h100"),
+    )
     .addOption(json)
-    .action(async () => {
-      for await (const row of benchOps()) printJson(row);
+    .action(async (options: OpsBenchOptions) => {
+      for await (const row of benchOps(options)) printJson(row);
     });
   const model = new Command("model")
     .description(

@@ -317,9 +317,13 @@ export function launchesOf({ op, args }: OpCall, trace: Trace, gpu: Gpu): Launch
     case "embedding":
       // Of the table only the rows that are asked for.
       return [memory("check_ids_kernel", 0), memory("embedding_kernel", 1.5 * trace.tensor(first)!.bytes)];
+    case "dequantize4bit": {
+      const { n, k, width } = trace.weight(args[1] as number);
+      return [memory("dequantize_4bit_kernel", trace.tensor(first)!.bytes + n * k * width)];
+    }
     case "adamw":
-      // Values and both moments come and go, gradients come.
-      return [memory("adamw_kernel", 7 * trace.tensor(first)!.bytes)];
+      // Values and moments, in whatever form, come and go; gradients and tables come.
+      return [memory("adamw_kernel", bytes + sum([0, 2, 3, 4, 5, 6, 7].map((i) => trace.tensor(args[i])?.bytes ?? 0)))];
     case "gradStats":
       return [memory("dot_parts_kernel", trace.tensor(args[1])!.bytes), memory("dot_kernel", 0), memory("count_step_kernel", 0)];
     case "axpy":
