@@ -9,6 +9,7 @@ import type { CausalLM, ForwardOptions } from "../../src/models/causal-lm.js";
 import { AutoModelForCausalLM, resolveConfig, supportedModelTypes } from "../../src/models/registry.js";
 import { Linear } from "../../src/nn/linear.js";
 import { weightedSum } from "../../src/ops/elementwise.js";
+import { mergeIntoCheckpoint } from "../../src/peft/merge-checkpoint.js";
 import { getPeftModel } from "../../src/peft/peft-model.js";
 import { scope } from "../../src/tensor/scope.js";
 import { Tensor } from "../../src/tensor/tensor.js";
@@ -122,6 +123,7 @@ describe.each(FAMILY_CONFIGS)("%s", (_, json) => {
     leavesNothing(async () => {
       await using model = make();
       const base = await logits(model);
+      await model.savePretrained(join(folder, "unmerged"));
       const names = [...model.modules()].flatMap(([path, module]) =>
         module instanceof Linear && path !== "lm_head" ? [path.split(".").at(-1)!] : [],
       );
@@ -133,6 +135,12 @@ describe.each(FAMILY_CONFIGS)("%s", (_, json) => {
       expect(distance(await logits(model), adapted)).toBeLessThan(5e-5);
       peft.unmergeAdapter();
       expect(await logits(model)).toEqual(adapted);
+      // The same through files, tensor by tensor.
+      await peft.savePretrained(join(folder, "adapter"));
+      const options = { ignoreMismatchedBase: true };
+      await mergeIntoCheckpoint(join(folder, "unmerged"), join(folder, "adapter"), join(folder, "merged"), options);
+      await using merged = await AutoModelForCausalLM.fromPretrained(join(folder, "merged"), { dtype: "float32" });
+      expect(distance(await logits(merged), adapted)).toBeLessThan(5e-5);
     }));
 
   it("trains adapters on a 4-bit base, with the same bytes when layers are recomputed", () =>
