@@ -65,7 +65,7 @@ export interface ArenaOptions extends MomentWidth {
   weightDecay: number;
   /** By the parameter's name; they go before what the arena says. */
   groups?: ReadonlyMap<string, ParameterGroup> | undefined;
-  /** State lies in the host's memory, where the device has one of its own; 8-bit moments stay on the device. */
+  /** State lies in the host's memory, where the device has one of its own. */
   paged?: boolean | undefined;
   /** Sizes of float32 state of another layout than the arena's. */
   others?: Readonly<Record<string, number>>;
@@ -103,7 +103,7 @@ export abstract class ArenaOptimizer implements Optimizer {
         { name: `absmax${i + 1}`, dtype: "float32", perBlock: 1, bits: 8 },
       ])
       .filter(({ bits }) => layout.blocks[bits] > 0);
-    const pages = options.paged && device.info.separate && layout.blocks[8] === 0;
+    const pages = options.paged && device.info.separate;
     const states = pages ? new PagedStates(arena, specs, layout) : new ResidentStates(arena, specs, layout);
     this.#states = states;
     this.paging = states instanceof PagedStates ? states : undefined;

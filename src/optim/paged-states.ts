@@ -1,4 +1,6 @@
+import { DTYPE_BYTES } from "../tensor/dtype.js";
 import { native } from "../tensor/native-errors.js";
+import { scope } from "../tensor/scope.js";
 import { Tensor } from "../tensor/tensor.js";
 import type { ParameterArena } from "./arena.js";
 import {
@@ -26,11 +28,13 @@ interface Page<Name extends string> {
   host: Readonly<Record<Name, Tensor>>;
   segments: Tensor;
   begin: number;
-  bytes: number;
 }
 
+/** Device memory for any page. */
+type Buffers<Name extends string> = Record<Name, Tensor>;
+
 /**
- * State of 32-bit moments that lives in the host's memory and visits the device for a step. Copies run beside the passes: pages come while the backward pass
+ * State that lives in the host's memory and visits the device for a step. Copies run beside the passes: pages come while the backward pass
  * frees activations, into memory that these held, and go back while the next forward pass begins. Where the device has no room for all of
  * them, the pages of a step follow each other through the memory of two.
  */
@@ -39,9 +43,12 @@ export class PagedStates<Name extends string> implements OptimizerStates<Name> {
   readonly #arena: ParameterArena;
   readonly #specs: readonly StateSpec<Name>[];
   readonly #pages: readonly Page<Name>[];
+  /** Elements of each tensor of the largest page, and its bytes. */
+  readonly #sizes: Readonly<Record<Name, number>>;
+  readonly #bytes: number;
   /** Device memory of pages that come, in order, and of pages that were updated and go back. */
-  readonly #coming = new Map<Page<Name>, Record<Name, Tensor>>();
-  readonly #going = new Map<Page<Name>, Record<Name, Tensor>>();
+  readonly #coming = new Map<Page<Name>, Buffers<Name>>();
+  readonly #going = new Map<Page<Name>, Buffers<Name>>();
   /** Bytes in use when the backward pass began. */
   #height: number | undefined;
   /** Ops recorded in this pass so far, and in the last whole one. */
@@ -60,17 +67,15 @@ export class PagedStates<Name extends string> implements OptimizerStates<Name> {
         const tensors = zeros(arena, specs, layout, true);
         const pages = begins.map((begin, i) => {
           const end = Math.min(begin + length, values.size);
-          const host = byName(specs, ({ name, perBlock }) =>
-            tensors[name].slice((begin / BLOCK) * perBlock, (end / BLOCK) * perBlock),
+          const host = byName(specs, ({ name, perBlock, bits }) =>
+            tensors[name].slice(layout.before(bits, begin) * perBlock, layout.before(bits, end) * perBlock),
           );
-          const bytes = Object.values<Tensor>(host).reduce((sum, { byteLength }) => sum + byteLength, 0);
           return {
             slot: slots[i]!,
             values: values.slice(begin, end),
             host,
             segments: segmentsOf(arena, layout, begin, end),
             begin,
-            bytes,
           };
         });
         return [tensors, pages];
@@ -79,6 +84,8 @@ export class PagedStates<Name extends string> implements OptimizerStates<Name> {
       for (const slot of slots) device.giveSlot(slot);
       throw error;
     }
+    this.#sizes = byName(specs, ({ name }) => Math.max(...this.#pages.map(({ host }) => host[name].size)));
+    this.#bytes = specs.reduce((sum, { name, dtype }) => sum + this.#sizes[name] * DTYPE_BYTES[dtype], 0);
   }
 
   /** An op of a forward pass was recorded: in its first half pages that were updated give their memory back one by one. */
@@ -93,26 +100,26 @@ export class PagedStates<Name extends string> implements OptimizerStates<Name> {
     const { live } = this.#arena.device.memory;
     this.#height ??= live;
     const page = this.#pages[this.#coming.size];
-    if (page && live + page.bytes <= this.#height) this.#fetch(page, this.#allocate(page));
+    if (page && live + this.#bytes <= this.#height) this.#fetch(page, this.#allocate());
   }
 
   prepare(): void {
     while (this.#going.size > 0) this.#release();
-    for (const page of this.#pages.slice(this.#coming.size, RING)) this.#fetch(page, this.#allocate(page));
+    for (const page of this.#pages.slice(this.#coming.size, RING)) this.#fetch(page, this.#allocate());
   }
 
   *parts(gradients: Tensor): Iterable<ArenaPart<Name>> {
     for (const [i, page] of this.#pages.entries()) {
       // Transfers happen in the order they are enqueued in: what was there is in the host's memory before the next page comes.
       const next = this.#pages[i + 1];
-      if (next && !this.#coming.has(next)) this.#fetch(next, this.#reuse(this.#pages[i - 1]!, next));
-      const state = this.#coming.get(page)!;
-      this.#transfer("wait", page);
+      if (next && !this.#coming.has(next)) this.#fetch(next, this.#reuse(this.#pages[i - 1]!));
+      const buffers = this.#coming.get(page)!;
+      this.#wait(page);
       const { values, segments, begin } = page;
-      yield { values, gradients: gradients.slice(begin, begin + values.size), state, segments };
-      this.#transfer("writeBack", page, state);
+      yield { values, gradients: gradients.slice(begin, begin + values.size), state: this.#views(page, buffers), segments };
       this.#coming.delete(page);
-      this.#going.set(page, state);
+      this.#going.set(page, buffers);
+      this.#copy("writeBack", page, buffers);
     }
     this.#opsOfPass = this.#ops;
     this.#ops = 0;
@@ -137,43 +144,55 @@ export class PagedStates<Name extends string> implements OptimizerStates<Name> {
     for (const tensor of Object.values<Tensor>(this.tensors)) tensor.dispose();
   }
 
-  #allocate({ host }: Page<Name>): Record<Name, Tensor> {
+  #allocate(): Buffers<Name> {
     const { device } = this.#arena;
-    return kept(() => byName(this.#specs, ({ name, dtype }) => Tensor.empty(host[name].shape, { dtype, device })));
+    return kept(() => byName(this.#specs, ({ name, dtype }) => Tensor.empty([this.#sizes[name]], { dtype, device })));
   }
 
-  #fetch(page: Page<Name>, into: Record<Name, Tensor>): void {
-    this.#coming.set(page, into);
-    this.#transfer("prefetch", page, into);
+  /** What of the buffers holds the page's state. */
+  #views({ host }: Page<Name>, buffers: Buffers<Name>): Record<Name, Tensor> {
+    return byName(this.#specs, ({ name }) => buffers[name].slice(0, host[name].size));
   }
 
-  /** The memory of a page that goes back, for another that may be shorter. */
-  #reuse(page: Page<Name>, { host }: Page<Name>): Record<Name, Tensor> {
-    const state = this.#going.get(page)!;
+  #fetch(page: Page<Name>, buffers: Buffers<Name>): void {
+    this.#coming.set(page, buffers);
+    this.#copy("prefetch", page, buffers);
+  }
+
+  #reuse(page: Page<Name>): Buffers<Name> {
+    const buffers = this.#going.get(page)!;
     this.#going.delete(page);
-    const views = kept(() => byName(this.#specs, ({ name }) => state[name].slice(0, host[name].size)));
-    for (const tensor of Object.values<Tensor>(state)) tensor.dispose();
-    return views;
+    return buffers;
   }
 
   #release(): void {
-    const [[page, state]] = this.#going as unknown as [[Page<Name>, Record<Name, Tensor>]];
+    const [[page, buffers]] = this.#going as unknown as [[Page<Name>, Buffers<Name>]];
     this.#going.delete(page);
-    this.#end(page, state);
+    this.#end(page, buffers);
   }
 
-  #end(page: Page<Name>, state: Record<Name, Tensor>): void {
-    this.#transfer("wait", page);
-    for (const tensor of Object.values<Tensor>(state)) tensor.dispose();
+  #end(page: Page<Name>, buffers: Buffers<Name>): void {
+    this.#wait(page);
+    for (const tensor of Object.values<Tensor>(buffers)) tensor.dispose();
   }
 
-  #transfer(what: "wait" | "prefetch" | "writeBack", { slot, host }: Page<Name>, state?: Record<Name, Tensor>): void {
+  #wait({ slot }: Page<Name>): void {
     const { kernels, number } = this.#arena.device;
-    native(() => {
-      if (what === "wait") kernels.wait(number, slot);
-      else if (what === "prefetch")
-        for (const { name } of this.#specs) kernels.prefetch(number, slot, state![name].handle, host[name].handle);
-      else for (const { name } of this.#specs) kernels.writeBack(number, slot, host[name].handle, state![name].handle);
+    native(() => kernels.wait(number, slot));
+  }
+
+  #copy(direction: "prefetch" | "writeBack", page: Page<Name>, buffers: Buffers<Name>): void {
+    const { kernels, number } = this.#arena.device;
+    scope(() => {
+      const views = this.#views(page, buffers);
+      for (const { name } of this.#specs) {
+        const [host, device] = [page.host[name].handle, views[name].handle];
+        native(() =>
+          direction === "prefetch"
+            ? kernels.prefetch(number, page.slot, device, host)
+            : kernels.writeBack(number, page.slot, host, device),
+        );
+      }
     });
   }
 }

@@ -15,7 +15,7 @@ export function segmentLayout(arena: ParameterArena, options: ArenaOptions): Seg
     blocks[width] += Math.ceil(size / BLOCK);
     return { ...segment, ...groups?.get(segment.name), width, block };
   });
-  return { blocks, table };
+  return { blocks, before: (width, element) => blocksBefore(placed, width, element), table };
 
   function table(begin: number, end: number): Uint8Array {
     const within = placed.filter((segment) => segment.begin < end && segment.end > begin);

@@ -26,6 +26,8 @@ export interface ArenaPart<Name extends string = string> {
 export interface SegmentLayout {
   /** Blocks that the moments of a width have: those of one width lie one after the other. */
   blocks: Readonly<Record<32 | 8, number>>;
+  /** Blocks of a width that belong to elements before `element`, a multiple of {@link BLOCK}. */
+  before(bits: 32 | 8, element: number): number;
   /** Elements [begin, end) of the arena as the table of `lr_optim_segment`. */
   table(begin: number, end: number): Uint8Array;
 }

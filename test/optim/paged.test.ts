@@ -6,6 +6,7 @@ import { multiply } from "../../src/ops/multiply.js";
 import { reshape } from "../../src/ops/reshape.js";
 import { AdamW } from "../../src/optim/adamw.js";
 import { ParameterArena } from "../../src/optim/arena.js";
+import { Lion } from "../../src/optim/lion.js";
 import { getDevice } from "../../src/tensor/device.js";
 import type { Tensor } from "../../src/tensor/tensor.js";
 import { TrainStep } from "../../src/train/step.js";
@@ -73,6 +74,23 @@ describe("paged AdamW", () => {
     for (const seed of [1, 2, 3]) for (const run of [paged, resident]) step(run, seed);
     expect(await bytes(paged)).toEqual(await bytes(resident));
     for (const run of [paged, resident]) free(run);
+  });
+
+  it.each([
+    ["all in 8 bits", 1],
+    ["some in 8 bits", 1000],
+  ])("has the bits of 8-bit AdamW and of Lion, moments %s", async (_, min8bitSize) => {
+    for (const Optimizer of [AdamW, Lion]) {
+      const [paged, resident] = [true, false].map((paged) => {
+        const { arena, optimizer } = make(emu, false);
+        optimizer.dispose();
+        return { arena, optimizer: new Optimizer(arena, { bits: 8, min8bitSize, weightDecay: 0.1, paged }) } as Made;
+      }) as [Made, Made];
+      expect(paged.optimizer.paging).toBeDefined();
+      for (const seed of [1, 2, 3]) for (const run of [paged, resident]) step(run, seed);
+      expect(await bytes(paged)).toEqual(await bytes(resident));
+      for (const run of [paged, resident]) free(run);
+    }
   });
 
   it("leaves the moments to the host, a quarter of them to the device during a step, and nothing behind", async () => {
