@@ -34,6 +34,14 @@ describe("readFile", () => {
     expect(addon.memory(cpu).live).toBe(before);
   });
 
+  it("opens no file on a dry device, but refuses what would not fit", async () => {
+    const dry = addon.openDevice("dry:cpu");
+    const t = addon.alloc(dry, U8, [100]);
+    await addon.readFile(t, 0, join(folder, "no such file"), 0, 100);
+    expect(thrown(() => addon.readFile(t, 1, file, 0, 100))).toMatchObject({ code: "INVALID" });
+    addon.free(t);
+  });
+
   it("comes after queued work on the same memory", async () => {
     const old = addon.alloc(cpu, U8, [64 << 20]);
     const other = addon.alloc(cpu, U8, [64 << 20]);
