@@ -103,7 +103,7 @@ describe("the loader", () => {
 
   it("refuses an addon of another ABI", () => {
     const error = failureIn(packageWith({ "build/Release/lowrank.node": { copyOf: foreignAddon() } }));
-    expect(error).toMatchObject({ code: "NATIVE", message: expect.stringContaining("ABI undefined but the library needs 4") });
+    expect(error).toMatchObject({ code: "NATIVE", message: expect.stringMatching(/ABI undefined but the library needs \d+/) });
   });
 });
 
