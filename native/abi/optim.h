@@ -74,10 +74,52 @@ __attribute__((unused)) void check_moment(Check& check, const Segments& segments
   }
 }
 
+/* Of an optimizer that has float32 parameters and moments only. */
+__attribute__((unused)) void check_float32_only(Check& check, const Segments& segments) {
+  check.require(segments.dtype == LR_F32, "param must be float32 for this optimizer");
+  if (check.failed || segments.end8 == 0) return;
+  check.require(false, "a segment asks for 8-bit moments, which this optimizer does not have; use 32 bits");
+  check.error.code = LR_UNSUPPORTED;
+}
+
+__attribute__((unused)) void check_qmaps(Check& check, const Segments& segments, const char* name, const lr_tensor& maps, int64_t count) {
+  if (segments.end8 > 0) check.tensor(name, maps, LR_F32, 256 * count);
+}
+
+__attribute__((unused)) void check_betas(Check& check, double beta1, double beta2) {
+  check.require(beta1 >= 0 && beta1 < 1 && beta2 >= 0 && beta2 < 1, "betas must be in [0, 1) but are %g and %g", beta1, beta2);
+}
+
+__attribute__((unused)) void check_adamw(Check& check, const Segments& segments, const lr_tensor& exp_avg, const lr_tensor& exp_avg_sq,
+                                         const lr_tensor& state1, const lr_tensor& absmax1, const lr_tensor& state2, const lr_tensor& absmax2,
+                                         const lr_tensor& qmaps, double beta1, double beta2) {
+  check_moment(check, segments, "exp_avg", exp_avg, "state1", state1, "absmax1", absmax1);
+  check_moment(check, segments, "exp_avg_sq", exp_avg_sq, "state2", state2, "absmax2", absmax2);
+  check_qmaps(check, segments, "qmaps", qmaps, 2);
+  check_betas(check, beta1, beta2);
+}
+
+__attribute__((unused)) void check_lion(Check& check, const Segments& segments, const lr_tensor& exp_avg, const lr_tensor& state1,
+                                        const lr_tensor& absmax1, const lr_tensor& qmap, double beta1, double beta2) {
+  check_moment(check, segments, "exp_avg", exp_avg, "state1", state1, "absmax1", absmax1);
+  check_qmaps(check, segments, "qmap", qmap, 1);
+  check_betas(check, beta1, beta2);
+}
+
+__attribute__((unused)) void check_sgd(Check& check, const Segments& segments, const lr_tensor& momentum_buffer, double momentum, double dampening,
+                                       int32_t nesterov) {
+  check_float32_only(check, segments);
+  if (momentum != 0) check_moment(check, segments, "momentum_buffer", momentum_buffer, "", lr_tensor(), "", lr_tensor());
+  check.require(momentum >= 0, "momentum must not be negative but is %g", momentum);
+  check.require(!nesterov || (momentum > 0 && dampening == 0), "nesterov needs a momentum and no dampening but they are %g and %g", momentum, dampening);
+}
+
 __attribute__((unused)) void check_adafactor(Check& check, const Segments& segments, const lr_tensor& header, const lr_tensor& param,
                                              const lr_tensor& exp_avg, const lr_tensor& exp_avg_sq, const lr_tensor& exp_avg_sq_row,
                                              const lr_tensor& exp_avg_sq_col, const lr_tensor& shapes, double clip_threshold, double decay_rate,
                                              double beta1) {
+  check_float32_only(check, segments);
+  if (present(exp_avg)) check_moment(check, segments, "exp_avg", exp_avg, "", lr_tensor(), "", lr_tensor());
   check.tensor("shapes", shapes, LR_U8, segments.count * (int64_t)sizeof(lr_optim_shape));
   check.aligned("shapes", shapes);
   const lr_tensor* outputs[] = {&header, &param, &exp_avg, &exp_avg_sq, &exp_avg_sq_row, &exp_avg_sq_col};
@@ -114,18 +156,6 @@ __attribute__((unused)) void check_shapes(Check& check, const Segments& segments
     follows(i, shapes[i].row, size / cols, &row_end, exp_avg_sq_row, "exp_avg_sq_row");
     follows(i, shapes[i].col, size / rows, &col_end, exp_avg_sq_col, "exp_avg_sq_col");
   }
-}
-
-/* Of an optimizer that has float32 parameters and moments only. */
-__attribute__((unused)) void check_float32_only(Check& check, const Segments& segments) {
-  check.require(segments.dtype == LR_F32, "param must be float32 for this optimizer");
-  if (check.failed || segments.end8 == 0) return;
-  check.require(false, "a segment asks for 8-bit moments, which this optimizer does not have; use 32 bits");
-  check.error.code = LR_UNSUPPORTED;
-}
-
-__attribute__((unused)) void check_qmaps(Check& check, const Segments& segments, const char* name, const lr_tensor& maps, int64_t count) {
-  if (segments.end8 > 0) check.tensor(name, maps, LR_F32, 256 * count);
 }
 
 }}  // namespace lr

@@ -13,7 +13,7 @@ import type { LayerContext } from "./layer-context.js";
 import type { ModelWeights } from "./loader.js";
 
 /** Queries [T, H, D], keys and values [T, Hkv, D]. */
-type Projected = [q: Tensor, k: Tensor, v: Tensor];
+export type Projected = [q: Tensor, k: Tensor, v: Tensor];
 
 export abstract class AttentionBase extends Module {
   abstract readonly oProj: Linear;
@@ -91,8 +91,8 @@ export class Attention extends AttentionBase {
   }
 }
 
-/** With a norm over each head of q and of k. */
-export class HeadNormAttention extends Attention {
+/** With norms of q and k; what they run over is the subclass's. */
+export abstract class NormedAttention extends Attention {
   readonly qNorm: RMSNorm;
   readonly kNorm: RMSNorm;
 
@@ -102,9 +102,15 @@ export class HeadNormAttention extends Attention {
     this.kNorm = normOf(weights, `${this.path}.k_norm`, config);
   }
 
-  protected override project(x: Tensor, mode: ForwardMode): Projected {
-    const [q, k, v] = super.project(x, mode);
+  protected normed([q, k, v]: Projected, mode: ForwardMode): Projected {
     return [this.qNorm.forward(q, mode), this.kNorm.forward(k, mode), v];
+  }
+}
+
+/** With a norm over each head of q and of k. */
+export class HeadNormAttention extends NormedAttention {
+  protected override project(x: Tensor, mode: ForwardMode): Projected {
+    return this.normed(super.project(x, mode), mode);
   }
 }
 

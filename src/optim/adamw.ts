@@ -11,10 +11,7 @@ export interface AdamOptions extends MomentWidth {
   maxGradNorm?: number;
   /** Learning rates and decays of single parameters (LoRA+). */
   groups?: ReadonlyMap<string, ParameterGroup>;
-  /**
-   * Keep 32-bit moments in the host's memory and copy them beside the passes, on a device that has memory of its own; elsewhere, and for
-   * 8-bit moments, the same as without.
-   */
+  /** Keep the moments in the host's memory and copy them beside the passes, on a device that has memory of its own; elsewhere the same as without. */
   paged?: boolean;
 }
 

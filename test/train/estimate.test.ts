@@ -2,6 +2,7 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
+import { LLAMA3_8B } from "../../src/cli/bench/model/model.js";
 import { packTokens } from "../../src/data/collate.js";
 import { AutoModelForCausalLM } from "../../src/models/registry.js";
 import { getPeftModel } from "../../src/peft/peft-model.js";
@@ -108,7 +109,7 @@ describe("estimateRun", () => {
     async () => {
       const folder = join(tempFolder(), "llama");
       mkdirSync(folder, { recursive: true });
-      writeFileSync(join(folder, "config.json"), JSON.stringify(LLAMA3));
+      writeFileSync(join(folder, "config.json"), JSON.stringify(LLAMA3_8B));
       const dry = getDevice("dry:emu");
       const keys = { lora_rank: 16, gradient_checkpointing: true, per_device_train_batch_size: 1, cutoff_len: 2048 };
       const estimate = await estimateRun(config("emu", keys), folder, 2048);
@@ -125,22 +126,6 @@ describe("estimateRun", () => {
     TIME,
   );
 });
-
-const LLAMA3 = {
-  architectures: ["LlamaForCausalLM"],
-  model_type: "llama",
-  vocab_size: 128_256,
-  hidden_size: 4096,
-  intermediate_size: 14_336,
-  num_hidden_layers: 32,
-  num_attention_heads: 32,
-  num_key_value_heads: 8,
-  max_position_embeddings: 8192,
-  rms_norm_eps: 1e-5,
-  rope_theta: 500_000,
-  tie_word_embeddings: false,
-  torch_dtype: "bfloat16",
-};
 
 describe("a memory budget", () => {
   it("is kept: what does not fit is refused with the bytes needed and free, and goes through once the budget is larger", async () => {

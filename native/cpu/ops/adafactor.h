@@ -111,8 +111,6 @@ lr_error adafactor(lr_queue* queue, lr_tensor param, lr_tensor grad, lr_tensor e
   float* col_factor = scratch.take<float>(present(exp_avg_sq_col) ? elements(exp_avg_sq_col) : 0);
   if (scratch.sizing()) return success();
   const Segments all = check_arena_here(check, param, grad, header, segments);
-  check_float32_only(check, all);
-  if (present(exp_avg)) check_moment(check, all, "exp_avg", exp_avg, "", lr_tensor(), "", lr_tensor());
   check_adafactor(check, all, header, param, exp_avg, exp_avg_sq, exp_avg_sq_row, exp_avg_sq_col, shapes, clip_threshold, decay_rate, beta1);
   if (check.failed) return check.error;
   const lr_optim_segment* s = (const lr_optim_segment*)segments.data;

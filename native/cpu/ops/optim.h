@@ -59,10 +59,7 @@ lr_error adamw(lr_queue* queue, lr_tensor param, lr_tensor grad, lr_tensor exp_a
                double eps, double max_grad_norm, int32_t decoupled) {
   Check check("adamw");
   const Segments all = check_arena_here(check, param, grad, header, segments);
-  check_moment(check, all, "exp_avg", exp_avg, "state1", state1, "absmax1", absmax1);
-  check_moment(check, all, "exp_avg_sq", exp_avg_sq, "state2", state2, "absmax2", absmax2);
-  check_qmaps(check, all, "qmaps", qmaps, 2);
-  check.require(beta1 >= 0 && beta1 < 1 && beta2 >= 0 && beta2 < 1, "betas must be in [0, 1) but are %g and %g", beta1, beta2);
+  check_adamw(check, all, exp_avg, exp_avg_sq, state1, absmax1, state2, absmax2, qmaps, beta1, beta2);
   if (check.failed) return check.error;
 
   const lr_optim_header* state = (const lr_optim_header*)header.data;
@@ -95,9 +92,7 @@ lr_error lion(lr_queue* queue, lr_tensor param, lr_tensor grad, lr_tensor exp_av
               lr_tensor header, lr_tensor segments, double lr, double beta1, double beta2, double max_grad_norm) {
   Check check("lion");
   const Segments all = check_arena_here(check, param, grad, header, segments);
-  check_moment(check, all, "exp_avg", exp_avg, "state1", state1, "absmax1", absmax1);
-  check_qmaps(check, all, "qmap", qmap, 1);
-  check.require(beta1 >= 0 && beta1 < 1 && beta2 >= 0 && beta2 < 1, "betas must be in [0, 1) but are %g and %g", beta1, beta2);
+  check_lion(check, all, exp_avg, state1, absmax1, qmap, beta1, beta2);
   if (check.failed) return check.error;
 
   const lr_optim_header* state = (const lr_optim_header*)header.data;
@@ -123,10 +118,7 @@ lr_error sgd(lr_queue* queue, lr_tensor param, lr_tensor grad, lr_tensor momentu
   Check check("sgd");
   const bool moving = momentum != 0;
   const Segments all = check_arena_here(check, param, grad, header, segments);
-  check_float32_only(check, all);
-  if (moving) check_moment(check, all, "momentum_buffer", momentum_buffer, "", lr_tensor(), "", lr_tensor());
-  check.require(momentum >= 0, "momentum must not be negative but is %g", momentum);
-  check.require(!nesterov || (momentum > 0 && dampening == 0), "nesterov needs a momentum and no dampening but they are %g and %g", momentum, dampening);
+  check_sgd(check, all, momentum_buffer, momentum, dampening, nesterov);
   if (check.failed) return check.error;
 
   const lr_optim_header* state = (const lr_optim_header*)header.data;

@@ -182,8 +182,6 @@ lr_error adafactor(lr_queue* queue, lr_tensor param, lr_tensor grad, lr_tensor e
   if (check.failed) return check.error;
   const std::vector<lr_optim_segment> s = read_back<lr_optim_segment>(check, segments);
   const Segments all = check_segments(check, segments, s.data(), param);
-  check_float32_only(check, all);
-  if (present(exp_avg)) check_moment(check, all, "exp_avg", exp_avg, "", lr_tensor(), "", lr_tensor());
   check_adafactor(check, all, header, param, exp_avg, exp_avg_sq, exp_avg_sq_row, exp_avg_sq_col, shapes, clip_threshold, decay_rate, beta1);
   if (check.failed) return check.error;
   const std::vector<lr_optim_shape> shape = read_back<lr_optim_shape>(check, shapes);

@@ -2,7 +2,7 @@ import type { ForwardMode } from "../../nn/linear.js";
 import type { RMSNorm } from "../../nn/rms-norm.js";
 import { add } from "../../ops/elementwise.js";
 import type { Tensor } from "../../tensor/tensor.js";
-import { Attention } from "../attention.js";
+import { NormedAttention, type Projected } from "../attention.js";
 import { CausalLM, type ModelParts } from "../causal-lm.js";
 import type { DecoderConfig } from "../config.js";
 import { Layer } from "../decoder.js";
@@ -15,19 +15,9 @@ import { olmo2Defaults, readOlmo2Config } from "./config.js";
 import { olmo2Weights } from "./weights.js";
 
 /** With a norm over all heads of q together, and one over those of k. */
-class Olmo2Attention extends Attention {
-  readonly qNorm: RMSNorm;
-  readonly kNorm: RMSNorm;
-
-  constructor(config: DecoderConfig, layer: number, weights: ModelWeights) {
-    super(config, layer, weights);
-    this.qNorm = normOf(weights, `${this.path}.q_norm`, config);
-    this.kNorm = normOf(weights, `${this.path}.k_norm`, config);
-  }
-
-  protected override linears(x: Tensor, mode: ForwardMode): [q: Tensor, k: Tensor, v: Tensor] {
-    const [q, k, v] = super.linears(x, mode);
-    return [this.qNorm.forward(q, mode), this.kNorm.forward(k, mode), v];
+class Olmo2Attention extends NormedAttention {
+  protected override linears(x: Tensor, mode: ForwardMode): Projected {
+    return this.normed(super.linears(x, mode), mode);
   }
 }
 

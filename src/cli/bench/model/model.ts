@@ -12,7 +12,7 @@ import { costOf, type Launch, launchesOf } from "./cost.js";
 import { GPUS, type Gpu } from "./devices.js";
 import { type OpCall, Trace } from "./trace.js";
 
-const LLAMA3_8B = {
+export const LLAMA3_8B = {
   architectures: ["LlamaForCausalLM"],
   model_type: "llama",
   vocab_size: 128_256,
