@@ -155,23 +155,30 @@ export function readBiases(config: ConfigReader): DecoderConfig["bias"] {
   return { qkv: attention, o: attention, mlp: config.boolean("mlp_bias", false) };
 }
 
+/** `attention_bias` on q, k, v and o, and none on the MLP. */
+export function readAttentionBias(config: ConfigReader): DecoderConfig["bias"] {
+  config.accept("mlp_bias", [false]);
+  const attention = config.boolean("attention_bias", false);
+  return { qkv: attention, o: attention, mlp: false };
+}
+
 /** All layers alike, with the first rope. */
 export function uniformLayers(count: number, window: number | undefined): LayerConfig[] {
   return Array.from({ length: count }, () => ({ window, rope: 0 }));
 }
 
-export type LayerType = "full_attention" | "sliding_attention";
+type LayerType = "full_attention" | "sliding_attention";
 
 /**
- * What kind each layer is: `layer_types`, or where that is absent what `implied` says.
+ * The layers, with the first rope: what `layer_types` says, or where that is absent `implied`.
  * @param window of the sliding layers; without it there must be none.
  */
-export function readLayerTypes(
+export function readLayers(
   config: ConfigReader,
   count: number,
   window: number | undefined,
   implied: (layer: number) => LayerType,
-): LayerType[] {
+): LayerConfig[] {
   const given = config.value("layer_types");
   let types = Array.from({ length: count }, (_, i) => implied(i));
   if (Array.isArray(given)) {
@@ -182,7 +189,7 @@ export function readLayerTypes(
   } else if (given !== undefined) config.invalid("layer_types", "must be a list");
   if (window === undefined && types.includes("sliding_attention"))
     config.invalid("sliding_window", "is missing, and layer_types has layers of sliding_attention");
-  return types;
+  return types.map((type) => ({ window: type === "sliding_attention" ? window : undefined, rope: 0 }));
 }
 
 /** A positive number, or nothing where the key is absent or null. */

@@ -2,7 +2,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { LowrankError } from "../errors.js";
-import { readGenerationConfig } from "../generate/options.js";
+import { type GenerationConfig, readGenerationConfig } from "../generate/options.js";
 import { openCheckpoint } from "../io/checkpoint.js";
 import { lazyCheckpointHash } from "../io/checkpoint-hash.js";
 import { type HubProgress, type ResolveOptions, resolveModel } from "../io/hub.js";
@@ -17,7 +17,7 @@ import { readConfigFile } from "./config-reader.js";
 import { EMBEDDED_MODEL, embeddedModelFolder } from "./embedded.js";
 import { loadWeights } from "./loader.js";
 import { planLoading } from "./plan.js";
-import { resolveConfig } from "./registry.js";
+import { type ResolvedConfig, resolveConfig } from "./registry.js";
 
 /** How products are computed: "float32"; "bfloat16", operands rounded to it; "auto", bfloat16 where the device multiplies it natively. */
 export type MathDType = "auto" | "float32" | "bfloat16";
@@ -49,12 +49,9 @@ export async function loadPretrained(idOrPath: string, options: FromPretrainedOp
   if (options.memoryBudget !== undefined) device.memoryBudget = options.memoryBudget;
   const { onProgress, onNote, signal } = options;
   const folder = await resolveFolder(idOrPath, options);
-  const { family, config, unread } = resolveConfig(await readConfigFile(folder));
-  const generationPath = await pathInside(folder, "generation_config.json");
-  const generation = new Keys(existsSync(generationPath) ? await readJsonFile(generationPath) : {});
-  const generationConfig = readGenerationConfig(generation, config.eosTokenIds);
-  noteUnread("config.json", folder, unread, onNote);
-  noteUnread("generation_config.json", folder, generation.unread(), onNote);
+  const resolved = resolveConfig(await readConfigFile(folder));
+  const { family, config } = resolved;
+  const generationConfig = await readGeneration(folder, resolved, onNote);
   const bf16 = usesBf16(options.dtype ?? "auto", device);
   const checkpoint = await openCheckpoint(folder);
   try {
@@ -100,6 +97,20 @@ export function construct(model: new (parts: ModelParts) => CausalLM, parts: Mod
     parts.weights.dispose();
     throw error;
   }
+}
+
+/** generation_config.json, where there is one; keys of it and of config.json without effect are noted. */
+export async function readGeneration(
+  folder: string,
+  { config, unread }: ResolvedConfig,
+  onNote?: OnNote,
+): Promise<GenerationConfig> {
+  const path = await pathInside(folder, "generation_config.json");
+  const keys = new Keys(existsSync(path) ? await readJsonFile(path) : {});
+  const generation = readGenerationConfig(keys, config.eosTokenIds);
+  noteUnread("config.json", folder, unread, onNote);
+  noteUnread("generation_config.json", folder, keys.unread(), onNote);
+  return generation;
 }
 
 export function usesBf16(dtype: MathDType, device: Device): boolean {

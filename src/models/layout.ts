@@ -21,7 +21,7 @@ export function weightLayout(layer: LayerTensors = llamaLayer): WeightLayout {
 }
 
 /** Rotary frequencies (old checkpoints carry them, they are computed from the config) and the second copy of a tied head. */
-export const IGNORED_TENSORS = /(\.rotary_emb\.inv_freq|^lm_head\.weight)$/;
+const IGNORED_TENSORS = /(\.rotary_emb\.inv_freq|^lm_head\.weight)$/;
 
 /** A family's tensors of one layer, by their name in it. */
 export type LayerTensors = (config: DecoderConfig) => TensorSpec[];

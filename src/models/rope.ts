@@ -122,7 +122,8 @@ function defaultRope(headDim: number, maxPositions: number, theta: number): Rope
   };
 }
 
-const halfOf = ({ rotaryDims }: RopeParameters) => Math.ceil(rotaryDims / 2);
+/** Pairs of dimensions that turn. */
+export const halfOf = ({ rotaryDims }: RopeParameters) => Math.ceil(rotaryDims / 2);
 
 function readFactors(rope: ConfigReader, key: string, count: number): number[] {
   const value = rope.value(key);
@@ -152,7 +153,7 @@ const f = Math.fround;
 export const changesWithLength = ({ type }: RopeParameters) => type === "dynamic" || type === "longrope";
 
 /**
- * Inverse frequencies, float32 [rotaryDims / 2], each step rounded to float32 as in transformers' modeling_rope_utils.
+ * Inverse frequencies, float32 [rotaryDims / 2, rounded up], each step rounded to float32 as in transformers' modeling_rope_utils.
  * Sources: Su et al. 2021 (default), Chen et al. 2023 (linear), bloc97 and emozilla 2023 (dynamic NTK), Llama 3.1 (llama3),
  * Peng et al. 2023 (yarn), Ding et al. 2024 (longrope).
  * @param length of the sequence in tokens, for ropes that depend on it.

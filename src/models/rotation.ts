@@ -3,7 +3,7 @@ import { ropeTable } from "../ops/rope.js";
 import type { Device } from "../tensor/device.js";
 import { Tensor } from "../tensor/tensor.js";
 import type { Batch } from "./batch.js";
-import { changesWithLength, inverseFrequencies, type RopeParameters } from "./rope.js";
+import { changesWithLength, halfOf, inverseFrequencies, type RopeParameters } from "./rope.js";
 
 export class Rotation {
   /** Of ropes that do not change with the length of a sequence. */
@@ -27,7 +27,7 @@ export class Rotation {
       const scaling = rope.attentionScaling;
       const fixed = this.#fixed[i];
       if (fixed) return ropeTable(batch.positions, fixed, { scaling });
-      const table = Tensor.empty([batch.positions.size, 2 * Math.ceil(rope.rotaryDims / 2)], { device: this.device });
+      const table = Tensor.empty([batch.positions.size, 2 * halfOf(rope)], { device: this.device });
       let begin = 0;
       for (const { tokens, context } of batch.sequences) {
         const end = begin + tokens;

@@ -92,7 +92,7 @@ export class Adafactor extends ArenaOptimizer {
 const upload = (bytes: Uint8Array, device: Device) => detached(() => Tensor.from(bytes, [bytes.length], { device }));
 
 /** Elements of the second moments of one parameter. */
-export function factoredSizes(shape: readonly number[]): { exp_avg_sq: number; exp_avg_sq_row: number; exp_avg_sq_col: number } {
+function factoredSizes(shape: readonly number[]): { exp_avg_sq: number; exp_avg_sq_row: number; exp_avg_sq_col: number } {
   const size = shape.reduce((product, n) => product * n, 1);
   const [rows = 1, cols = 1] = shape.slice(-2);
   return shape.length < 2 || size === 0

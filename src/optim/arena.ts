@@ -1,5 +1,6 @@
 import { LowrankError } from "../errors.js";
 import type { Device } from "../tensor/device.js";
+import { DTYPE_BYTES } from "../tensor/dtype.js";
 import { detached } from "../tensor/scope.js";
 import { Tensor } from "../tensor/tensor.js";
 
@@ -100,5 +101,5 @@ export class ParameterArena {
 }
 
 function slice(flat: Tensor, { begin, shape }: ArenaSegment): Tensor {
-  return detached(() => flat.view(begin * (flat.dtype === "float32" ? 4 : 2), flat.dtype, shape));
+  return detached(() => flat.view(begin * DTYPE_BYTES[flat.dtype], flat.dtype, shape));
 }

@@ -97,10 +97,11 @@ export class PagedStates<Name extends string> implements OptimizerStates<Name> {
   /** An op of the last backward pass was undone: the next page comes, if there is room for it where activations were. */
   backward(): void {
     while (this.#going.size > 0) this.#release();
+    const page = this.#pages[this.#coming.size];
+    if (!page) return;
     const { live } = this.#arena.device.memory;
     this.#height ??= live;
-    const page = this.#pages[this.#coming.size];
-    if (page && live + this.#bytes <= this.#height) this.#fetch(page, this.#allocate());
+    if (live + this.#bytes <= this.#height) this.#fetch(page, this.#allocate());
   }
 
   prepare(): void {

@@ -1,4 +1,4 @@
-import { scope } from "../tensor/scope.js";
+import { detached, scope } from "../tensor/scope.js";
 import { Tensor } from "../tensor/tensor.js";
 import type { ParameterArena } from "./arena.js";
 
@@ -88,15 +88,4 @@ export function segmentsOf({ device }: ParameterArena, layout: SegmentLayout, be
 }
 
 /** What `make` returns lives until it is disposed; all of it is freed when a part finds no memory. */
-export function kept<T>(make: () => T): T {
-  const tensors: Tensor[] = [];
-  const visit = (value: unknown): void => {
-    if (value instanceof Tensor) tensors.push(value);
-    else if (Array.isArray(value)) value.forEach(visit);
-    else if (typeof value === "object" && value !== null) Object.values(value).forEach(visit);
-  };
-  const made = scope(make);
-  visit(made);
-  for (const tensor of tensors) tensor.keep();
-  return made;
-}
+export const kept = <T>(make: () => T): T => detached(() => scope(make));

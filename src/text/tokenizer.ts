@@ -152,13 +152,10 @@ export class Tokenizer {
       });
       return tokenizer;
     };
-    const made = () => {
-      if (timely) return make();
-      return withinTime(400 + text.length / 200, make, () => new LowrankError("INVALID_FILE", "it does not come to an end"));
-    };
+    const endless = () => new LowrankError("INVALID_FILE", "it does not come to an end");
     let tokenizer: Tokenizer;
     try {
-      tokenizer = made();
+      tokenizer = timely ? make() : withinTime(400 + text.length / 200, make, endless);
     } catch (cause) {
       throw new LowrankError("INVALID_FILE", `${path} is not a tokenizer this version can read: ${(cause as Error).message}`, {
         cause,

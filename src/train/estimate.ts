@@ -8,10 +8,10 @@ import { emptyWeights } from "../models/from-shapes.js";
 import { resolveConfig } from "../models/registry.js";
 import { Keys, type OnNote } from "../notes.js";
 import type { Optimizer } from "../optim/optimizer.js";
-import { getPeftModel, PeftModel } from "../peft/peft-model.js";
+import { PeftModel } from "../peft/peft-model.js";
 import { type Device, getDevice } from "../tensor/device.js";
 import type { TrainConfig } from "./config.js";
-import { loraConfigOf } from "./lora.js";
+import { withAdapter } from "./lora.js";
 import { createOptimizer } from "./optimizer.js";
 import { stepOptions, TrainStep } from "./step.js";
 import { adapterTrainable, fullTrainable, type Trainable } from "./trainable.js";
@@ -79,7 +79,8 @@ export async function dryRun(
   try {
     device.resetPeak();
     const weightBytes = device.memory.live;
-    if (config.finetuningType === "lora") owner = await withAdapter(model, config, onNote);
+    if (config.finetuningType === "lora")
+      owner = await withAdapter(model, config, { seed: 0, ignoreMismatchedBase: true, onNote });
     trainable = owner instanceof PeftModel ? adapterTrainable(owner) : fullTrainable(owner);
     optimizer = createOptimizer(config, trainable.arena, trainable.embeddings);
     const ready = device.memory.live;
@@ -130,18 +131,4 @@ export function emptyModel(config: TrainConfig, json: JsonObject, device: Device
     nameOrPath: config.modelNameOrPath,
     tokenizer: () => Promise.resolve(undefined),
   });
-}
-
-function withAdapter(
-  model: CausalLM,
-  config: TrainConfig,
-  onNote: OnNote | undefined,
-): PeftModel<CausalLM> | Promise<PeftModel<CausalLM>> {
-  if (config.adapterNameOrPath !== null)
-    return PeftModel.fromPretrained(model, config.adapterNameOrPath, {
-      isTrainable: true,
-      ignoreMismatchedBase: true,
-      ...(onNote && { onNote }),
-    });
-  return getPeftModel(model, loraConfigOf(config), { seed: 0 });
 }

@@ -1,6 +1,8 @@
+import type { CausalLM } from "../models/causal-lm.js";
 import { resolveConfig } from "../models/registry.js";
+import type { OnNote } from "../notes.js";
 import { LoraConfig } from "../peft/config.js";
-import type { PeftModel } from "../peft/peft-model.js";
+import { getPeftModel, PeftModel } from "../peft/peft-model.js";
 import { resolveTargets } from "../peft/targets.js";
 import type { PairShape } from "./checks/run.js";
 import type { TrainConfig } from "./config.js";
@@ -14,6 +16,20 @@ export function loraConfigOf(config: TrainConfig): LoraConfig {
     loraDropout: config.loraDropout,
     useRslora: config.useRslora,
     targetModules: config.loraTarget.length === 1 && config.loraTarget[0] === "all" ? "all-linear" : config.loraTarget,
+  });
+}
+
+/** The model under the adapter that the configuration goes on with, or under a new one. */
+export async function withAdapter(
+  model: CausalLM,
+  config: TrainConfig,
+  { seed, ignoreMismatchedBase, onNote }: { seed: number; ignoreMismatchedBase: boolean; onNote?: OnNote | undefined },
+): Promise<PeftModel<CausalLM>> {
+  if (config.adapterNameOrPath === null) return getPeftModel(model, loraConfigOf(config), { seed });
+  return PeftModel.fromPretrained(model, config.adapterNameOrPath, {
+    isTrainable: true,
+    ignoreMismatchedBase,
+    ...(onNote && { onNote }),
   });
 }
 

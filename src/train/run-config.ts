@@ -7,7 +7,7 @@ import type { CausalLM } from "../models/causal-lm.js";
 import { readConfigFile } from "../models/config-reader.js";
 import { type LoadProgress, resolveFolder } from "../models/from-pretrained.js";
 import { AutoModelForCausalLM } from "../models/registry.js";
-import { getPeftModel, PeftModel } from "../peft/peft-model.js";
+import { PeftModel } from "../peft/peft-model.js";
 import { getDevice } from "../tensor/device.js";
 import { chatTemplateFor } from "../text/templates.js";
 import { AutoTokenizer, type Tokenizer } from "../text/tokenizer.js";
@@ -18,7 +18,7 @@ import { checkExamples, checkSettings } from "./checks/index.js";
 import { checkPrepared } from "./checks/prepared.js";
 import { checkAdapter } from "./checks/run.js";
 import { type TrainConfig, toFileKeys } from "./config.js";
-import { loraConfigOf, pairShapes, trainedShapes } from "./lora.js";
+import { pairShapes, trainedShapes, withAdapter } from "./lora.js";
 import { assertUsable } from "./run-folder.js";
 import type { TrainerOptions } from "./trainer.js";
 
@@ -161,7 +161,13 @@ export async function prepareRun(
   const model = await loadBase(config, data, options);
   try {
     const trained =
-      config.finetuningType === "full" ? model : await withAdapter(model, config, data, options.ignoreMismatchedBase === true);
+      config.finetuningType === "full"
+        ? model
+        : await withAdapter(model, config, {
+            seed: config.seed,
+            ignoreMismatchedBase: options.ignoreMismatchedBase === true,
+            onNote: (note) => void data.notes.push(note),
+          });
     options.signal?.throwIfAborted();
     const findings = [...data.findings, ...(config.adapterNameOrPath === null ? [] : loadedFindings(trained, data))];
     const trainer: TrainerOptions = {
@@ -215,19 +221,6 @@ async function loadBase(config: TrainConfig, data: PreparedData, { signal, onLoa
     ...(signal && { signal }),
     ...(onLoad && { onProgress: onLoad }),
   });
-}
-
-async function withAdapter(
-  model: CausalLM,
-  config: TrainConfig,
-  { notes }: PreparedData,
-  ignoreMismatchedBase: boolean,
-): Promise<PeftModel<CausalLM>> {
-  if (config.adapterNameOrPath !== null) {
-    const onNote = (note: string) => void notes.push(note);
-    return PeftModel.fromPretrained(model, config.adapterNameOrPath, { isTrainable: true, ignoreMismatchedBase, onNote });
-  }
-  return getPeftModel(model, loraConfigOf(config), { seed: config.seed });
 }
 
 /** `default_system` stands in for the system message of conversations that have none. */

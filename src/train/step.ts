@@ -124,8 +124,8 @@ export class TrainStep {
       gradientCheckpointing && activationOffloading && device.info.separate ? new ActivationOffload(device) : undefined;
     const { batch, labels } = toDevice(tokens, device);
     startMicroStep(seed, microStep);
-    const noise = embeddingNoise?.(tokens, microStep, this.#model.config.hiddenSize, device);
     const loss = valueAndGrad(() => {
+      const noise = embeddingNoise?.(tokens, microStep, this.#model.config.hiddenSize, device);
       const hidden = this.#model.hiddenStates(batch, {
         training: true,
         checkpointing: gradientCheckpointing,

@@ -7,6 +7,7 @@ import { decode8, encode8 } from "../reference/moments8.js";
 import { gaussian, relativeError } from "../reference/numeric.js";
 import { adamw32, header, readHeader, type Segment, segmentBytes } from "./optim.js";
 import { devices, isas, Raw, refusal, sameBits, withRaw } from "./raw.js";
+import { bfloat16Bits, fromBfloat16 } from "./weights.js";
 
 const SIGNED = dynamicMap(true);
 const MAPS = Float32Array.from([...SIGNED, ...dynamicMap(false)]);
@@ -172,12 +173,8 @@ describe.each(devices)("moments on %s", (device) => {
   it("bfloat16 parameters and moments are rounded as torch rounds them, operation by operation", async () => {
     await withRaw(device, async (raw) => {
       const n = 300;
-      const round = (x: number) => {
-        const bits = new Uint32Array(Float32Array.of(x).buffer)[0]!;
-        return new Float32Array(Uint32Array.of(((bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16) << 16).buffer)[0]!;
-      };
-      const half = (values: ArrayLike<number>) =>
-        Uint16Array.from(values, (x) => new Uint32Array(Float32Array.of(x).buffer)[0]! >>> 16);
+      const round = (x: number) => fromBfloat16(bfloat16Bits(x));
+      const half = (values: ArrayLike<number>) => Uint16Array.from(values, bfloat16Bits);
       const param = gaussian(n, 1).map(round);
       const t = [half(param), half(new Float32Array(n)), half(new Float32Array(n))].map((x) => raw.from(x, [n]));
       const [p, m, v] = t as [number, number, number];
@@ -196,8 +193,7 @@ describe.each(devices)("moments on %s", (device) => {
           param[i] = round(kept - (0.01 / (1 - 0.9 ** step)) * (wantM[i]! / denominator));
         }
       }
-      const read = async (t: number) =>
-        Float32Array.from(await raw.u16(t), (h) => new Float32Array(Uint32Array.of(h << 16).buffer)[0]!);
+      const read = async (t: number) => Float32Array.from(await raw.u16(t), fromBfloat16);
       // A float32 product next to a tie may round to the other side now and then, and moves what follows by one unit.
       for (const [got, want] of [
         [await read(p), param],

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { type AdamWOptions, adamwStep } from "../reference/adamw.js";
 import { gaussian, relativeError } from "../reference/numeric.js";
-import { adamw32, readHeader, type Segment, segmentBytes } from "./optim.js";
+import { adamw32, header, readHeader, type Segment, segmentBytes } from "./optim.js";
 import { devices, isas, Raw, refusal, sameBits, withRaw } from "./raw.js";
 
 const options: AdamWOptions = { lr: 0.01, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0.1 };
@@ -15,7 +15,7 @@ describe.each(devices)("adamw on %s", (device) => {
         p: raw.from(param, [n]),
         m: raw.from(zero, [n]),
         v: raw.from(zero, [n]),
-        header: raw.from(new Uint8Array(64), [64]),
+        header: header(raw),
         segments: raw.from(segmentBytes([{ begin: 0, end: n, weightDecay: 0.1 }]), [32]),
       };
       const expected = { p: Float64Array.from(param), m: new Float64Array(n), v: new Float64Array(n) };
@@ -50,7 +50,7 @@ describe.each(devices)("adamw on %s", (device) => {
         p: raw.from(gaussian(33, 1), [33]),
         m: raw.from(new Float32Array(33), [33]),
         v: raw.from(new Float32Array(33), [33]),
-        header: raw.from(new Uint8Array(64), [64]),
+        header: header(raw),
         segments: raw.from(segmentBytes([{ begin: 0, end: 33 }]), [32]),
       };
       for (const grad of grads) {
@@ -77,7 +77,7 @@ describe.each(devices)("adamw on %s", (device) => {
         g: raw.from(grad, [n]),
         m: raw.from(zero, [n]),
         v: raw.from(zero, [n]),
-        header: raw.from(new Uint8Array(64), [64]),
+        header: header(raw),
         segments: raw.from(segmentBytes(segments), [64]),
       };
       raw.kernels.gradStats(raw.d, t.header, t.g, 0);
@@ -102,7 +102,7 @@ describe.each(devices)("adamw on %s", (device) => {
       const [n, cut] = [1300, 512];
       const [param, grads] = [gaussian(n, 1), [gaussian(n, 2), gaussian(n, 3)]] as const;
       const run = async (slices: readonly (readonly [number, number])[]) => {
-        const header = raw.from(new Uint8Array(64), [64]);
+        const head = header(raw);
         const parts = slices.map(([begin, end]) => {
           const part = (values: Float32Array) => raw.from(values.slice(begin, end), [end - begin]);
           const segments = [
@@ -117,12 +117,12 @@ describe.each(devices)("adamw on %s", (device) => {
           return { p: part(param), m: part(zero), v: part(zero), grads: grads.map(part), table };
         });
         for (const [step, grad] of grads.entries()) {
-          raw.kernels.gradStats(raw.d, header, raw.from(grad, [n]), 0);
+          raw.kernels.gradStats(raw.d, head, raw.from(grad, [n]), 0);
           for (const { p, m, v, grads, table } of parts)
-            adamw32(raw, [p, grads[step]!, m, v], [header, table], [0.01, 0.9, 0.999, 1e-8, 0.5]);
+            adamw32(raw, [p, grads[step]!, m, v], [head, table], [0.01, 0.9, 0.999, 1e-8, 0.5]);
         }
         const all = async (key: "p" | "m" | "v") => Buffer.concat(await Promise.all(parts.map((part) => raw.bytes(part[key]))));
-        return [await all("p"), await all("m"), await all("v"), await raw.bytes(header)];
+        return [await all("p"), await all("m"), await all("v"), await raw.bytes(head)];
       };
       const [whole, sliced] = [
         await run([[0, n]]),
@@ -149,7 +149,7 @@ describe.each(devices)("adamw on %s", (device) => {
         g: raw.from(grad, [n]),
         m: raw.from(gaussian(n, 3), [n]),
         v: raw.from(gaussian(n, 4), [n]),
-        header: raw.from(new Uint8Array(64), [64]),
+        header: header(raw),
         segments: raw.from(segmentBytes([{ begin: 0, end: n }]), [32]),
       };
       const before = await Promise.all([t.p, t.m, t.v].map((h) => raw.bytes(h)));
@@ -174,7 +174,7 @@ describe("adamw", () => {
         g: raw.from(gaussian(n, 2), [n]),
         m: raw.from(zero, [n]),
         v: raw.from(zero, [n]),
-        header: raw.from(new Uint8Array(64), [64]),
+        header: header(raw),
         segments: raw.from(segmentBytes([{ begin: 0, end: n }]), [32]),
       };
       raw.kernels.gradStats(raw.d, t.header, t.g, 0);
@@ -194,7 +194,7 @@ describe("adamw", () => {
         const call =
           (...s: Segment[]) =>
           () => {
-            const head = [raw.from(new Uint8Array(64), [64]), raw.from(segmentBytes(s), [32 * s.length])] as const;
+            const head = [header(raw), raw.from(segmentBytes(s), [32 * s.length])] as const;
             adamw32(raw, tensors, head, [0.01, 0.9, 0.999, 1e-8, 1]);
           };
         const message = async (...s: Segment[]) => (await refusal(raw, call(...s))).message;

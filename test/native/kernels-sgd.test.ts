@@ -1,14 +1,14 @@
 import { describe, expect, it } from "vitest";
 import { gaussian, relativeError } from "../reference/numeric.js";
 import { sgdStep } from "../reference/sgd.js";
-import { readHeader, segmentBytes } from "./optim.js";
+import { header, readHeader, segmentBytes } from "./optim.js";
 import { devices, isas, Raw, refusal, sameBits, withRaw } from "./raw.js";
 
 const segment = (begin: number, end: number, lrScale: number, weightDecay: number) =>
   segmentBytes([{ begin, end, lrScale, weightDecay }]);
 
-async function counters(raw: Raw, header: number): Promise<number[]> {
-  const { step, skipped, consecutive } = await readHeader(raw, header);
+async function counters(raw: Raw, head: number): Promise<number[]> {
+  const { step, skipped, consecutive } = await readHeader(raw, head);
   return [step, skipped, consecutive];
 }
 
@@ -29,7 +29,7 @@ describe.each(devices)("sgd on %s", (device) => {
           p: raw.from(param, [n]),
           // What the buffer held before the first step does not count.
           b: variant.momentum === 0 ? 0 : raw.from(new Float32Array(n).fill(7), [n]),
-          header: raw.from(new Uint8Array(64), [64]),
+          header: header(raw),
           segments: raw.from(segment(0, n, 2, variant.weightDecay), [32]),
         };
         const expected = { p: Float64Array.from(param), b: new Float64Array(n) };
@@ -59,7 +59,7 @@ describe.each(devices)("sgd on %s", (device) => {
         p: raw.from(param, [n]),
         g: raw.from(grad, [n]),
         b: raw.from(new Float32Array(n), [n]),
-        header: raw.from(new Uint8Array(64), [64]),
+        header: header(raw),
         segments: raw.from(table, [64]),
       };
       raw.kernels.gradStats(raw.d, t.header, t.g, 0);
@@ -87,7 +87,7 @@ describe.each(devices)("sgd on %s", (device) => {
         p: raw.from(gaussian(n, 1), [n]),
         g: raw.from(grad, [n]),
         b: raw.from(gaussian(n, 3), [n]),
-        header: raw.from(new Uint8Array(64), [64]),
+        header: header(raw),
         segments: raw.from(segment(0, n, 1, 0.1), [32]),
       };
       const before = await Promise.all([t.p, t.b].map((h) => raw.bytes(h)));
@@ -112,7 +112,7 @@ describe.each(isas)("sgd on cpu:%s", (isa) => {
         p: raw.from(gaussian(n, 1), [n]),
         g: raw.from(gaussian(n, 2), [n]),
         b: raw.from(new Float32Array(n), [n]),
-        header: raw.from(new Uint8Array(64), [64]),
+        header: header(raw),
         segments: raw.from(segment(0, n, 1, 0.1), [32]),
       };
       for (let step = 0; step < 2; step++) {
@@ -131,10 +131,10 @@ describe("sgd", () => {
   it.each(["cpu", "emu"])("refuses a momentum without buffer, and nesterov without momentum, on %s", async (device) => {
     await withRaw(device, async (raw) => {
       const [p, g, b] = [0, 1, 2].map(() => raw.from(new Float32Array(512), [512])) as [number, number, number];
-      const header = raw.from(new Uint8Array(64), [64]);
+      const head = header(raw);
       const segments = raw.from(segment(0, 512, 1, 0), [32]);
       const call = (buffer: number, momentum: number, nesterov: number) => () =>
-        raw.kernels.sgd(raw.d, p, g, buffer, header, segments, 0.1, momentum, 0, nesterov, 0);
+        raw.kernels.sgd(raw.d, p, g, buffer, head, segments, 0.1, momentum, 0, nesterov, 0);
       expect(await refusal(raw, call(0, 0.9, 0))).toMatchObject({ op: "sgd" });
       expect((await refusal(raw, call(b, 0, 1))).message).toContain("nesterov needs a momentum");
       expect((await refusal(raw, call(b, -1, 0))).message).toContain("momentum must not be negative");

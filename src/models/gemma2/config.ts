@@ -2,10 +2,10 @@ import { roundToBfloat16 } from "../../half.js";
 import {
   type DecoderConfig,
   type LayerConfig,
-  type LayerType,
   optionalPositive,
+  readAttentionBias,
   readDecoderConfig,
-  readLayerTypes,
+  readLayers,
   readWindow,
 } from "../config.js";
 import type { ConfigReader } from "../config-reader.js";
@@ -25,29 +25,26 @@ export const gemma2Defaults = {
 
 /** Gemma 2: capped scores and logits, GELU, norms that count from one, and a window in every other layer. */
 export function readGemma2Config(config: ConfigReader): DecoderConfig {
-  const attention = config.boolean("attention_bias", false);
   const decoder = readDecoderConfig(config, {
     architecture: "Gemma2ForCausalLM",
-    bias: { qkv: attention, o: attention, mlp: false },
+    bias: readAttentionBias(config),
     activationKey: "hidden_activation",
     computes: ["attn_logit_softcapping", "final_logit_softcapping", "layer_types"],
   });
-  const layers = readGemmaLayers(config, decoder.numLayers, 2).map(({ window }) => ({ window, rope: 0 }));
-  const gemma = { ...decoder, ...readGemma(config, decoder.hiddenSize), layers };
-  gemma.attention.softcap = optionalPositive(config, "attn_logit_softcapping");
+  const layers = readGemmaLayers(config, decoder.numLayers, 2);
+  const gemma = readGemma(config, decoder.hiddenSize, optionalPositive(config, "attn_logit_softcapping"));
   config.finish("config.json of this gemma2 model");
-  return gemma;
+  return { ...decoder, ...gemma, layers };
 }
 
-/** What Gemma 2 and 3 share. */
-export function readGemma(config: ConfigReader, hiddenSize: number) {
+/** What Gemma 2 and 3 share. @param softcap of attention scores. */
+export function readGemma(config: ConfigReader, hiddenSize: number, softcap?: number) {
   const scale = Math.fround(Math.sqrt(hiddenSize));
-  config.accept("mlp_bias", [false]);
   // Files often give both; where they differ the user is told that this one has no effect.
   if (config.json.hidden_act === config.json.hidden_activation) config.value("hidden_act");
   return {
     normUnitOffset: true,
-    attention: { scale: config.positive("query_pre_attn_scalar", 256) ** -0.5, softcap: undefined as number | undefined },
+    attention: { scale: config.positive("query_pre_attn_scalar", 256) ** -0.5, softcap },
     // transformers rounds it to the dtype of the embedding.
     embeddingScale: { float32: scale, bfloat16: roundToBfloat16(scale) },
     logits: { scale: 1, softcap: optionalPositive(config, "final_logit_softcapping") },
@@ -55,12 +52,6 @@ export function readGemma(config: ConfigReader, hiddenSize: number) {
 }
 
 /** Layers with the window, but for each last of `pattern` where `layer_types` does not say otherwise. */
-export function readGemmaLayers(
-  config: ConfigReader,
-  count: number,
-  pattern: number,
-): (Pick<LayerConfig, "window"> & { type: LayerType })[] {
-  const window = readWindow(config);
-  const types = readLayerTypes(config, count, window, (i) => ((i + 1) % pattern ? "sliding_attention" : "full_attention"));
-  return types.map((type) => ({ type, window: type === "sliding_attention" ? window : undefined }));
+export function readGemmaLayers(config: ConfigReader, count: number, pattern: number): LayerConfig[] {
+  return readLayers(config, count, readWindow(config), (i) => ((i + 1) % pattern ? "sliding_attention" : "full_attention"));
 }

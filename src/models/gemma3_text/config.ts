@@ -1,4 +1,4 @@
-import { type DecoderConfig, readDecoderConfig } from "../config.js";
+import { type DecoderConfig, readAttentionBias, readDecoderConfig } from "../config.js";
 import type { ConfigReader } from "../config-reader.js";
 import { gemma2Defaults, readGemma, readGemmaLayers } from "../gemma2/config.js";
 import { type RopeParameters, readRope } from "../rope.js";
@@ -15,21 +15,21 @@ export const gemma3TextDefaults = {
 
 /** Gemma 3's text model: Gemma 2 with a norm over each head of q and k in the place of capped scores, and a rope of their own for layers with a window. */
 export function readGemma3TextConfig(config: ConfigReader): DecoderConfig {
-  const attention = config.boolean("attention_bias", false);
   const decoder = readDecoderConfig(config, {
     architecture: "Gemma3ForCausalLM",
-    bias: { qkv: attention, o: attention, mlp: false },
+    bias: readAttentionBias(config),
     activationKey: "hidden_activation",
     // transformers reads attn_logit_softcapping here and does not apply it.
     computes: ["attn_logit_softcapping", "final_logit_softcapping", "layer_types"],
     ropes: (headDim, maxPositions) => readGemma3Ropes(config, headDim, maxPositions),
   });
   const pattern = config.size("sliding_window_pattern", 6, 4096);
-  const layers = readGemmaLayers(config, decoder.numLayers, pattern).map(({ type, window }) => {
-    return { window, rope: type === "full_attention" ? 0 : 1 };
+  const layers = readGemmaLayers(config, decoder.numLayers, pattern).map(({ window }) => {
+    return { window, rope: window === undefined ? 0 : 1 };
   });
+  const gemma = readGemma(config, decoder.hiddenSize);
   config.finish("config.json of this gemma3_text model");
-  return { ...decoder, ...readGemma(config, decoder.hiddenSize), layers };
+  return { ...decoder, ...gemma, layers };
 }
 
 /** That of full layers, then that of layers with a window. In the keys of transformers 4, `rope_scaling` is of the first alone. */

@@ -1,4 +1,4 @@
-import { type DecoderConfig, type LayerConfig, readDecoderConfig, readLayerTypes, readWindow } from "../config.js";
+import { type DecoderConfig, type LayerConfig, readDecoderConfig, readLayers, readWindow } from "../config.js";
 import type { ConfigReader } from "../config-reader.js";
 
 export const qwen2Defaults = {
@@ -25,8 +25,5 @@ export function readQwenLayers(config: ConfigReader, count: number): LayerConfig
   const window = readWindow(config);
   const first = config.number("max_window_layers", 28);
   const active = uses ? window : undefined;
-  const types = readLayerTypes(config, count, active, (i) =>
-    active !== undefined && i >= first ? "sliding_attention" : "full_attention",
-  );
-  return types.map((type) => ({ window: type === "sliding_attention" ? active : undefined, rope: 0 }));
+  return readLayers(config, count, active, (i) => (active !== undefined && i >= first ? "sliding_attention" : "full_attention"));
 }

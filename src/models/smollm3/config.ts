@@ -1,4 +1,4 @@
-import { type DecoderConfig, readBiases, readDecoderConfig, readLayerTypes, readWindow } from "../config.js";
+import { type DecoderConfig, readBiases, readDecoderConfig, readLayers, readWindow } from "../config.js";
 import type { ConfigReader } from "../config-reader.js";
 
 export const smollm3Defaults = {
@@ -21,16 +21,13 @@ export function readSmolLM3Config(config: ConfigReader): DecoderConfig {
   const rotates = readRotatingLayers(config, decoder.numLayers);
   const window = readWindow(config);
   const uses = config.boolean("use_sliding_window", false) && window !== undefined;
-  const types = readLayerTypes(config, decoder.numLayers, window, (i) =>
+  const layers = readLayers(config, decoder.numLayers, window, (i) =>
     uses && !rotates[i] ? "sliding_attention" : "full_attention",
   );
   config.finish("config.json of this smollm3 model");
   return {
     ...decoder,
-    layers: types.map((type, i) => ({
-      window: type === "sliding_attention" ? window : undefined,
-      rope: rotates[i] ? 0 : undefined,
-    })),
+    layers: layers.map(({ window }, i) => ({ window, rope: rotates[i] ? 0 : undefined })),
   };
 }
 

@@ -1,12 +1,11 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { type GenerationConfig, readGenerationConfig } from "../../generate/options.js";
-import { pathInside } from "../../io/input.js";
-import { readJsonFile } from "../../io/json.js";
+import type { GenerationConfig } from "../../generate/options.js";
 import type { DecoderConfig } from "../../models/config.js";
 import { readConfigFile } from "../../models/config-reader.js";
+import { readGeneration } from "../../models/from-pretrained.js";
 import { resolveConfig, supportedModelTypes } from "../../models/registry.js";
-import { Keys, noteUnread, type OnNote } from "../../notes.js";
+import type { OnNote } from "../../notes.js";
 import type { Tokenizer } from "../../text/tokenizer.js";
 
 /** What the checks need to know of a model and its tokenizer. */
@@ -45,11 +44,7 @@ export async function readFacts(
     const unknown = Number.POSITIVE_INFINITY;
     return { facts: { vocabSize: unknown, maxPositions: unknown, bosId: tokenizer.bosId, endIds }, json: undefined };
   }
-  const { config, unread } = resolveConfig(json);
-  noteUnread("config.json", folder, unread, onNote);
-  const path = await pathInside(folder, "generation_config.json");
-  const keys = new Keys(existsSync(path) ? await readJsonFile(path) : {});
-  const generation = readGenerationConfig(keys, config.eosTokenIds);
-  noteUnread("generation_config.json", folder, keys.unread(), onNote);
-  return { facts: factsOf(config, generation, tokenizer), json };
+  const resolved = resolveConfig(json);
+  const generation = await readGeneration(folder, resolved, onNote);
+  return { facts: factsOf(resolved.config, generation, tokenizer), json };
 }

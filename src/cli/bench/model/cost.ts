@@ -14,8 +14,6 @@ export interface Launch {
   dram?: number;
   l2?: number;
   shared?: number;
-  /** Bytes over PCIe: a transfer, which other work goes on beside. */
-  pcie?: number;
   /** Blocks of the grid, and of a multiprocessor; absent: as many as fill the device. */
   blocks?: number;
   resident?: number;
@@ -24,13 +22,12 @@ export interface Launch {
 export interface Cost {
   seconds: number;
   /** The resource that takes longest. */
-  bound: "tensor" | "lanes" | "dram" | "l2" | "shared" | "launch" | "pcie";
+  bound: "tensor" | "lanes" | "dram" | "l2" | "shared" | "launch";
   /** Time of the useful work alone at the device's best rate, or of its bytes. */
   ideal: number;
 }
 
 export function costOf(launch: Launch, gpu: Gpu): Cost {
-  if (launch.pcie !== undefined) return { seconds: 0, bound: "pcie", ideal: 0 };
   const lanes = gpu.multiprocessors * LANES * gpu.clock;
   const times = {
     tensor: (launch.tensor ?? 0) / (gpu.tensor * gpu.mmaShare),
@@ -328,11 +325,6 @@ export function launchesOf({ op, args }: OpCall, trace: Trace, gpu: Gpu): Launch
       return [memory("dot_parts_kernel", trace.tensor(args[1])!.bytes), memory("dot_kernel", 0), memory("count_step_kernel", 0)];
     case "axpy":
       return [memory("map4_kernel", bytes + trace.tensor(first)!.bytes)];
-    case "prefetch":
-    case "writeBack":
-      return [{ kernel: op, pcie: trace.tensor(first)!.bytes }];
-    case "wait":
-      return [];
     default:
       return [memory(op, bytes)];
   }

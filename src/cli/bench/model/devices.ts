@@ -2,10 +2,9 @@
 export interface Gpu {
   multiprocessors: number;
   clock: number;
-  /** Bytes of a copy, both ways counted; of L2; over PCIe in one direction. */
+  /** Bytes of a copy, both ways counted; of L2. */
   dram: number;
   l2: number;
-  pcie: number;
   l2Bytes: number;
   /** Dense bf16 operations with float32 sums that the best library reaches, and the share of it that `mma.sync` does. */
   tensor: number;
@@ -25,7 +24,6 @@ export const GPUS: Readonly<Record<string, Gpu>> = {
     clock: 1.755e9,
     dram: 3.0e12,
     l2: 5.5e12,
-    pcie: 50e9,
     l2Bytes: 50e6,
     tensor: 798e12,
     mmaShare: 0.629,
@@ -36,7 +34,6 @@ export const GPUS: Readonly<Record<string, Gpu>> = {
     clock: 2.52e9,
     dram: 0.93e12,
     l2: 5.0e12,
-    pcie: 25e9,
     l2Bytes: 72e6,
     tensor: 165.2e12,
     mmaShare: 1,

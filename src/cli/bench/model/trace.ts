@@ -1,9 +1,8 @@
 import { type Addon, type Kernels, NATIVE_DTYPES } from "../../../native/surface.js";
+import { DTYPE_BYTES } from "../../../tensor/dtype.js";
 
 /** Bytes of an element, in the order of {@link NATIVE_DTYPES}. */
-const WIDTHS: readonly number[] = NATIVE_DTYPES.map(
-  (name) => ({ float32: 4, bfloat16: 2, float16: 2, int32: 4, uint8: 1 })[name],
-);
+const WIDTHS: readonly number[] = NATIVE_DTYPES.map((name) => DTYPE_BYTES[name]);
 
 export interface TracedTensor {
   shape: readonly number[];
