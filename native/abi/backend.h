@@ -274,7 +274,7 @@ typedef struct lr_backend {
        * one of exp_avg_sq. Tensors of a width that no segment has may be absent. */
   lr_error (*lion)(lr_queue*, lr_tensor param, lr_tensor grad, lr_tensor exp_avg, lr_tensor state1, lr_tensor absmax1, lr_tensor qmap, lr_tensor header,
                    lr_tensor segments, double lr, double beta1, double beta2, double max_grad_norm);
-      /* Lion (Chen et al. 2023), otherwise as adamw: sign(beta1 m + (1 - beta1) g), decoupled weight decay, then m = beta2 m + (1 - beta2) g */
+      /* Lion (Chen et al. 2023), otherwise as adamw: sign(beta1 m + (1 - beta1) g), decoupled weight decay, then m = beta2 m + (1 - beta2) g; of bf16 only what is stored is rounded */
   lr_error (*adafactor)(lr_queue*, lr_tensor param, lr_tensor grad, lr_tensor exp_avg, lr_tensor exp_avg_sq, lr_tensor exp_avg_sq_row,
                         lr_tensor exp_avg_sq_col, lr_tensor header, lr_tensor segments, lr_tensor shapes, double lr, double eps1, double eps2,
                         double clip_threshold, double decay_rate, double beta1, int32_t scale_parameter, int32_t relative_step, int32_t warmup_init,

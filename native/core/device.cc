@@ -42,7 +42,7 @@ size_t memory_limit() {
 
 Device::Device(int number, std::string name, const lr_backend& backend, int threads, size_t limit, bool dry)
     : number(number), name(std::move(name)), backend(backend), stream(threads, backend.synchronize), memory(backend.alloc, backend.release, stream, limit, backend.available),
-      dry(dry), host(backend.alloc_host ? backend.alloc_host : backend.alloc, backend.alloc_host ? backend.release_host : backend.release, stream, SIZE_MAX) {}
+      dry(dry), host(backend.alloc_host ? backend.alloc_host : backend.alloc, backend.alloc_host ? backend.release_host : backend.release, stream, SIZE_MAX, dry ? backend.available : nullptr) {}
 
 Ticket Device::enqueue(std::unique_ptr<Record> record, size_t scratch) {
   const bool dropped = dry && record->op >= 0;

@@ -7,7 +7,6 @@
 #include <map>
 #include <mutex>
 
-#include <unistd.h>
 
 #include "machine.h"
 
@@ -161,13 +160,6 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const vo
   const auto next = host_buffers.upper_bound(static_cast<char*>(const_cast<void*>(data)));
   const bool host = next != host_buffers.begin() && data < std::prev(next)->first + std::prev(next)->second;
   *attributes = {host ? cudaMemoryTypeHost : emu::in_buffer(data, 1) ? cudaMemoryTypeDevice : cudaMemoryTypeUnregistered};
-  return cudaSuccess;
-}
-cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
-  LR_EMU_CALL();
-  const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-  *free = static_cast<size_t>(sysconf(_SC_AVPHYS_PAGES)) * page;
-  *total = static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * page;
   return cudaSuccess;
 }
 cudaError_t cudaDriverGetVersion(int* version) { return *version = 0, cudaSuccess; }

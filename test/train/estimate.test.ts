@@ -105,6 +105,26 @@ describe("estimateRun", () => {
   });
 
   it(
+    "counts state that this machine's memory could not hold",
+    async () => {
+      const folder = join(tempFolder(), "llama");
+      mkdirSync(folder, { recursive: true });
+      writeFileSync(join(folder, "config.json"), JSON.stringify(LLAMA3_8B));
+      const keys = {
+        finetuning_type: "full",
+        quantization_bit: null,
+        optim: "paged_adamw_32bit",
+        per_device_train_batch_size: 1,
+        cutoff_len: 64,
+      };
+      const { hostBytes, trainableParameters } = await estimateRun(config("emu", keys), folder, 64);
+      expect(trainableParameters).toBe(8_030_261_248);
+      expect(hostBytes / (8 * trainableParameters)).toBeCloseTo(1, 2);
+    },
+    TIME,
+  );
+
+  it(
     "knows Llama-3-8B's weights and adapter without having them, and leaves nothing behind",
     async () => {
       const folder = join(tempFolder(), "llama");

@@ -76,10 +76,8 @@ LR_INLINE void update_factors(lr_queue* queue, const Factored& f, float beta2, f
 
 /* RMS of the update; a vector's second moment is brought up to date on the way. */
 LR_INLINE float update_rms(lr_queue* queue, const Factored& f, float beta2, float eps1) {
-  double parts[kParts];
-  const int64_t range = max64(4096, round_up(ceil_div(f.size, kParts), 256)), count = ceil_div(f.size, range);
   const VF old = VF::set(beta2), fresh = VF::set(1.0f - beta2);
-  parallel_ranges(queue, f.size, [&](int64_t begin, int64_t end) {
+  const double squares = sum_parts(queue, f.size, [&](int64_t begin, int64_t end) {
     VD sums[2] = {VD::zero(), VD::zero()};
     f.for_rows(begin, end, [&](int64_t r, int64_t i, int64_t c, int64_t lanes) {
       if (f.cols == 0) {
@@ -94,11 +92,9 @@ LR_INLINE float update_rms(lr_queue* queue, const Factored& f, float beta2, floa
       }
       add_squares(update, sums);
     });
-    parts[begin / range] = sum(sums[0] + sums[1]);
-  }, range);
-  double total = 0.0;
-  for (int64_t i = 0; i < count; i++) total += parts[i];
-  return (float)__builtin_sqrt(total / (double)f.size);
+    return sum(sums[0] + sums[1]);
+  });
+  return (float)__builtin_sqrt(squares / (double)f.size);
 }
 
 lr_error adafactor(lr_queue* queue, lr_tensor param, lr_tensor grad, lr_tensor exp_avg, lr_tensor exp_avg_sq, lr_tensor exp_avg_sq_row,

@@ -134,11 +134,7 @@ template <int M> void add_rows(const lr_weight& w, int64_t row, int64_t rows, co
   if (w.kind == LR_WEIGHT_4BIT) return add_any<M>(w, row, rows, x, x_row, round, sums);
   const float* f = static_cast<const float*>(w.data);
   const uint16_t* h = static_cast<const uint16_t*>(w.data);
-  auto few = [&w](int64_t at, int64_t n) {
-    VF v = VF::zero();
-    for (int64_t i = 0; i < n; i++) v.v[i] = load_one(w.data, w.dtype, at + i);
-    return v;
-  };
+  auto few = [&w](int64_t at, int64_t n) { return load_any_lanes(w.data, w.dtype, at, n); };
   if (w.dtype == LR_F32) add_dense<M>(w, row, rows, x, x_row, round, [f](int64_t at) { return VF::load(f + at); }, few, sums);
   else if (w.dtype == LR_BF16) add_dense<M>(w, row, rows, x, x_row, false, [h](int64_t at) { return load_bf16(h + at); }, few, sums);
   else add_dense<M>(w, row, rows, x, x_row, round, [h](int64_t at) { return load_f16(h + at); }, few, sums);

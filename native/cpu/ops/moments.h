@@ -27,10 +27,7 @@ template <class T> struct AsStored {
   LR_INLINE VF operator()(VF x) const { return x; }
 };
 template <> struct AsStored<uint16_t> {
-  LR_INLINE VF operator()(VF x) const {
-    const VI b = bits(x);
-    return from_bits((b + VI::set(0x7fff) + ((b >> 16) & VI::set(1))) & VI::set((int32_t)0xffff0000u));
-  }
+  LR_INLINE VF operator()(VF x) const { return round_bf16(x); }
 };
 
 struct Moment {
@@ -56,9 +53,13 @@ struct Moment {
   LR_INLINE void encode(int64_t at, int64_t size, const float* in) const {
     const float largest = block_absmax(in, LR_F32, 0, size), inverse = 1.0f / largest;
     absmax[at / kMomentBlock] = largest;
+    if (largest == 0.0f) {
+      memset(state + at, 0, (size_t)size);
+      return;
+    }
     for (int64_t i = 0; i < size; i++) {
-      uint8_t code = largest == 0.0f ? 0 : nearest_code8(midpoints, in[i] * inverse);
-      if (largest != 0.0f && (in[i] < 0.0f) != (map[code] < 0.0f)) code = (uint8_t)(in[i] > 0.0f ? code + 1 : code - 1);
+      uint8_t code = nearest_code8(midpoints, in[i] * inverse);
+      if ((in[i] < 0.0f) != (map[code] < 0.0f)) code = (uint8_t)(in[i] > 0.0f ? code + 1 : code - 1);
       state[at + i] = code;
     }
   }

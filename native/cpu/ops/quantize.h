@@ -38,13 +38,6 @@ struct NearestCode4 {
   }
 };
 
-LR_INLINE VF load_any_lanes(const void* data, int32_t dtype, int64_t i, int64_t lanes) {
-  if (lanes == kLanes) return load_any(data, dtype, i);
-  VF r = VF::zero();
-  for (int64_t l = 0; l < lanes; l++) r.v[l] = load_one(data, dtype, i + l);
-  return r;
-}
-
 /* Largest |x| of [begin, end), NaN if there is one: bit patterns of absolute values are ordered as integers. */
 LR_INLINE float block_absmax(const void* x, int32_t dtype, int64_t begin, int64_t end) {
   VI largest = VI::zero();

@@ -38,6 +38,12 @@ LR_INLINE float load_one(const void* data, int32_t dtype, int64_t i) {
   const uint16_t half = ((const uint16_t*)data)[i];
   return dtype == LR_BF16 ? bf16_to_f32(half) : f16_to_f32(half);
 }
+LR_INLINE VF load_any_lanes(const void* data, int32_t dtype, int64_t i, int64_t lanes) {
+  if (lanes == kLanes) return load_any(data, dtype, i);
+  VF r = VF::zero();
+  for (int64_t l = 0; l < lanes; l++) r.v[l] = load_one(data, dtype, i + l);
+  return r;
+}
 LR_INLINE void store_any(VF a, void* data, int32_t dtype, int64_t i) {
   if (dtype == LR_F32) a.store((float*)data + i);
   else if (dtype == LR_BF16) store_bf16(a, (uint16_t*)data + i);

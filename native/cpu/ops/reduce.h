@@ -25,14 +25,18 @@ LR_INLINE double dot_range(const float* a, const float* b, int64_t n) {
   return total;
 }
 
-LR_INLINE double dot_f64(lr_queue* queue, const float* a, const float* b, int64_t n) {
+/* The sum of part(begin, end) over the partition of n elements. */
+template <class Part> LR_INLINE double sum_parts(lr_queue* queue, int64_t n, const Part& part) {
   double parts[kParts];
   const int64_t range = max64(4096, round_up(ceil_div(n, kParts), 256)), count = ceil_div(n, range);
-  parallel_ranges(queue, n, [&](int64_t begin, int64_t end) { parts[begin / range] = dot_range(a + begin, b ? b + begin : nullptr, end - begin); },
-                  range);
+  parallel_ranges(queue, n, [&](int64_t begin, int64_t end) { parts[begin / range] = part(begin, end); }, range);
   double total = 0.0;
   for (int64_t i = 0; i < count; i++) total += parts[i];
   return total;
+}
+
+LR_INLINE double dot_f64(lr_queue* queue, const float* a, const float* b, int64_t n) {
+  return sum_parts(queue, n, [&](int64_t begin, int64_t end) { return dot_range(a + begin, b ? b + begin : nullptr, end - begin); });
 }
 
 lr_error dot(lr_queue* queue, lr_tensor y, lr_tensor a, lr_tensor b, float scale, int32_t accumulate) {

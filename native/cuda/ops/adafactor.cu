@@ -111,12 +111,14 @@ __global__ void adafactor_sums_kernel(Adafactor a) {
     const int64_t begin = a.segments[s].begin, size = a.segments[s].end - begin;
     double update = 0.0, parameter = 0.0;
     LR_FOR_EACH(i, size) {
-      const double u = (double)update_of(a, shape, a.g[begin + i] * clip, i), p = (double)a.p[begin + i];
+      const double u = (double)update_of(a, shape, a.g[begin + i] * clip, i);
       update += u * u;
+      if (!a.scale_parameter) continue;
+      const double p = (double)a.p[begin + i];
       parameter += p * p;
     }
     update = block_reduce(update, Add(), (double*)memory);
-    parameter = block_reduce(parameter, Add(), (double*)memory);
+    if (a.scale_parameter) parameter = block_reduce(parameter, Add(), (double*)memory);
     if (threadIdx.x == 0) {
       a.parts[2 * s * kMaxParts + blockIdx.x] = update;
       a.parts[(2 * s + 1) * kMaxParts + blockIdx.x] = parameter;
