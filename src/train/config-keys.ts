@@ -222,6 +222,12 @@ export const KEYS: Record<keyof TrainConfig, Key> = {
 /** The file's name of a key: adamBeta1 → adam_beta1. */
 export const fileName = (name: string): string => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
 
+/** The default of a key, in the file's form or in camelCase; undefined: there is no such key. */
+export function defaultOf(key: string): Json | undefined {
+  const name = key.replace(/_([a-z0-9])/g, (_, letter: string) => letter.toUpperCase());
+  return Object.hasOwn(KEYS, name) ? KEYS[name as keyof TrainConfig].default : undefined;
+}
+
 /** Keys of LLaMA-Factory and transformers that change speed, memory, reports or another command, but not what is learned. */
 export const WITHOUT_EFFECT: ReadonlySet<string> = new Set(
   `trust_remote_code use_fast_tokenizer low_cpu_mem_usage flash_attn use_unsloth use_unsloth_gc enable_liger_kernel use_liger_kernel use_reentrant_gc

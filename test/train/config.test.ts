@@ -215,4 +215,21 @@ describe("configDifferences", () => {
       { key: "seed", old: 42, new: 1 },
     ]);
   });
+
+  it("takes a key that the older configuration lacks for its default", () => {
+    const whole = toFileKeys(parse("neftune_noise_alpha: 5\nadam_beta2: 0.99"));
+    const { neftune_noise_alpha: _, adam_beta2: __, lora_rank: ___, ...older } = whole;
+    expect(configDifferences(older, whole)).toEqual([
+      { key: "adam_beta2", old: 0.999, new: 0.99 },
+      { key: "neftune_noise_alpha", old: null, new: 5 },
+    ]);
+    expect(configDifferences({ learningRate: 1 }, { learningRate: 1, adamBeta2: 0.999, packing: true, mine: 1 })).toEqual([
+      { key: "packing", old: false, new: true },
+      { key: "mine", old: null, new: 1 },
+    ]);
+    expect(configDifferences({ adam_beta2: 0.99, gone: 1 }, {})).toEqual([
+      { key: "adam_beta2", old: 0.99, new: 0.999 },
+      { key: "gone", old: 1, new: null },
+    ]);
+  });
 });
