@@ -3,10 +3,11 @@ import type { Device } from "../tensor/device.js";
 import { detached } from "../tensor/scope.js";
 import { Tensor } from "../tensor/tensor.js";
 import type { ArenaSegment, ParameterArena } from "./arena.js";
-import { ArenaOptimizer } from "./optimizer.js";
+import { ArenaOptimizer, type OptimizerOptions } from "./optimizer.js";
 import type { ArenaPart } from "./states.js";
 
-export interface AdafactorOptions {
+/** Weight decay is times the parameter and the learning rate. */
+export interface AdafactorOptions extends OptimizerOptions {
   /** Added to the squared gradient, and the least scale of a parameter. Default 1e-30 and 1e-3. */
   eps?: readonly [number, number];
   /** Updates of a larger RMS are scaled down to it. Default 1. */
@@ -15,16 +16,12 @@ export interface AdafactorOptions {
   decayRate?: number;
   /** Of the first moment; absent: none is kept. */
   beta1?: number;
-  /** Times the parameter and the learning rate, for parameters that name none of their own. */
-  weightDecay?: number;
   /** Learning rate times the RMS of the parameter. Default false, as transformers' Trainer asks for it. */
   scaleParameter?: boolean;
   /** The learning rate follows from the step alone: min(1e-2, 1 / sqrt(step)). Default false. */
   relativeStep?: boolean;
   /** With relativeStep: 1e-6 * step in the place of 1e-2. */
   warmupInit?: boolean;
-  /** Gradients are multiplied by min(1, maxGradNorm / (norm + 1e-6)); 0 switches clipping off. */
-  maxGradNorm?: number;
 }
 
 /**
@@ -32,21 +29,21 @@ export interface AdafactorOptions {
  * (`exp_avg_sq_row`, `exp_avg_sq_col`: parameter after parameter), vectors every element's (`exp_avg_sq`).
  */
 export class Adafactor extends ArenaOptimizer {
-  readonly #options: Required<Omit<AdafactorOptions, "weightDecay" | "beta1">> & { beta1: number };
+  readonly #options: Required<Omit<AdafactorOptions, "weightDecay" | "groups" | "beta1">> & { beta1: number };
   /** `lr_optim_shape` of each segment. */
   readonly #shapes: Tensor;
 
   /** Throws INVALID_ARGUMENT for a bfloat16 arena and for warmupInit without relativeStep. */
   constructor(arena: ParameterArena, options: AdafactorOptions = {}) {
-    const { eps = [1e-30, 1e-3], clipThreshold = 1, decayRate = -0.8, beta1, weightDecay = 0, maxGradNorm = 0 } = options;
-    const { scaleParameter = false, relativeStep = false, warmupInit = false } = options;
+    const { eps = [1e-30, 1e-3], clipThreshold = 1, decayRate = -0.8, maxGradNorm = 0, ...others } = options;
+    const { beta1, scaleParameter = false, relativeStep = false, warmupInit = false, ...rest } = others;
     const problems = [
       ...(arena.dtype === "float32" ? [] : [`parameters must be float32 but are ${arena.dtype}`]),
       ...(warmupInit && !relativeStep ? ["warmupInit needs relativeStep"] : []),
     ];
     if (problems.length > 0) throw new LowrankError("INVALID_ARGUMENT", `[adafactor] ${problems.join("; ")}`);
     const { bytes, sizes } = shapeTable(arena.segments);
-    super("adafactor", arena, beta1 === undefined ? [] : ["exp_avg"], { weightDecay, others: sizes });
+    super("adafactor", arena, beta1 === undefined ? [] : ["exp_avg"], { ...rest, others: sizes });
     this.#options = { eps, clipThreshold, decayRate, beta1: beta1 ?? 0, scaleParameter, relativeStep, warmupInit, maxGradNorm };
     try {
       this.#shapes = upload(bytes, arena.device);

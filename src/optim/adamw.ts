@@ -1,16 +1,10 @@
 import type { ParameterArena } from "./arena.js";
-import { ArenaOptimizer, type MomentWidth, type ParameterGroup } from "./optimizer.js";
+import { ArenaOptimizer, type MomentWidth, type OptimizerOptions } from "./optimizer.js";
 import type { ArenaPart } from "./states.js";
 
-export interface AdamOptions extends MomentWidth {
+export interface AdamOptions extends OptimizerOptions, MomentWidth {
   betas?: readonly [number, number];
   eps?: number;
-  /** Of parameters that name none of their own. */
-  weightDecay?: number;
-  /** Gradients are multiplied by min(1, maxGradNorm / (norm + 1e-6)); 0 switches clipping off. */
-  maxGradNorm?: number;
-  /** Learning rates and decays of single parameters (LoRA+). */
-  groups?: ReadonlyMap<string, ParameterGroup>;
   /** Keep the moments in the host's memory and copy them beside the passes, on a device that has memory of its own; elsewhere the same as without. */
   paged?: boolean;
 }
@@ -26,8 +20,8 @@ export class Adam extends ArenaOptimizer {
   readonly #options: Required<Pick<AdamOptions, "betas" | "eps" | "maxGradNorm">>;
 
   constructor(arena: ParameterArena, options: AdamOptions = {}) {
-    const { betas = [0.9, 0.999], eps = 1e-8, weightDecay = 0, maxGradNorm = 0, ...rest } = options;
-    super("adam", arena, ["exp_avg", "exp_avg_sq"], { weightDecay, ...rest });
+    const { betas = [0.9, 0.999], eps = 1e-8, maxGradNorm = 0, ...rest } = options;
+    super("adam", arena, ["exp_avg", "exp_avg_sq"], rest);
     this.#options = { betas, eps, maxGradNorm };
   }
 

@@ -7,10 +7,6 @@ import { Tensor } from "../tensor/tensor.js";
 export interface ParameterSpec {
   name: string;
   shape: readonly number[];
-  /** Factor of the learning rate (LoRA+); 1 when absent. */
-  lrScale?: number;
-  /** Replaces the optimizer's weight decay for this parameter. */
-  weightDecay?: number;
 }
 
 export interface ArenaSegment extends ParameterSpec {

@@ -1,14 +1,11 @@
 import type { ParameterArena } from "./arena.js";
-import { ArenaOptimizer, type MomentWidth } from "./optimizer.js";
+import { ArenaOptimizer, type MomentWidth, type OptimizerOptions } from "./optimizer.js";
 import type { ArenaPart } from "./states.js";
 
-export interface LionOptions extends MomentWidth {
+/** Weight decay is decoupled. */
+export interface LionOptions extends OptimizerOptions, MomentWidth {
   /** Weights of the moment in the direction, and in the next moment. Default 0.9 and 0.99. */
   betas?: readonly [number, number];
-  /** Decoupled, of parameters that name none of their own. */
-  weightDecay?: number;
-  /** Gradients are multiplied by min(1, maxGradNorm / (norm + 1e-6)); 0 switches clipping off. */
-  maxGradNorm?: number;
   /** As AdamW's. */
   paged?: boolean;
 }
@@ -18,8 +15,8 @@ export class Lion extends ArenaOptimizer {
   readonly #options: Required<Pick<LionOptions, "betas" | "maxGradNorm">>;
 
   constructor(arena: ParameterArena, options: LionOptions = {}) {
-    const { betas = [0.9, 0.99], weightDecay = 0, maxGradNorm = 0, ...rest } = options;
-    super("lion", arena, ["exp_avg"], { weightDecay, ...rest });
+    const { betas = [0.9, 0.99], maxGradNorm = 0, ...rest } = options;
+    super("lion", arena, ["exp_avg"], rest);
     this.#options = { betas, maxGradNorm };
   }
 

@@ -60,11 +60,18 @@ export interface MomentWidth {
   keep32bit?: ReadonlySet<string>;
 }
 
-export interface ArenaOptions extends MomentWidth {
-  /** Of parameters that name none of their own. */
-  weightDecay: number;
-  /** By the parameter's name; they go before what the arena says. */
-  groups?: ReadonlyMap<string, ParameterGroup> | undefined;
+/** What every optimizer takes. */
+export interface OptimizerOptions {
+  /** Of parameters without a group. Default 0. */
+  weightDecay?: number;
+  /** By the parameter's name. */
+  groups?: ReadonlyMap<string, ParameterGroup>;
+  /** Gradients are multiplied by min(1, maxGradNorm / (norm + 1e-6)); 0, the default, switches clipping off. */
+  maxGradNorm?: number;
+}
+
+/** What an optimizer asks of the state that all keep. */
+export interface ArenaOptions extends MomentWidth, Omit<OptimizerOptions, "maxGradNorm"> {
   /** State lies in the host's memory, where the device has one of its own. */
   paged?: boolean | undefined;
   /** Sizes of float32 state of another layout than the arena's. */

@@ -6,14 +6,14 @@ const SEGMENT_BYTES = 32;
 
 /** Learning rate, decay and width of each segment, and where its moments lie among those of that width. */
 export function segmentLayout(arena: ParameterArena, options: ArenaOptions): SegmentLayout {
-  const { weightDecay, groups, bits = 32, min8bitSize = 4096, keep32bit } = options;
+  const { weightDecay = 0, groups, bits = 32, min8bitSize = 4096, keep32bit } = options;
   const blocks = { 32: 0, 8: 0 };
   const placed = arena.segments.map((segment) => {
     const size = segment.end - segment.begin;
     const width: 32 | 8 = bits === 8 && size >= min8bitSize && !keep32bit?.has(segment.name) ? 8 : 32;
     const block = blocks[width];
     blocks[width] += Math.ceil(size / BLOCK);
-    return { ...segment, ...groups?.get(segment.name), width, block };
+    return { ...segment, ...(groups?.get(segment.name) ?? { lrScale: 1, weightDecay }), width, block };
   });
   return { blocks, before: (width, element) => blocksBefore(placed, width, element), table };
 
@@ -27,8 +27,8 @@ export function segmentLayout(arena: ParameterArena, options: ArenaOptions): Seg
       const first = Math.max(segment.begin, begin);
       view.setBigInt64(at, BigInt(first - begin), true);
       view.setBigInt64(at + 8, BigInt(Math.min(segment.end, end) - begin), true);
-      view.setFloat32(at + 16, segment.lrScale ?? 1, true);
-      view.setFloat32(at + 20, segment.weightDecay ?? weightDecay, true);
+      view.setFloat32(at + 16, segment.lrScale, true);
+      view.setFloat32(at + 20, segment.weightDecay, true);
       view.setInt32(at + 24, segment.width, true);
       view.setInt32(at + 28, segment.block + (first - segment.begin) / BLOCK - before[segment.width], true);
     }

@@ -18,6 +18,8 @@ const NAMES = [
   "warmupSteps",
   "weightDecay",
   "maxGradNorm",
+  "loraplusLrRatio",
+  "loraplusLrEmbedding",
   "optim",
   "adamBeta1",
   "adamBeta2",

@@ -63,6 +63,10 @@ export interface TrainConfig {
   weightDecay: number;
   /** 0: no clipping. */
   maxGradNorm: number;
+  /** LoRA+: learning rate of lora_B in units of learningRate; null: all parameters learn alike. */
+  loraplusLrRatio: number | null;
+  /** LoRA+: learning rate of LoRA on embeddings. */
+  loraplusLrEmbedding: number;
   optim: OptimizerName;
   adamBeta1: number;
   adamBeta2: number;
@@ -197,6 +201,8 @@ export const KEYS: Record<keyof TrainConfig, Key> = {
   warmupSteps: shareOrCount(0),
   weightDecay: number(0, 0),
   maxGradNorm: number(1, 0),
+  loraplusLrRatio: orNull(number(null, 0, Number.MAX_VALUE, true)),
+  loraplusLrEmbedding: number(1e-6, 0),
   optim: choice("adamw_torch", Object.keys(OPTIMIZERS)),
   adamBeta1: number(0.9, 0, 1),
   adamBeta2: number(0.999, 0, 1),
@@ -250,7 +256,7 @@ export const WITHOUT_EFFECT: ReadonlySet<string> = new Set(
   generation_num_beams generation_config export_dir export_size export_device export_quantization_bit export_quantization_dataset
   export_quantization_nsamples export_quantization_maxlen export_legacy_format export_hub_model_id hub_model_id hub_token hub_strategy hub_private_repo
   hub_always_push hub_revision pref_beta pref_ftx pref_bco_weight pref_loss dpo_label_smoothing simpo_gamma kto_chosen_weight kto_rejected_weight ld_alpha
-  loraplus_lr_embedding pissa_iter pissa_convert freeze_trainable_layers freeze_trainable_modules freeze_extra_modules
+  pissa_iter pissa_convert freeze_trainable_layers freeze_trainable_modules freeze_extra_modules
   metric_for_best_model greater_is_better`
     .split(/\s+/)
     .filter((name) => name !== ""),
@@ -259,7 +265,7 @@ export const WITHOUT_EFFECT: ReadonlySet<string> = new Set(
 /** Keys that would change the result and are not computed: an error unless they hold one of these values, which ask for nothing. */
 export const UNSUPPORTED: Readonly<Record<string, readonly Json[]>> = Object.fromEntries([
   ...`adapter_folder resize_vocab split_special_tokens add_tokens add_special_tokens new_special_tokens_config rope_scaling shift_attn mixture_of_depths interleave_probs
-  moe_aux_loss_coef fp8 additional_target loraplus_lr_ratio use_dora pissa_init create_new_adapter module_dropout ref_model ref_model_adapters
+  moe_aux_loss_coef fp8 additional_target use_dora pissa_init create_new_adapter module_dropout ref_model ref_model_adapters
   ref_model_quantization_bit reward_model reward_model_adapters reward_model_quantization_bit use_ref_model use_galore use_apollo use_badam use_adam_mini
   use_muon use_mca use_kt use_llama_pro use_dft_loss use_asft_loss use_eaft_loss use_hyper_parallel use_megatron_bridge compute_accuracy
   early_stopping_steps streaming tokenized_path tool_format eval_on_each_dataset preserve_thinking block_diag_attn do_predict predict_with_generate

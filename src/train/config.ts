@@ -175,9 +175,11 @@ function settle(config: TrainConfig, given: JsonObject, problems: string[]): voi
     "train_from_scratch goes with finetuning_type: full only",
   );
   say(
-    config.finetuningType === "full" && (config.adapterNameOrPath !== null || config.useRslora),
-    "adapter_name_or_path and use_rslora go with finetuning_type: lora",
+    config.finetuningType === "full" &&
+      (config.adapterNameOrPath !== null || config.useRslora || config.loraplusLrRatio !== null),
+    "adapter_name_or_path, use_rslora and loraplus_lr_ratio go with finetuning_type: lora",
   );
+  say(config.loraplusLrRatio !== null && config.learningRate === 0, "loraplus_lr_ratio needs a learning_rate above 0");
   problems.push(
     ...scheduleProblems({ type: config.lrSchedulerType, baseLr: config.learningRate, kwargs: config.lrSchedulerKwargs }),
   );

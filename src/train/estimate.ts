@@ -82,7 +82,7 @@ export async function dryRun(
     if (config.finetuningType === "lora")
       owner = await withAdapter(model, config, { seed: 0, ignoreMismatchedBase: true, onNote });
     trainable = owner instanceof PeftModel ? adapterTrainable(owner) : fullTrainable(owner);
-    optimizer = createOptimizer(config, trainable.arena, trainable.embeddings);
+    optimizer = createOptimizer(config, trainable);
     const ready = device.memory.live;
     const length = config.packing ? config.cutoffLen : Math.min(longest, config.cutoffLen);
     const ids = new Int32Array(length);

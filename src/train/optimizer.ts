@@ -1,10 +1,11 @@
 import { Adafactor } from "../optim/adafactor.js";
 import { Adam, AdamW } from "../optim/adamw.js";
-import type { ParameterArena } from "../optim/arena.js";
 import { Lion } from "../optim/lion.js";
 import type { Optimizer } from "../optim/optimizer.js";
 import { SGD } from "../optim/sgd.js";
 import type { ResolvedArguments } from "./arguments.js";
+import { type GroupArguments, parameterGroups } from "./parameter-groups.js";
+import type { Trainable } from "./trainable.js";
 
 interface OptimizerKind {
   family: "adamw" | "adam" | "lion" | "adafactor" | "sgd";
@@ -40,20 +41,17 @@ export const OPTIMIZERS = {
 
 export type OptimizerName = keyof typeof OPTIMIZERS;
 
-type OptimizerArguments = Pick<
-  ResolvedArguments,
-  "optim" | "weightDecay" | "maxGradNorm" | "adamBeta1" | "adamBeta2" | "adamEpsilon"
->;
+type OptimizerArguments = GroupArguments &
+  Pick<ResolvedArguments, "optim" | "maxGradNorm" | "adamBeta1" | "adamBeta2" | "adamEpsilon">;
 
-/** @param embeddings parameters whose moments stay 32-bit, as transformers leaves them */
+/** The optimizer of a run. Tables of embeddings keep 32-bit moments, as transformers leaves them. */
 export function createOptimizer(
   args: OptimizerArguments,
-  arena: ParameterArena,
-  embeddings: ReadonlySet<string> = new Set(),
+  trainable: Pick<Trainable, "arena" | "embeddings" | "plan">,
 ): Optimizer {
-  const { weightDecay, maxGradNorm } = args;
+  const { arena, embeddings } = trainable;
   const { family, bits } = OPTIMIZERS[args.optim];
-  const common = { weightDecay, maxGradNorm };
+  const common = { groups: parameterGroups(args, trainable), maxGradNorm: args.maxGradNorm };
   const betas = [args.adamBeta1, args.adamBeta2] as const;
   const width = { bits, keep32bit: embeddings, paged: args.optim.startsWith("paged_") };
   switch (family) {

@@ -4,6 +4,7 @@ import { Embedding } from "../nn/embedding.js";
 import { ParameterArena } from "../optim/arena.js";
 import { countBase } from "../peft/count.js";
 import type { PeftModel } from "../peft/peft-model.js";
+import type { AdapterPlan } from "../peft/plan.js";
 import { native } from "../tensor/native-errors.js";
 
 /** What a trainer trains: a model, the arena of the parameters that change, and how the result is written. */
@@ -12,6 +13,8 @@ export interface Trainable extends Disposable {
   readonly arena: ParameterArena;
   /** Names of the parameters that are tables of embeddings. */
   readonly embeddings: ReadonlySet<string>;
+  /** What an adapter's tensors are; undefined where the model's own parameters train. */
+  readonly plan: AdapterPlan | undefined;
   readonly counts: { trainable: number; all: number };
   /** Bytes that `write` needs. */
   readonly byteLength: number;
@@ -30,6 +33,7 @@ export function adapterTrainable(peft: PeftModel<CausalLM>): Trainable {
     model: peft.base,
     arena,
     embeddings: embeddingsOf(peft.base, "base_model.model."),
+    plan: adapter.plan,
     counts: peft.parameterCounts(),
     byteLength,
     // A run trains one adapter, which lies in the folder itself whatever its name.
@@ -64,6 +68,7 @@ export function fullTrainable(model: CausalLM): Trainable {
     model,
     arena,
     embeddings: embeddingsOf(model),
+    plan: undefined,
     counts: { trainable: arena.size, all: countBase(model) },
     byteLength: arena.size * 4 + 65_536,
     write: (dir) => model.writeFiles(dir, { dtype: "float32" }),

@@ -144,7 +144,7 @@ class Run {
       kwargs: args.lrSchedulerKwargs,
     });
     // Last of what can fail: it takes memory that only the run's disposal gives back.
-    this.#optimizer = createOptimizer(args, trainable.arena, trainable.embeddings);
+    this.#optimizer = createOptimizer(args, trainable);
     this.#step = new TrainStep(trainable.model, this.#optimizer, stepOptions(args));
     const { info } = trainable.model.device;
     this.#identity = {

@@ -10,9 +10,14 @@ import { codeOf, leavesNothing } from "../tensor/live.js";
 const device = getDevice();
 const SPECS = [
   { name: "a", shape: [3, 65] },
-  { name: "b", shape: [1], weightDecay: 0 },
-  { name: "c", shape: [127], lrScale: 16 },
+  { name: "b", shape: [1] },
+  { name: "c", shape: [127] },
 ];
+/** Each parameter's own; "a" has none. */
+const GROUPS = new Map([
+  ["b", { lrScale: 1, weightDecay: 0 }],
+  ["c", { lrScale: 16, weightDecay: 0.1 }],
+]);
 
 describe("ParameterArena", () => {
   it("lays parameters out at multiples of 256, as slices of one buffer", () =>
@@ -53,7 +58,7 @@ describe("AdamW", () => {
     leavesNothing(async () => {
       const arena = new ParameterArena(SPECS, device);
       arena.setTrainable(true);
-      const optimizer = new AdamW(arena, OPTIONS);
+      const optimizer = new AdamW(arena, { ...OPTIONS, groups: GROUPS });
       const state = SPECS.map(({ name, shape }, i) => {
         const count = shape.reduce((a, b) => a * b, 1);
         const param = gaussian(count, i + 1);
@@ -69,7 +74,8 @@ describe("AdamW", () => {
         const norm = Math.sqrt(gradients.reduce((sum, g) => sum + g.reduce((s, v) => s + v * v, 0), 0));
         optimizer.step(0.01);
         const factor = Math.min(1, OPTIONS.maxGradNorm / (norm + 1e-6));
-        SPECS.forEach(({ lrScale = 1, weightDecay = OPTIONS.weightDecay }, i) => {
+        SPECS.forEach(({ name }, i) => {
+          const { lrScale, weightDecay } = GROUPS.get(name) ?? { lrScale: 1, weightDecay: OPTIONS.weightDecay };
           const { param, m, v } = state[i]!;
           const clipped = gradients[i]!.map((g) => g * factor);
           adamwStep(param, m, v, clipped, step, { lr: 0.01 * lrScale, beta1: 0.9, beta2: 0.99, eps: OPTIONS.eps, weightDecay });
@@ -88,7 +94,7 @@ describe("AdamW", () => {
       const arena = new ParameterArena(SPECS, device);
       arena.setTrainable(true);
       arena.values.upload(gaussian(arena.values.size, 1));
-      const optimizer = new AdamW(arena, OPTIONS);
+      const optimizer = new AdamW(arena, { ...OPTIONS, groups: GROUPS });
       optimizer.step(0.1);
       const bytes = async () => [
         await arena.values.read(),
@@ -114,7 +120,7 @@ describe("AdamW", () => {
       const make = () => {
         const arena = new ParameterArena(SPECS, device);
         arena.setTrainable(true);
-        return { arena, optimizer: new AdamW(arena, OPTIONS) };
+        return { arena, optimizer: new AdamW(arena, { ...OPTIONS, groups: GROUPS }) };
       };
       const step = ({ arena, optimizer }: ReturnType<typeof make>, seed: number) => {
         arena.gradients!.upload(gaussian(arena.values.size, seed));

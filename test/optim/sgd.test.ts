@@ -9,9 +9,14 @@ import { codeOf, leavesNothing } from "../tensor/live.js";
 const device = getDevice();
 const SPECS = [
   { name: "a", shape: [3, 65] },
-  { name: "b", shape: [1], weightDecay: 0 },
-  { name: "c", shape: [127], lrScale: 16 },
+  { name: "b", shape: [1] },
+  { name: "c", shape: [127] },
 ];
+/** Each parameter's own; "a" has none. */
+const GROUPS = new Map([
+  ["b", { lrScale: 1, weightDecay: 0 }],
+  ["c", { lrScale: 16, weightDecay: 0.1 }],
+]);
 
 function trainable(): ParameterArena {
   const arena = new ParameterArena(SPECS, device);
@@ -29,7 +34,7 @@ describe("SGD", () => {
     leavesNothing(async () => {
       const { momentum = 0, dampening = 0, nesterov = false, weightDecay = 0, maxGradNorm = 0 } = options;
       const arena = trainable();
-      const optimizer = new SGD(arena, options);
+      const optimizer = new SGD(arena, { ...options, groups: GROUPS });
       expect(Object.keys(optimizer.state)).toEqual(momentum === 0 ? ["header"] : ["momentum_buffer", "header"]);
       const values = await arena.values.readFloat32();
       const state = arena.segments.map(({ begin, end }) => ({
@@ -45,7 +50,8 @@ describe("SGD", () => {
         const norm = Math.sqrt(gradients.reduce((sum, g) => sum + g.reduce((s, v) => s + v * v, 0), 0));
         const factor = maxGradNorm > 0 ? Math.min(1, maxGradNorm / (norm + 1e-6)) : 1;
         optimizer.step(0.01);
-        SPECS.forEach(({ lrScale = 1, weightDecay: own = weightDecay }, i) => {
+        SPECS.forEach(({ name }, i) => {
+          const { lrScale, weightDecay: own } = GROUPS.get(name) ?? { lrScale: 1, weightDecay };
           const { param, buffer } = state[i]!;
           const clipped = Float64Array.from(gradients[i]!, (g) => g * factor);
           sgdStep(param, buffer, clipped, step, { lr: 0.01 * lrScale, momentum, dampening, nesterov, weightDecay: own });

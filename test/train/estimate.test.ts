@@ -44,7 +44,7 @@ async function measured(device: string, keys: Record<string, unknown>, steps: nu
   real.resetPeak();
   const peft = getPeftModel(model, { r: settings.loraRank, targetModules: "all-linear" });
   const trainable = adapterTrainable(peft);
-  const optimizer = createOptimizer(settings, trainable.arena);
+  const optimizer = createOptimizer(settings, trainable);
   const step = new TrainStep(model, optimizer, { ...settings, seed: 0 });
   const ids = Int32Array.from({ length: LONGEST }, (_, i) => 20 + i);
   const tokens = packTokens(Array.from({ length: settings.perDeviceTrainBatchSize }, () => ({ inputIds: ids, labels: ids })));

@@ -2,7 +2,6 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { packTokens } from "../../src/data/collate.js";
-import type { ParameterArena } from "../../src/optim/arena.js";
 import { resolveArguments } from "../../src/train/arguments.js";
 import { parseTrainConfig } from "../../src/train/config.js";
 import { estimateRun } from "../../src/train/estimate.js";
@@ -10,13 +9,14 @@ import { evaluateBatch } from "../../src/train/evaluate.js";
 import { neftune } from "../../src/train/neftune.js";
 import { createOptimizer, OPTIMIZERS, type OptimizerName } from "../../src/train/optimizer.js";
 import { TrainStep } from "../../src/train/step.js";
-import { adapterTrainable, fullTrainable } from "../../src/train/trainable.js";
+import { adapterTrainable, fullTrainable, type Trainable } from "../../src/train/trainable.js";
 import { errorOf, tempFolder } from "../io/files.js";
 import { ARGS, collect, countingExamples, loadTiny, losses, TINY, tinyPeft } from "./tiny.js";
 
 const NAMES = Object.keys(OPTIMIZERS) as OptimizerName[];
-const make = (arena: ParameterArena, optim: OptimizerName, embeddings?: ReadonlySet<string>) =>
-  createOptimizer(resolveArguments({ optim, learningRate: 1e-3 }), arena, embeddings);
+const make = (trainable: Pick<Trainable, "arena" | "embeddings" | "plan">, optim: OptimizerName) =>
+  createOptimizer(resolveArguments({ optim, learningRate: 1e-3 }), trainable);
+
 describe("optim", () => {
   it.each(NAMES)("%s lowers the loss of a short run", async (optim) => {
     await using peft = await tinyPeft({ r: 4 });
@@ -60,7 +60,7 @@ describe("optim", () => {
     await using base = await loadTiny();
     using full = fullTrainable(base);
     expect([...full.embeddings]).toEqual(["model.embed_tokens.weight"]);
-    const optimizer = make(full.arena, "adamw_8bit", full.embeddings);
+    const optimizer = make(full, "adamw_8bit");
     const table = full.arena.segments.find(({ name }) => name === "model.embed_tokens.weight")!;
     expect(optimizer.state.exp_avg!.size).toBeGreaterThanOrEqual(table.end - table.begin);
     expect(optimizer.state.state1!.size).toBeLessThanOrEqual(full.arena.values.size - (table.end - table.begin));
@@ -123,8 +123,8 @@ describe("NEFTune", () => {
 describe("label smoothing", () => {
   it("is part of the evaluation's loss too, and does not depend on how a step is split or packed", async () => {
     await using peft = await tinyPeft({ initLoraWeights: false });
-    const optimizer = make(peft.trainable.arena, "sgd");
-    peft.trainable.setTrainable(true);
+    using trainable = adapterTrainable(peft);
+    const optimizer = make(trainable, "sgd");
     const examples = countingExamples(4);
     const step = new TrainStep(peft.base, optimizer, { seed: 1, labelSmoothing: 0.2 });
     const plain = new TrainStep(peft.base, optimizer, { seed: 1 });

@@ -173,7 +173,11 @@ describe("out of memory at any allocation: a typed error, nothing left behind, a
   ] as const)("a training step with %s changes nothing unless all of it is enqueued", async (_, options, optim) => {
     await using peft = await tinyPeft({ loraDropout: 0.2, r: optim === "adamw_8bit" ? 64 : 4 });
     const { arena } = peft.trainable;
-    const optimizer = createOptimizer(resolveArguments({ optim, weightDecay: 0.1 }), arena);
+    const optimizer = createOptimizer(resolveArguments({ optim, weightDecay: 0.1 }), {
+      arena,
+      embeddings: new Set(),
+      plan: undefined,
+    });
     const step = new TrainStep(peft.base, optimizer, { seed: 1, ...options });
     const { microBatches } = new Batches(makeUnits(countingExamples(4)), { batchSize: 2, accumulationSteps: 2, seed: 1 }).at({
       epoch: 0,

@@ -2,7 +2,7 @@
 import { join } from "node:path";
 import { bfloat16ToFloat32 } from "../../../src/half.js";
 import { Adafactor } from "../../../src/optim/adafactor.js";
-import { Adam, AdamW, type AdamWOptions } from "../../../src/optim/adamw.js";
+import { Adam, AdamW } from "../../../src/optim/adamw.js";
 import { ParameterArena } from "../../../src/optim/arena.js";
 import { Lion } from "../../../src/optim/lion.js";
 import type { Optimizer } from "../../../src/optim/optimizer.js";
@@ -18,12 +18,10 @@ export function optimizerOf(
   // biome-ignore lint/suspicious/noExplicitAny: as in case.json
   settings: any,
   maxGradNorm = 0,
-  groups?: AdamWOptions["groups"],
 ): Optimizer | undefined {
   const { name, betas, eps, momentum, dampening, nesterov, weight_decay: weightDecay } = settings;
   const min8bitSize = settings.min8bitSize ?? settings.min_8bit_size ?? 4096;
   const eight = { bits: 8, min8bitSize } as const;
-  if (name === "loraplus_adamw") return new AdamW(arena, { betas, eps, maxGradNorm, ...(groups && { groups }) });
   if (name === "adamw") return new AdamW(arena, { betas, eps, weightDecay, maxGradNorm });
   if (name === "adamw_8bit") return new AdamW(arena, { betas, eps, weightDecay, maxGradNorm, ...eight });
   if (name === "adam") return new Adam(arena, { betas, eps, weightDecay, maxGradNorm });

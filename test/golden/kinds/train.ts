@@ -7,11 +7,12 @@ import { AdamW } from "../../../src/optim/adamw.js";
 import type { Optimizer } from "../../../src/optim/optimizer.js";
 import { createSchedule } from "../../../src/optim/schedules.js";
 import { LoraConfig } from "../../../src/peft/config.js";
-import { loraPlusGroups } from "../../../src/peft/lora-plus.js";
 import { getPeftModel, type PeftModel } from "../../../src/peft/peft-model.js";
 import { Tensor } from "../../../src/tensor/tensor.js";
+import { resolveArguments } from "../../../src/train/arguments.js";
 import { evaluateBatch, summarize } from "../../../src/train/evaluate.js";
 import { type EmbeddingNoise, neftuneScale } from "../../../src/train/neftune.js";
+import { createOptimizer } from "../../../src/train/optimizer.js";
 import { type StepReport, TrainStep } from "../../../src/train/step.js";
 import { adapterTrainable, fullTrainable, type Trainable } from "../../../src/train/trainable.js";
 import { Errors } from "../errors.js";
@@ -63,13 +64,16 @@ function withAdapter(model: CausalLM, config: LoraConfig, inputs: ReadonlyMap<st
   return peft;
 }
 
+/** Arguments of a run under LoRA+. */
 // biome-ignore lint/suspicious/noExplicitAny: as in case.json
-const loraPlusOptions = (optimizer: any) => ({
-  lr: optimizer.lr as number,
-  ratio: optimizer.loraplus_lr_ratio as number,
-  embeddingLr: (optimizer.loraplus_lr_embedding ?? 1e-6) as number,
-  weightDecay: (optimizer.loraplus_weight_decay ?? 0) as number,
-});
+const loraPlusArguments = (settings: any, maxGradNorm: number) =>
+  resolveArguments({
+    learningRate: settings.lr,
+    weightDecay: settings.loraplus_weight_decay ?? 0,
+    loraplusLrRatio: settings.loraplus_lr_ratio,
+    loraplusLrEmbedding: settings.loraplus_lr_embedding ?? 1e-6,
+    maxGradNorm,
+  });
 
 const sftRun: GoldenHandler = (c) =>
   skipUnsupported(async () => {
@@ -80,9 +84,8 @@ const sftRun: GoldenHandler = (c) =>
       ? undefined
       : withAdapter(model, LoraConfig.fromJSON({ peft_type: "LORA", ...spec.peftConfig }), inputs);
     const trainable: Trainable = peft ? adapterTrainable(peft) : fullTrainable(model);
-    const plus = spec.optimizer.loraplus_lr_ratio;
-    const groups = plus && loraPlusGroups(peft!.trainable.plan, loraPlusOptions(spec.optimizer));
-    const optimizer = optimizerOf(trainable.arena, spec.optimizer, spec.maxGradNorm, groups);
+    const plus = spec.optimizer.name === "loraplus_adamw" ? loraPlusArguments(spec.optimizer, spec.maxGradNorm) : undefined;
+    const optimizer = plus ? createOptimizer(plus, trainable) : optimizerOf(trainable.arena, spec.optimizer, spec.maxGradNorm);
     if (!optimizer) {
       trainable.arena.dispose();
       return skipped(`optimizer '${spec.optimizer.name}' is not supported yet`);
@@ -112,8 +115,8 @@ const sftRun: GoldenHandler = (c) =>
     const norms = reports.map(({ gradNorm }) => gradNorm);
     errors.relativeToLargest("gradNorm", norms, expected.gradNorm, tolerance.gradNorm);
     // LoRA+: the rates of A, of embeddings, of B, and of B without decay.
-    const { lr, ratio, embeddingLr } = plus ? loraPlusOptions(spec.optimizer) : { lr: 1, ratio: 1, embeddingLr: 1 };
-    const scales = plus ? [1, embeddingLr / lr, ratio, ratio] : [1];
+    const ratio = plus?.loraplusLrRatio ?? 1;
+    const scales = plus ? [1, plus.loraplusLrEmbedding / plus.learningRate, ratio, ratio] : [1];
     const lrs = rates.flatMap((rate) => scales.map((scale) => rate * scale));
     errors.relativeToLargest("lr", lrs, expected.lr.flat(), 1e-6);
     if (expected.microLoss) {
