@@ -26,7 +26,7 @@ import { Tensor } from "../tensor/tensor.js";
 import { Adapter } from "./adapter.js";
 import { mergedLinear, mergedTable, noBias } from "./merge.js";
 import { type Evidence, judgeMerged, type MergeDrift, sumsOf } from "./merge-check.js";
-import type { ModelShape, ModuleShape } from "./model-shape.js";
+import { type ModelShape, moduleOf, shapeOfSpecs } from "./model-shape.js";
 
 export interface MergeCheckpointOptions extends Pick<FromPretrainedOptions, "signal" | "offline" | "revision" | "onNote"> {
   device?: string | Device;
@@ -104,36 +104,6 @@ async function companions(folder: string): Promise<string[]> {
       !/^(config|generation_config|manifest|lowrank_.*)\.json$|\.index\.json$/.test(name),
   );
   return Promise.all(names.sort().map((name) => pathInside(folder, name)));
-}
-
-const moduleOf = (tensor: string) => tensor.replace(/\.(weight|bias)$/, "");
-
-/** The modules that tensors of a checkpoint belong to, and the folders of the tree above them. */
-function shapeOfSpecs(specs: readonly TensorSpec[], modelType: string, tied: boolean): ModelShape {
-  const modules = new Map<string, ModuleShape>();
-  const kinds: Readonly<Record<string, string>> = { embedding: "Embedding", norm: "RMSNorm" };
-  for (const { name, shape, kind } of specs) {
-    const path = moduleOf(name);
-    const parts = path.split(".");
-    for (let i = 1; i < parts.length; i++) {
-      const above = parts.slice(0, i).join(".");
-      if (!modules.has(above)) modules.set(above, { name: above, kind: "Module", tensors: {} });
-    }
-    const former = modules.get(path);
-    const tensors = { ...former?.tensors, [name.slice(path.length + 1)]: shape };
-    modules.set(path, { name: path, kind: former?.kind ?? kinds[kind] ?? "Linear", tensors });
-  }
-  const embedding = specs.find(({ kind }) => kind === "embedding");
-  const head = specs.find(({ kind }) => kind === "head");
-  const outputEmbedding = head ? moduleOf(head.name) : tied ? "lm_head" : null;
-  if (!head && tied) modules.set("lm_head", { name: "lm_head", kind: "Linear", tensors: { weight: embedding!.shape } });
-  return {
-    modules: [...modules.values()],
-    modelType,
-    outputEmbedding,
-    inputEmbedding: embedding ? moduleOf(embedding.name) : null,
-    tied,
-  };
 }
 
 class TensorMerge {

@@ -2,18 +2,19 @@ import { AsyncLocalStorage } from "node:async_hooks";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { LowrankError } from "../errors.js";
-import { type FolderWriter, writeFolder } from "../io/durable.js";
+import type { FolderWriter } from "../io/durable.js";
 import { type ResolveOptions, resolveModel } from "../io/hub.js";
 import { type AdapterSelection, BASE_ONLY } from "../nn/adapter-slot.js";
 import { adaptables } from "../nn/watch.js";
 import type { OnNote } from "../notes.js";
 import { Adapter } from "./adapter.js";
-import { CONFIG_FILE, verifySaved } from "./adapter-file.js";
+import { CONFIG_FILE } from "./adapter-file.js";
+import { saveAdapters, writeAdapters } from "./adapter-save.js";
 import type { CombineOptions } from "./combine.js";
 import { LoraConfig, type LoraConfigOptions } from "./config.js";
 import { countWith, parametersText } from "./count.js";
 import { contentOf, disposeContent, type MergeOptions, mergeInto, putBack, type Replaced } from "./merge.js";
-import type { AdapterPlan, BaseModel } from "./plan.js";
+import type { BaseModel } from "./plan.js";
 import { takesFromBase } from "./start.js";
 import { weightedAdapter } from "./weighted.js";
 
@@ -315,32 +316,20 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
   }
 
   /** Saves adapters in PEFT's form: "default" in the folder itself, others in subfolders of their name. */
-  async savePretrained(folder: string, options: SaveAdapterOptions = {}): Promise<void> {
-    const names = options.selectedAdapters ?? [...this.#adapters.keys()];
-    const adapters = names.map((name) => this.#get(name));
-    const needed = adapters.reduce((sum, { byteLength }) => sum + byteLength, 0);
-    const factor = options.convertToLora ? 2 : 1;
-    let written: Map<string, AdapterPlan> | undefined;
-    const write = async (dir: FolderWriter) => {
-      written = await this.write(dir, names, options.convertToLora);
-    };
-    await writeFolder(folder, write, { needed: factor * needed });
-    await verifySaved(folder, written!);
+  async savePretrained(folder: string, { selectedAdapters, convertToLora = false }: SaveAdapterOptions = {}): Promise<void> {
+    await saveAdapters(folder, this.#savable(selectedAdapters ?? [...this.#adapters.keys()]), this.base, convertToLora);
   }
 
-  /** The same into a folder that is being written, such as a checkpoint. Returns what lies under which prefix. */
-  async write(dir: FolderWriter, names: readonly string[], convertToLora = false): Promise<Map<string, AdapterPlan>> {
+  /** The same into a folder that is being written, such as a checkpoint. */
+  async write(dir: FolderWriter, names: readonly string[]): Promise<void> {
+    await writeAdapters(dir, this.#savable(names), this.base, false);
+  }
+
+  #savable(names: readonly string[]): Map<string, Adapter> {
+    const adapters = new Map(names.map((name) => [name, this.#get(name)]));
     // Copies of the base's embeddings go with an adapter that targets them.
-    if (names.some((name) => this.#get(name).plan.repeats.some(({ written }) => written))) this.#assertUnmerged("save");
-    const written = new Map<string, AdapterPlan>();
-    for (const name of names) {
-      const adapter = this.#get(name);
-      const plain = convertToLora && adapter.startsFromBase ? await adapter.converted(this.base) : undefined;
-      const prefix = name === "default" ? "" : `${name}/`;
-      await (plain ?? adapter).write(dir, prefix, this.base).finally(() => plain?.dispose());
-      written.set(prefix, (plain ?? adapter).plan);
-    }
-    return written;
+    if ([...adapters.values()].some(({ plan }) => plan.repeats.some(({ written }) => written))) this.#assertUnmerged("save");
+    return adapters;
   }
 
   generate(

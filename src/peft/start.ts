@@ -47,6 +47,10 @@ export async function startsOf(model: BaseModel, config: LoraConfig, plan: Adapt
         `init_lora_weights = "${config.initLoraWeights}": rank ${pair.rank} is above that of ${pair.module} [${outFeatures}, ${inFeatures}]`,
       );
     }
+    if (model.device.dry) {
+      starts.push({ pair, a: new Float32Array(pair.rank * inFeatures), b: new Float32Array(outFeatures * pair.rank) });
+      continue;
+    }
     const products = productsOf(await dense!.readFloat32(), outFeatures, inFeatures);
     starts.push({ pair, ...factors(products, pair, String(config.initLoraWeights).toLowerCase()) });
     // Other work of this process comes between two matrices.

@@ -27,6 +27,11 @@ export class Device {
     this.kernels = addon.kernels;
   }
 
+  /** Counts memory and computes nothing: what is read from it is no result. */
+  get dry(): boolean {
+    return this.name.startsWith("dry:");
+  }
+
   /** Bytes in use, the largest number so far, bytes of the host in use for transfers, bytes kept for reuse; number of tensors alive. */
   get memory(): MemoryStats {
     return this.addon.memory(this.number);

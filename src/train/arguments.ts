@@ -20,6 +20,7 @@ const NAMES = [
   "maxGradNorm",
   "loraplusLrRatio",
   "loraplusLrEmbedding",
+  "pissaConvert",
   "optim",
   "adamBeta1",
   "adamBeta2",

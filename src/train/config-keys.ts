@@ -1,9 +1,11 @@
 import type { Json, JsonObject } from "../io/json.js";
 import { SCHEDULE_TYPES, type ScheduleType } from "../optim/schedules.js";
+import { byteCount, choice, flag, integer, isObject, type Key, key, list, number, orNull, shareOrCount, text } from "./key.js";
+import { LORA_KEYS, type LoraKeys } from "./lora-keys.js";
 import { OPTIMIZERS, type OptimizerName } from "./optimizer.js";
 
 /** A checked training configuration: LLaMA-Factory's keys in camelCase, its defaults filled in. */
-export interface TrainConfig {
+export interface TrainConfig extends LoraKeys {
   modelNameOrPath: string;
   modelRevision: string;
   cacheDir: string | null;
@@ -17,12 +19,6 @@ export interface TrainConfig {
 
   stage: "sft" | "pt";
   finetuningType: "lora" | "full";
-  loraRank: number;
-  loraAlpha: number;
-  loraDropout: number;
-  /** Module names or suffixes, or ["all"] for every linear but the output head. */
-  loraTarget: string[];
-  useRslora: boolean;
 
   dataset: string[];
   evalDataset: string[] | null;
@@ -63,10 +59,6 @@ export interface TrainConfig {
   weightDecay: number;
   /** 0: no clipping. */
   maxGradNorm: number;
-  /** LoRA+: learning rate of lora_B in units of learningRate; null: all parameters learn alike. */
-  loraplusLrRatio: number | null;
-  /** LoRA+: learning rate of LoRA on embeddings. */
-  loraplusLrEmbedding: number;
   optim: OptimizerName;
   adamBeta1: number;
   adamBeta2: number;
@@ -94,53 +86,6 @@ export interface TrainConfig {
   evalSteps: number | null;
 }
 
-/** What a key takes: `read` gives the value, or the sentence of what was expected. */
-export interface Key {
-  default: Json;
-  expected: string;
-  read(value: Json): Json | undefined;
-}
-
-const key = (value: Json, expected: string, read: (value: Json) => Json | undefined): Key => ({ default: value, expected, read });
-const orNull = ({ default: value, expected, read }: Key): Key =>
-  key(value, `${expected} or null`, (v) => (v === null ? null : read(v)));
-const text = (value: Json = null) => key(value, "text", (v) => (typeof v === "string" && v.trim() !== "" ? v : undefined));
-const flag = (value = false) => key(value, "true or false", (v) => (typeof v === "boolean" ? v : undefined));
-/** One of some texts; an unquoted `no` is false in YAML 1.1. */
-const choice = (value: string, choices: readonly string[]) =>
-  key(value, `one of ${choices.join(", ")}`, (v) => {
-    const text = v === false ? "no" : v;
-    return typeof text === "string" && choices.includes(text) ? text : undefined;
-  });
-const number = (value: number | null, low: number, high = Number.MAX_VALUE, lowIsOut = false) =>
-  key(
-    value,
-    `a number ${lowIsOut ? "above" : "from"} ${low}${high === Number.MAX_VALUE ? "" : ` to ${high}`}${lowIsOut ? "" : high === Number.MAX_VALUE ? " on" : ""}`,
-    (v) => (typeof v === "number" && Number.isFinite(v) && (lowIsOut ? v > low : v >= low) && v <= high ? v : undefined),
-  );
-const integer = (value: number | null, low: number) =>
-  key(value, `an integer from ${low} on`, (v) => (typeof v === "number" && Number.isSafeInteger(v) && v >= low ? v : undefined));
-/** A list, or LLaMA-Factory's one text with commas. */
-const list = (value: Json) =>
-  key(value, "names, as a list or one text with commas", (v) => {
-    const items = typeof v === "string" ? v.split(",").map((item) => item.trim()) : v;
-    return Array.isArray(items) && items.length > 0 && items.every((item) => typeof item === "string" && item !== "")
-      ? items
-      : undefined;
-  });
-const isObject = (v: Json) => v !== null && typeof v === "object" && !Array.isArray(v);
-/** A share below 1, or a count: 1 on, where only integers make sense. */
-const shareOrCount = (value: number | null, low = 0) =>
-  key(value, "a share below 1 or a whole count", (v) =>
-    typeof v === "number" && v >= low && Number.isFinite(v) && (v < 1 || Number.isInteger(v)) ? v : undefined,
-  );
-
-const byteCount = key(null, "a number of bytes, or one with KiB, MiB or GiB", (v) => {
-  const [, digits, unit = ""] = /^([\d.]+) *(?:([KMG])i?B?)?$/i.exec(String(v)) ?? [];
-  const bytes = Math.round(Number(digits) * 1024 ** ["", "K", "M", "G"].indexOf(unit.toUpperCase()));
-  return Number.isSafeInteger(bytes) && bytes > 0 ? bytes : undefined;
-});
-
 /** Keys that do something, with LLaMA-Factory's defaults (transformers' where it adds none). */
 export const KEYS: Record<keyof TrainConfig, Key> = {
   modelNameOrPath: text(),
@@ -158,11 +103,7 @@ export const KEYS: Record<keyof TrainConfig, Key> = {
 
   stage: choice("sft", ["sft", "pt"]),
   finetuningType: choice("lora", ["lora", "full"]),
-  loraRank: integer(8, 1),
-  loraAlpha: orNull(number(null, 0)),
-  loraDropout: number(0, 0, 1),
-  loraTarget: list(["all"]),
-  useRslora: flag(),
+  ...LORA_KEYS,
 
   dataset: list(null),
   evalDataset: orNull(list(null)),
@@ -201,8 +142,6 @@ export const KEYS: Record<keyof TrainConfig, Key> = {
   warmupSteps: shareOrCount(0),
   weightDecay: number(0, 0),
   maxGradNorm: number(1, 0),
-  loraplusLrRatio: orNull(number(null, 0, Number.MAX_VALUE, true)),
-  loraplusLrEmbedding: number(1e-6, 0),
   optim: choice("adamw_torch", Object.keys(OPTIMIZERS)),
   adamBeta1: number(0.9, 0, 1),
   adamBeta2: number(0.999, 0, 1),
@@ -224,9 +163,6 @@ export const KEYS: Record<keyof TrainConfig, Key> = {
   evalStrategy: choice("no", ["steps", "epoch", "no"]),
   evalSteps: orNull(shareOrCount(null, Number.MIN_VALUE)),
 };
-
-/** The file's name of a key: adamBeta1 → adam_beta1. */
-export const fileName = (name: string): string => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
 
 /** The default of a key, in the file's form or in camelCase; undefined: there is no such key. */
 export function defaultOf(key: string): Json | undefined {
@@ -256,7 +192,7 @@ export const WITHOUT_EFFECT: ReadonlySet<string> = new Set(
   generation_num_beams generation_config export_dir export_size export_device export_quantization_bit export_quantization_dataset
   export_quantization_nsamples export_quantization_maxlen export_legacy_format export_hub_model_id hub_model_id hub_token hub_strategy hub_private_repo
   hub_always_push hub_revision pref_beta pref_ftx pref_bco_weight pref_loss dpo_label_smoothing simpo_gamma kto_chosen_weight kto_rejected_weight ld_alpha
-  pissa_iter pissa_convert freeze_trainable_layers freeze_trainable_modules freeze_extra_modules
+  freeze_trainable_layers freeze_trainable_modules freeze_extra_modules
   metric_for_best_model greater_is_better`
     .split(/\s+/)
     .filter((name) => name !== ""),
@@ -265,7 +201,7 @@ export const WITHOUT_EFFECT: ReadonlySet<string> = new Set(
 /** Keys that would change the result and are not computed: an error unless they hold one of these values, which ask for nothing. */
 export const UNSUPPORTED: Readonly<Record<string, readonly Json[]>> = Object.fromEntries([
   ...`adapter_folder resize_vocab split_special_tokens add_tokens add_special_tokens new_special_tokens_config rope_scaling shift_attn mixture_of_depths interleave_probs
-  moe_aux_loss_coef fp8 additional_target use_dora pissa_init create_new_adapter module_dropout ref_model ref_model_adapters
+  moe_aux_loss_coef fp8 create_new_adapter module_dropout ref_model ref_model_adapters
   ref_model_quantization_bit reward_model reward_model_adapters reward_model_quantization_bit use_ref_model use_galore use_apollo use_badam use_adam_mini
   use_muon use_mca use_kt use_llama_pro use_dft_loss use_asft_loss use_eaft_loss use_hyper_parallel use_megatron_bridge compute_accuracy
   early_stopping_steps streaming tokenized_path tool_format eval_on_each_dataset preserve_thinking block_diag_attn do_predict predict_with_generate

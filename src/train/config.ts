@@ -4,7 +4,9 @@ import { LIMITS, readTextFile } from "../io/input.js";
 import type { Json, JsonObject } from "../io/json.js";
 import { scheduleProblems } from "../optim/schedules.js";
 import { didYouMean } from "../suggest.js";
-import { fileName, KEYS, type TrainConfig, UNSUPPORTED, UNSUPPORTED_VALUES, WITHOUT_EFFECT } from "./config-keys.js";
+import { KEYS, type TrainConfig, UNSUPPORTED, UNSUPPORTED_VALUES, WITHOUT_EFFECT } from "./config-keys.js";
+import { fileName } from "./key.js";
+import { loraProblems } from "./lora-keys.js";
 
 export type { TrainConfig } from "./config-keys.js";
 
@@ -22,7 +24,11 @@ export interface ParsedTrainConfig {
 
 const NAMES = Object.keys(KEYS) as (keyof TrainConfig)[];
 const BY_FILE_NAME = new Map(NAMES.map((name) => [fileName(name), name]));
-const ALIASES: Readonly<Record<string, string>> = { evaluation_strategy: "eval_strategy", cutoff_length: "cutoff_len" };
+const ALIASES: Readonly<Record<string, string>> = {
+  evaluation_strategy: "eval_strategy",
+  cutoff_length: "cutoff_len",
+  modules_to_save: "additional_target",
+};
 /** Keys of the file that decide other keys' values. */
 const SPECIAL = ["do_train", "warmup_ratio", "disable_gradient_checkpointing", ...Object.keys(ALIASES)];
 
@@ -174,13 +180,8 @@ function settle(config: TrainConfig, given: JsonObject, problems: string[]): voi
     config.trainFromScratch && (config.finetuningType === "lora" || isGiven("adapter_name_or_path")),
     "train_from_scratch goes with finetuning_type: full only",
   );
-  say(
-    config.finetuningType === "full" &&
-      (config.adapterNameOrPath !== null || config.useRslora || config.loraplusLrRatio !== null),
-    "adapter_name_or_path, use_rslora and loraplus_lr_ratio go with finetuning_type: lora",
-  );
-  say(config.loraplusLrRatio !== null && config.learningRate === 0, "loraplus_lr_ratio needs a learning_rate above 0");
   problems.push(
+    ...loraProblems(config),
     ...scheduleProblems({ type: config.lrSchedulerType, baseLr: config.learningRate, kwargs: config.lrSchedulerKwargs }),
   );
 }

@@ -2,6 +2,7 @@ import type { FolderWriter } from "../io/durable.js";
 import type { CausalLM } from "../models/causal-lm.js";
 import { Embedding } from "../nn/embedding.js";
 import { ParameterArena } from "../optim/arena.js";
+import { writeAdapter } from "../peft/adapter-save.js";
 import { countBase } from "../peft/count.js";
 import type { PeftModel } from "../peft/peft-model.js";
 import type { AdapterPlan } from "../peft/plan.js";
@@ -24,8 +25,8 @@ export interface Trainable extends Disposable {
   [Symbol.dispose](): void;
 }
 
-/** The active adapter of a model with adapters. */
-export function adapterTrainable(peft: PeftModel<CausalLM>): Trainable {
+/** The active adapter of a model with adapters. `convertToLora`: written as {@link PeftModel.savePretrained} does then. */
+export function adapterTrainable(peft: PeftModel<CausalLM>, { convertToLora = false } = {}): Trainable {
   const adapter = peft.trainable;
   const { arena, byteLength } = adapter;
   adapter.setTrainable(true);
@@ -35,9 +36,11 @@ export function adapterTrainable(peft: PeftModel<CausalLM>): Trainable {
     embeddings: embeddingsOf(peft.base, "base_model.model."),
     plan: adapter.plan,
     counts: peft.parameterCounts(),
-    byteLength,
+    byteLength: convertToLora ? 2 * byteLength : byteLength,
     // A run trains one adapter, which lies in the folder itself whatever its name.
-    write: (dir) => adapter.write(dir, "", peft.base),
+    write: async (dir) => {
+      await writeAdapter(dir, "", adapter, peft.base, convertToLora);
+    },
     [Symbol.dispose]: () => adapter.setTrainable(false),
   };
 }

@@ -87,7 +87,8 @@ export class Trainer {
     // Before full-parameter training takes the weights over. A run that writes nothing needs no identity.
     const base = model instanceof PeftModel ? model.base : model;
     const baseHash = this.args.outputDir === undefined ? null : await base.baseHash();
-    using trainable = model instanceof PeftModel ? adapterTrainable(model) : fullTrainable(model);
+    const { pissaConvert: convertToLora } = this.args;
+    using trainable = model instanceof PeftModel ? adapterTrainable(model, { convertToLora }) : fullTrainable(model);
     await using run = new Run(this.args, { ...this.#options, findings }, trainable, baseHash);
     yield* run.events(options.signal);
   }

@@ -4,6 +4,7 @@ import { describe, expect, it } from "vitest";
 import { LowrankError } from "../../src/errors.js";
 import type { Json, JsonObject } from "../../src/io/json.js";
 import { loadTrainConfig, parseTrainConfig, type TrainConfig, toFileKeys } from "../../src/train/config.js";
+import { loraConfigOf } from "../../src/train/lora-keys.js";
 import { configDifferences } from "../../src/train/resume-rule.js";
 import { goldenFolder } from "../golden/folder.js";
 import { errorOf, tempFolder } from "../io/files.js";
@@ -58,8 +59,7 @@ describe("parseTrainConfig", () => {
         }
       }
     }
-    const later =
-      "dpo_example orpo kto_example reward interleave eval_dataset lora_options pissa adapters freeze streaming predict";
+    const later = "dpo_example orpo kto_example reward interleave eval_dataset adapters freeze streaming predict";
     expect(refused).toEqual(later.split(" "));
   });
 
@@ -106,14 +106,14 @@ describe("parseTrainConfig", () => {
   });
 
   it("lists all mistakes at once, each with its remedy", () => {
-    const yaml = `dataset: one\nlora_ranks: 8\nlearnin_rate: 1\nlora_rank: 0\nlr_scheduler_type: cosin\nuse_dora: true\nstage: dpo\nbf16: 'true'\noptim: ademamix_8bit`;
+    const yaml = `dataset: one\nlora_ranks: 8\nlearnin_rate: 1\nlora_rank: 0\nlr_scheduler_type: cosin\nuse_galore: true\nstage: dpo\nbf16: 'true'\noptim: ademamix_8bit`;
     const problems = problemsOf(yaml);
     expect(problems).toHaveLength(10);
     expect(problems).toContain("unknown key 'lora_ranks'; did you mean 'lora_rank'?");
     expect(problems).toContain("unknown key 'learnin_rate'; did you mean 'learning_rate'?");
     expect(problems.join("\n")).toMatch(/lora_rank should be an integer from 1 on, found 0/);
     expect(problems.join("\n")).toMatch(/lr_scheduler_type should be one of .*, found "cosin"; did you mean 'cosine'\?/);
-    expect(problems.join("\n")).toMatch(/use_dora: true is known but not supported yet/);
+    expect(problems.join("\n")).toMatch(/use_galore: true is known but not supported yet/);
     expect(problems.join("\n")).toMatch(/stage: dpo is known but not supported yet/);
     expect(problems.join("\n")).toMatch(/bf16 should be true or false, found "true" \(without quotes\)/);
     expect(problems.join("\n")).toMatch(/optim: ademamix_8bit is known but not supported yet/);
@@ -149,6 +149,31 @@ describe("parseTrainConfig", () => {
     [
       "train_from_scratch: true\nfinetuning_type: full\nadapter_name_or_path: a",
       "train_from_scratch goes with finetuning_type: full only",
+    ],
+    ["pissa_iter: -2", "pissa_iter should be an integer from 0 on, or -1, found -2"],
+    ["rank_pattern: {q_proj: 0}", 'rank_pattern should be patterns with integers above 0, found {"q_proj":0}'],
+    ["bias: some", 'bias should be "none", "all" or "lora_only", found "some"'],
+    ["pissa_init: true\ninit_lora_weights: olora", "pissa_init and init_lora_weights exclude each other"],
+    ["init_lora_weights: orthogonal\nlora_rank: 3", "orthogonal initialisation needs an even r, found 3"],
+    ["layers_pattern: layers", "layers_pattern needs layers_to_transform"],
+    ["init_lora_weights: corda", 'init_lora_weights = "corda" is not supported yet'],
+    ["use_dora: true\npissa_init: true", 'init_lora_weights = "pissa_niter_16" with use_dora is not supported yet'],
+    [
+      "trainable_token_indices: [1]\nmodules_to_save: embed_tokens",
+      "embed_tokens is in modules_to_save and has trainable_token_indices: one of the two",
+    ],
+    [
+      "pissa_init: true\nquantization_bit: 4",
+      "pissa_init: needs the base's weights before they are quantised, without quantization_bit",
+    ],
+    [
+      "init_lora_weights: gaussian\nadapter_name_or_path: a",
+      "init_lora_weights: for a new adapter, and adapter_name_or_path goes on with one",
+    ],
+    ["loraplus_lr_ratio: 16\nlearning_rate: 0", "loraplus_lr_ratio needs a learning_rate above 0"],
+    [
+      "finetuning_type: full\nuse_dora: true\nadditional_target: norm\nloraplus_lr_ratio: 2\nadapter_name_or_path: a",
+      "adapter_name_or_path, use_dora, additional_target, loraplus_lr_ratio: with finetuning_type: lora only",
     ],
   ])("refuses %j", (yaml, problem) => {
     expect(
@@ -199,6 +224,57 @@ describe("parseTrainConfig", () => {
     expect(error.code).toBe("INVALID_CONFIG");
     expect(error.message).toContain(path);
     expect((await errorOf(loadTrainConfig(tempFolder()))).code).toBe("INVALID_FILE");
+  });
+});
+
+describe("loraConfigOf", () => {
+  it("is the LoraConfig of PEFT's fields that the keys fill", () => {
+    const yaml = `lora_rank: 6
+lora_alpha: 3
+lora_dropout: 0.1
+lora_target: q_proj, embed_tokens
+additional_target: norm, lm_head
+use_rslora: true
+use_dora: true
+init_lora_weights: gaussian
+exclude_modules: .*layers.1.*
+rank_pattern: {q_proj: 2}
+alpha_pattern: {"layers.0.self_attn.q_proj": 5}
+layers_to_transform: [0]
+layers_pattern: layers
+bias: all
+ensure_weight_tying: true
+`;
+    expect(loraConfigOf(parse(yaml)).toJSON()).toMatchObject({
+      task_type: "CAUSAL_LM",
+      r: 6,
+      lora_alpha: 3,
+      lora_dropout: 0.1,
+      target_modules: ["q_proj", "embed_tokens"],
+      modules_to_save: ["norm", "lm_head"],
+      use_rslora: true,
+      use_dora: true,
+      init_lora_weights: "gaussian",
+      exclude_modules: ".*layers.1.*",
+      rank_pattern: { q_proj: 2 },
+      alpha_pattern: { "layers.0.self_attn.q_proj": 5 },
+      layers_to_transform: [0],
+      layers_pattern: "layers",
+      bias: "all",
+      ensure_weight_tying: true,
+    });
+    expect(loraConfigOf(parse("lora_bias: true\ntrainable_token_indices: {lm_head: [3, 1]}")).toJSON()).toMatchObject({
+      target_modules: "all-linear",
+      lora_bias: true,
+      trainable_token_indices: { lm_head: [3, 1] },
+    });
+    const initOf = (more: string) => loraConfigOf(parse(more)).initLoraWeights;
+    expect([initOf(""), initOf("pissa_init: true"), initOf("pissa_init: true\npissa_iter: -1")]).toEqual([
+      true,
+      "pissa_niter_16",
+      "pissa",
+    ]);
+    expect(initOf("init_lora_weights: false")).toBe(false);
   });
 });
 

@@ -5,10 +5,10 @@ import { describe, expect, it } from "vitest";
 import { LLAMA3_8B } from "../../src/cli/bench/model/model.js";
 import { packTokens } from "../../src/data/collate.js";
 import { AutoModelForCausalLM } from "../../src/models/registry.js";
-import { getPeftModel } from "../../src/peft/peft-model.js";
 import { getDevice } from "../../src/tensor/device.js";
 import { parseTrainConfig } from "../../src/train/config.js";
 import { estimateRun } from "../../src/train/estimate.js";
+import { withAdapter } from "../../src/train/lora.js";
 import { createOptimizer } from "../../src/train/optimizer.js";
 import { TrainStep } from "../../src/train/step.js";
 import { adapterTrainable } from "../../src/train/trainable.js";
@@ -42,7 +42,7 @@ async function measured(device: string, keys: Record<string, unknown>, steps: nu
   await real.synchronize();
   real.addon.trim(real.number); // the buffers that loading went through
   real.resetPeak();
-  const peft = getPeftModel(model, { r: settings.loraRank, targetModules: "all-linear" });
+  const peft = await withAdapter(model, settings, { seed: 0, ignoreMismatchedBase: false });
   const trainable = adapterTrainable(peft);
   const optimizer = createOptimizer(settings, trainable);
   const step = new TrainStep(model, optimizer, { ...settings, seed: 0 });
@@ -68,11 +68,13 @@ describe("estimateRun", () => {
       { gradient_checkpointing: true, activation_offloading: true, optim: "paged_adamw_32bit" },
     ],
     ["cpu", "NF4, activations kept", {}],
+    ["cpu", "DoRA and a copy of the head", { use_dora: true, additional_target: "lm_head" }],
+    ["cpu", "PiSSA, which keeps what it took from the base", { quantization_bit: null, pissa_init: true, lora_rank: 32 }],
     ["cpu", "float32 weights, SGD, layers recomputed", { quantization_bit: null, optim: "sgd", gradient_checkpointing: true }],
   ])(
     "meets the allocator's peak within 3 %%, on %s: %s",
     async (device, _, keys) => {
-      const paged = "optim" in keys && keys.optim.startsWith("paged");
+      const paged = "optim" in keys && String(keys.optim).startsWith("paged");
       const estimate = await estimateRun(config(device, keys), TINY, LONGEST);
       const real = await measured(device, keys, paged ? 2 : 1);
       const process = device === "cpu" ? 150 << 20 : 0;

@@ -2,7 +2,7 @@ import { join } from "node:path";
 import { LowrankError } from "../../../src/errors.js";
 import { loadTrainConfig, toFileKeys } from "../../../src/train/config.js";
 import { estimateRun } from "../../../src/train/estimate.js";
-import { loraConfigOf } from "../../../src/train/lora.js";
+import { loraConfigOf } from "../../../src/train/lora-keys.js";
 import { filesOf } from "../files.js";
 import type { Format } from "../format.js";
 import { CONFIG } from "../tiny.js";
