@@ -38,7 +38,7 @@ async function losses(device: string, dtype: "float32" | "bfloat16"): Promise<nu
   };
   const seen: number[] = [];
   for await (const event of new Trainer({ model: peft, dataset, args }).run()) if (event.type === "step") seen.push(event.loss);
-  model.dispose();
+  peft.dispose();
   return seen;
 }
 
