@@ -95,7 +95,9 @@ async function download(
 ) {
   const present = await Promise.all(files.map((file) => cache.has(commit, file.name, file.size)));
   const missing = files.filter((_, i) => !present[i]);
-  const absent = missing.filter((file) => !existsSync(cache.blob(file.hash)));
+  // Files of one content are one blob: downloaded twice at once they would write into each other.
+  const blobs = new Map(missing.map((file) => [file.hash, file]));
+  const absent = [...blobs.values()].filter((file) => !existsSync(cache.blob(file.hash)));
   const total = absent.reduce((sum, file) => sum + file.size, 0);
   await checkSpace(cache.folder, total);
   let done = 0;

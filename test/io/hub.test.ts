@@ -90,6 +90,18 @@ describe("resolveModel", () => {
     expect(requests.map(({ url }) => url)).toEqual(["/api/models/org/name/revision/main?blobs=true"]);
   });
 
+  it("downloads files of one content once, and each has it under its name", async () => {
+    const names = ["a.json", "b.json", "c.json"];
+    siblings.push(...names.map((rfilename) => ({ rfilename, size: config.length, blobId: gitSha1 })));
+    behave = (_, response, file) => {
+      if (names.includes(file)) response.end(config);
+      return names.includes(file);
+    };
+    const folder = await resolveModel("org/name", options);
+    for (const name of ["config.json", ...names]) expect(readFileSync(join(folder, name))).toEqual(config);
+    expect(requests.filter(({ url }) => url.endsWith(".json"))).toHaveLength(1);
+  });
+
   it("continues where a dropped connection stopped", async () => {
     let drops = 2;
     behave = (request, response, file) => {
