@@ -2,6 +2,8 @@
 // One device a process for now.
 #include <stdlib.h>
 
+#include <new>
+
 #include "../abi/transfer.h"
 #include "device/indices.cuh"
 #include "table.cuh"
@@ -12,8 +14,8 @@ namespace {
 cudaStream_t the_stream, the_copy_stream;
 void* the_small_buffer;
 cudaEvent_t enqueued;             // what the copy stream must wait for
-cudaEvent_t transferred[LR_SLOTS]; // the last transfer of a slot
-bool in_use[LR_SLOTS];
+cudaEvent_t transferred[LR_SLOTS]; // the last transfer of a slot; NULL: there was none
+cudaEvent_t last_transfer;         // one of them: the copy stream keeps its order
 bool blocking;
 
 // The error, and whether the device fails everything from now on: then it is there again after it was taken.
@@ -52,12 +54,31 @@ void release_host(void* data, size_t) {
   cudaFreeHost(data);
 }
 
+// No exception leaves the table: what an entry keeps on the host while it plans its launches may find no memory there.
+template <class Body>
+lr_error guarded(const char* op, Body body) {
+  lr_error error = success();
+  error.op = op;
+  try {
+    return body();
+  } catch (const std::bad_alloc&) {
+    error.code = LR_OUT_OF_MEMORY;
+    snprintf(error.text, sizeof error.text, "the host has no memory left to plan this op");
+  } catch (const std::exception& failure) {
+    error.code = LR_DEVICE;
+    snprintf(error.text, sizeof error.text, "internal error: %s", failure.what());
+  } catch (...) {
+    error.code = LR_DEVICE;
+    snprintf(error.text, sizeof error.text, "internal error");
+  }
+  return error;
+}
+
 // What lies in memory of the host comes and goes by transfers, of which some may be on their way: those are waited for first.
 cudaError_t behind_transfers(const void* data) {
   cudaPointerAttributes attributes = {};
   cudaError_t status = cudaPointerGetAttributes(&attributes, data);
-  for (int slot = 0; slot < LR_SLOTS && status == cudaSuccess && attributes.type == cudaMemoryTypeHost; slot++)
-    if (in_use[slot]) status = cudaStreamWaitEvent(the_stream, transferred[slot]);
+  if (status == cudaSuccess && last_transfer && attributes.type == cudaMemoryTypeHost) status = cudaStreamWaitEvent(the_stream, last_transfer);
   return status;
 }
 
@@ -101,14 +122,14 @@ lr_error transfer(const char* op, int32_t slot, const lr_tensor& dst, const lr_t
   if (status == cudaSuccess) status = cudaStreamWaitEvent(the_copy_stream, enqueued);
   if (status == cudaSuccess && bytes_of(src)) status = cudaMemcpyAsync(dst.data, src.data, bytes_of(src), cudaMemcpyDefault, the_copy_stream);
   if (status == cudaSuccess) status = cudaEventRecord(transferred[slot], the_copy_stream);
-  in_use[slot] = in_use[slot] || status == cudaSuccess;
+  if (status == cudaSuccess) last_transfer = transferred[slot];
   return outcome(op, status);
 }
 lr_error prefetch(lr_queue*, int32_t slot, lr_tensor dst, lr_tensor src) { return transfer("prefetch", slot, dst, src); }
 lr_error write_back(lr_queue*, int32_t slot, lr_tensor dst, lr_tensor src) { return transfer("write_back", slot, dst, src); }
 lr_error wait(lr_queue*, int32_t slot) {
   const lr_error e = check_slot("wait", slot);
-  if (e.code != LR_OK || !in_use[slot]) return e;
+  if (e.code != LR_OK || !transferred[slot]) return e;
   return outcome("wait", cudaStreamWaitEvent(the_stream, transferred[slot]));
 }
 
@@ -128,49 +149,51 @@ lr_backend make_table() {
   t.release_host = release_host;
   t.available = available;
   t.separate = 1;
-  t.upload = upload;
-  t.download = download;
-  t.synchronize = synchronize;
-  t.prefetch = prefetch;
-  t.write_back = write_back;
-  t.wait = wait;
-  t.fill = fill;
-  t.copy = copy;
-  t.axpy = axpy;
-  t.add = add;
-  t.scale_rows = scale_rows;
-  t.copy_columns = copy_columns;
-  t.dot = dot;
-  t.random = random;
-  t.embedding = embedding;
-  t.embedding_grad = embedding_grad;
-  t.rms_norm = rms_norm;
-  t.rms_norm_grad = rms_norm_grad;
-  t.rope_table = rope_table;
-  t.rope = rope;
-  t.glu = glu;
-  t.glu_grad = glu_grad;
-  t.softcap = softcap;
-  t.softcap_grad = softcap_grad;
-  t.linear = linear;
-  t.linear_dx = linear_dx;
-  t.lora_grad = lora_grad;
-  t.linear_dw = linear_dw;
-  t.attention = attention;
-  t.attention_grad = attention_grad;
-  t.kv_append = kv_append;
-  t.token_logprob = token_logprob;
-  t.token_logprob_grad = token_logprob_grad;
-  t.quantize_4bit = quantize_4bit;
-  t.dequantize_4bit = dequantize_4bit;
-  t.quantize_8bit = quantize_8bit;
-  t.dequantize_8bit = dequantize_8bit;
-  t.quantize_absmax = quantize_absmax;
-  t.grad_stats = grad_stats;
-  t.adamw = adamw;
-  t.lion = lion;
-  t.adafactor = adafactor;
-  t.sgd = sgd;
+#define LR_ENTRY(name) t.name = [](auto... arguments) { return guarded(#name, [&] { return name(arguments...); }); }
+  LR_ENTRY(upload);
+  LR_ENTRY(download);
+  LR_ENTRY(synchronize);
+  LR_ENTRY(prefetch);
+  LR_ENTRY(write_back);
+  LR_ENTRY(wait);
+  LR_ENTRY(fill);
+  LR_ENTRY(copy);
+  LR_ENTRY(axpy);
+  LR_ENTRY(add);
+  LR_ENTRY(scale_rows);
+  LR_ENTRY(copy_columns);
+  LR_ENTRY(dot);
+  LR_ENTRY(random);
+  LR_ENTRY(embedding);
+  LR_ENTRY(embedding_grad);
+  LR_ENTRY(rms_norm);
+  LR_ENTRY(rms_norm_grad);
+  LR_ENTRY(rope_table);
+  LR_ENTRY(rope);
+  LR_ENTRY(glu);
+  LR_ENTRY(glu_grad);
+  LR_ENTRY(softcap);
+  LR_ENTRY(softcap_grad);
+  LR_ENTRY(linear);
+  LR_ENTRY(linear_dx);
+  LR_ENTRY(lora_grad);
+  LR_ENTRY(linear_dw);
+  LR_ENTRY(attention);
+  LR_ENTRY(attention_grad);
+  LR_ENTRY(kv_append);
+  LR_ENTRY(token_logprob);
+  LR_ENTRY(token_logprob_grad);
+  LR_ENTRY(quantize_4bit);
+  LR_ENTRY(dequantize_4bit);
+  LR_ENTRY(quantize_8bit);
+  LR_ENTRY(dequantize_8bit);
+  LR_ENTRY(quantize_absmax);
+  LR_ENTRY(grad_stats);
+  LR_ENTRY(adamw);
+  LR_ENTRY(lion);
+  LR_ENTRY(adafactor);
+  LR_ENTRY(sgd);
+#undef LR_ENTRY
   return t;
 }
 

@@ -145,7 +145,7 @@ inline uint32_t __umulhi(uint32_t a, uint32_t b) { return (uint32_t)(((uint64_t)
 
 // The runtime. Streams are lazy: what was enqueued runs when the stream, or an event behind it, is waited for.
 // LOWRANK_EMU_FAIL=<n>:<code>[:sticky] makes the n-th call of the runtime from the first look at that text on return an error of that number; sticky:
-// and all calls after it, as an error does that costs a real device its context.
+// and all calls after it, as an error does that costs a real device its context. <n>:new: the n-th `operator new` of the kernels' host code throws.
 enum cudaError_t {
   cudaSuccess = 0,
   cudaErrorInvalidValue = 1,

@@ -6,7 +6,7 @@
 #include <functional>
 #include <map>
 #include <mutex>
-
+#include <new>
 
 #include "machine.h"
 
@@ -30,8 +30,18 @@ cudaError_t failed(cudaError_t error, const std::string& text) {
   return error;
 }
 
-// What LOWRANK_EMU_FAIL asks of this call: cudaSuccess, or the planted error.
-cudaError_t planted(const char* call) {
+// The runtime is at work: what it allocates is its own, and a real one is C.
+thread_local bool in_runtime = false;
+struct InRuntime {
+  const bool before = in_runtime;
+  InRuntime() { in_runtime = true; }
+  ~InRuntime() { in_runtime = before; }
+};
+
+constexpr int kNew = -1; // in place of an error's number: an `operator new` of the kernels' host code
+
+// Whether LOWRANK_EMU_FAIL asks this call, or this allocation, to fail; then with which number.
+int due(bool allocation) {
   static std::mutex mutex;
   static std::string seen;
   static long left = 0;
@@ -44,17 +54,38 @@ cudaError_t planted(const char* call) {
     seen = text;
     char kind[8] = "";
     left = code = 0;
-    std::sscanf(text, "%ld:%d:%7s", &left, &code, kind);
+    if (std::sscanf(text, "%ld:%d:%7s", &left, &code, kind) == 1 && std::strstr(text, ":new")) code = kNew;
     sticky = !std::strcmp(kind, "sticky");
   }
-  if (left <= 0 || (left > 1 && --left > 0)) return cudaSuccess;
+  if (allocation != (code == kNew) || left <= 0 || (left > 1 && --left > 0)) return 0;
   if (!sticky) left = 0;
-  return failed(static_cast<cudaError_t>(code), "planted error " + std::to_string(code) + " in " + call);
+  return code;
 }
-#define LR_EMU_CALL() \
+
+// cudaSuccess, or the planted error of this call.
+cudaError_t planted(const char* call) {
+  const int code = due(false);
+  return code ? failed(static_cast<cudaError_t>(code), "planted error " + std::to_string(code) + " in " + call) : cudaSuccess;
+}
+#define LR_EMU_CALL()         \
+  const InRuntime in_runtime; \
   if (const cudaError_t error = planted(__func__)) return error
 
 }  // namespace
+
+// AddressSanitizer has one of its own.
+#if !defined(__SANITIZE_ADDRESS__)
+void* operator new(size_t bytes) {
+  if (!in_runtime) {
+    const InRuntime in_runtime;
+    if (due(true)) throw std::bad_alloc();
+  }
+  if (void* data = std::malloc(bytes ? bytes : 1)) return data;
+  throw std::bad_alloc();
+}
+void operator delete(void* data) noexcept { std::free(data); }
+void operator delete(void* data, size_t) noexcept { std::free(data); }
+#endif
 
 struct CUevent_st {
   cudaStream_t stream = nullptr;  // where it was recorded
@@ -218,6 +249,7 @@ bool set_order(const char* kind, uint64_t seed, int resident) {
 }
 
 cudaError_t enqueue(cudaStream_t stream, Launch launch) {
+  const InRuntime in_runtime;
   if (const cudaError_t error = planted(launch.kernel)) return error;
   const auto limit = [&](const char* what, uint64_t value, uint64_t most) {
     return failed(cudaErrorInvalidConfiguration, std::string(launch.kernel) + ": " + what + " is " + std::to_string(value) + ", which must be 1 to " + std::to_string(most));

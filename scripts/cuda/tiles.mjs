@@ -2,6 +2,7 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { hotKernels } from "./ptxas.mjs";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 const TARGET = "src/cli/bench/model/tiles.ts";
@@ -20,10 +21,9 @@ function gemmTile(name) {
     new RegExp(`using ${name} = Tile<(\\d+), (\\d+), (\\d+), (\\d+)>;`),
   );
   const kernel = `gemm_bf16_${name.toLowerCase()}_kernel`;
-  const [threads, shared, blocks] = numbers(
-    "ops/gemm_bf16.cu",
-    new RegExp(`// hot: ${kernel}: (\\d+) threads, (\\d+) bytes shared, (\\d+) block`),
-  );
+  const hot = hotKernels(source("ops/gemm_bf16.cu")).find((h) => h.name === kernel);
+  if (!hot) throw new Error(`native/cuda/ops/gemm_bf16.cu has no hot: line of ${kernel}`);
+  const { threads, shared, blocks } = hot;
   return { rows, columns, down, across, threads, shared, blocks };
 }
 

@@ -180,9 +180,7 @@ lr_error adafactor(lr_queue* queue, lr_tensor param, lr_tensor grad, lr_tensor e
   float* col_factor = scratch.take<float>(present(exp_avg_sq_col) ? elements(exp_avg_sq_col) : 0);
   double* parts = scratch.take<double>(present(segments) ? elements(segments) / (int64_t)sizeof(lr_optim_segment) * 2 * kMaxParts : 0);
   if (scratch.sizing()) return success();
-  check_arena(check, param, grad, header, segments);
-  if (check.failed) return check.error;
-  const std::vector<lr_optim_segment> s = read_back<lr_optim_segment>(check, segments);
+  const std::vector<lr_optim_segment> s = read_segments(check, param, grad, header, segments);
   const Segments all = check_segments(check, segments, s.data(), param);
   check_adafactor(check, all, header, param, exp_avg, exp_avg_sq, exp_avg_sq_row, exp_avg_sq_col, shapes, clip_threshold, decay_rate, beta1);
   if (check.failed) return check.error;
@@ -196,13 +194,12 @@ lr_error adafactor(lr_queue* queue, lr_tensor param, lr_tensor grad, lr_tensor e
                        (float*)exp_avg_sq_col.data, row_factor, col_factor, parts, part_count, (const lr_optim_header*)header.data, (const lr_optim_segment*)segments.data,
                        (const lr_optim_shape*)shapes.data, all.count, lr, eps1, eps2, clip_threshold, decay_rate, beta1, max_grad_norm, scale_parameter,
                        relative_step, warmup_init};
-  const unsigned side = (unsigned)(all.count < 1 ? 1 : all.count < 65535 ? all.count : 65535);
-  const dim3 grid(blocks_for(all.longest, kThreads), side);
+  const dim3 grid = grid_of(all);
   constexpr size_t kSums = kThreads / kWarpSize * sizeof(double);
   LR_LAUNCH(adafactor_rows_kernel, grid, kThreads, 0, a);
   LR_LAUNCH(adafactor_cols_kernel, grid, kThreads, 0, a);
-  LR_LAUNCH(adafactor_factors_kernel, dim3(1, side), kThreads, kSums, a);
-  LR_LAUNCH(adafactor_sums_kernel, dim3((unsigned)part_count, side), kThreads, kSums, a);
+  LR_LAUNCH(adafactor_factors_kernel, dim3(1, grid.y), kThreads, kSums, a);
+  LR_LAUNCH(adafactor_sums_kernel, dim3((unsigned)part_count, grid.y), kThreads, kSums, a);
   LR_LAUNCH(adafactor_step_kernel, grid, kThreads, 2 * sizeof(double), a);
   return finish("adafactor");
 }

@@ -34,6 +34,17 @@ std::vector<Row> read_back(Check& check, const lr_tensor& table) {
   return rows;
 }
 
+// The segments are few and come from the host: they are read back and checked there.
+std::vector<lr_optim_segment> read_segments(Check& check, const lr_tensor& param, const lr_tensor& grad, const lr_tensor& header, const lr_tensor& segments) {
+  check_arena(check, param, grad, header, segments);
+  return check.failed ? std::vector<lr_optim_segment>() : read_back<lr_optim_segment>(check, segments);
+}
+
+// Blocks along the longest segment, segments side by side.
+dim3 grid_of(const Segments& all) {
+  return dim3(blocks_for(all.longest, kThreads), (unsigned)(all.count < 1 ? 1 : all.count < 65535 ? all.count : 65535));
+}
+
 }  // namespace
 }  // namespace lr
 #endif

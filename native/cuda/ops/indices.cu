@@ -83,6 +83,7 @@ lr_error error_of(const char* op, const Finding& found) {
 lr_error collect_findings() {
   static Finding found[kFindings];
   const int count = used;
+  late_errors.reserve(late_errors.size() + (size_t)count); // may throw: nothing is lost yet
   used = 0;
   if (count) {
     cudaMemcpyAsync(found, ring, count * sizeof(Finding), cudaMemcpyDeviceToHost, stream());

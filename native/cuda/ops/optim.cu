@@ -112,16 +112,8 @@ __global__ void sgd_kernel(Sgd a, const lr_optim_header* state, const lr_optim_s
   });
 }
 
-// The segments are few and come from the host: they are read back and checked there.
 Segments check_arena_here(Check& check, const lr_tensor& param, const lr_tensor& grad, const lr_tensor& header, const lr_tensor& segments) {
-  check_arena(check, param, grad, header, segments);
-  if (check.failed) return {};
-  const std::vector<lr_optim_segment> s = read_back<lr_optim_segment>(check, segments);
-  return check_segments(check, segments, s.data(), param);
-}
-
-dim3 grid_of(const Segments& all) {
-  return dim3(blocks_for(all.longest, kThreads), (unsigned)(all.count < 1 ? 1 : all.count < 65535 ? all.count : 65535));
+  return check_segments(check, segments, read_segments(check, param, grad, header, segments).data(), param);
 }
 
 Parameters parameters(const lr_tensor& param, const lr_tensor& grad) {
