@@ -1,7 +1,8 @@
 #!/usr/bin/env node
 // `npm run build:cuda`: compiles every CUDA source for every architecture of native/sources.json into build/cuda/lowrank_cuda.so and writes what
 // ptxas says of each kernel to bench/results/ptxas.jsonl. Needs no GPU. Objects are named by the hash of all they are made of.
-// Ends with 1 where a hot kernel spills or holds fewer blocks than the head of its file states (scripts/cuda/ptxas.mjs).
+// Ends with 1 where a hot kernel spills or holds fewer blocks than the head of its file states (scripts/cuda/ptxas.mjs), with 75 (EX_TEMPFAIL)
+// where there is no compiler and it cannot be fetched.
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
@@ -10,7 +11,7 @@ import { fileURLToPath } from "node:url";
 import { hashFiles, walk } from "../build-steps/files.mjs";
 import { withLock } from "../build-steps/lock.mjs";
 import { judge, parseReport } from "./ptxas.mjs";
-import { findToolkit } from "./toolkit.mjs";
+import { findToolkit, NoToolkit } from "./toolkit.mjs";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "../..");
 const FOLDER = "build/cuda";
@@ -87,5 +88,5 @@ try {
   process.exitCode = withLock(join(root, FOLDER, "lock"), say, build) ? 0 : 1;
 } catch (error) {
   say(error.message);
-  process.exitCode = 1;
+  process.exitCode = error instanceof NoToolkit ? 75 : 1;
 }

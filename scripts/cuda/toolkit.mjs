@@ -7,6 +7,9 @@ import { join } from "node:path";
 /** The first release that knows every architecture of sources.json. */
 const OLDEST = [12, 8];
 
+/** There is no compiler here and none to be had: not a fault of what it would compile. */
+export class NoToolkit extends Error {}
+
 /** The version an nvcc states, or undefined where it does not run. */
 function versionOf(nvcc) {
   const { status, stdout } = spawnSync(nvcc, ["--version"], { encoding: "utf8" });
@@ -35,7 +38,7 @@ function fetchWheels(root, wheels, say) {
       ...wheels,
     ];
     const { status, stderr, error } = spawnSync("python3", args, { encoding: "utf8" });
-    if (status !== 0) throw new Error(`pip could not fetch ${wheels.join(", ")}:\n${error?.message ?? stderr}`);
+    if (status !== 0) throw new NoToolkit(`no nvcc here, and pip could not fetch ${wheels.join(", ")}:\n${error?.message ?? stderr}`);
     renameSync(part, folder);
   }
   const home = join(folder, "nvidia", "cu13");
