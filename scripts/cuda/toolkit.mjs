@@ -38,7 +38,8 @@ function fetchWheels(root, wheels, say) {
       ...wheels,
     ];
     const { status, stderr, error } = spawnSync("python3", args, { encoding: "utf8" });
-    if (status !== 0) throw new NoToolkit(`no nvcc here, and pip could not fetch ${wheels.join(", ")}:\n${error?.message ?? stderr}`);
+    if (status !== 0)
+      throw new NoToolkit(`no nvcc here, and pip could not fetch ${wheels.join(", ")}:\n${error?.message ?? stderr}`);
     renameSync(part, folder);
   }
   const home = join(folder, "nvidia", "cu13");
