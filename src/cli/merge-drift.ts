@@ -30,21 +30,25 @@ export async function probe(model: CausalLM, tokenizer: Tokenizer | undefined): 
 
 const percent = (share: number) => `${share < 1 ? (100 * share).toPrecision(2) : Math.round(100 * share)} %`;
 
-/** Says how far the merged model is from the unmerged one. */
-export function sayDrift(drift: MergeDrift, dtype: string, unmerged: Probe, merged: Probe): void {
+/** Says how far the merged weights are from base and adapter, and warns where the adapter is lost. */
+export function sayDrift(drift: MergeDrift, dtype: string): void {
   const rounding = `rounding to ${dtype} changes their outputs by ${percent(drift.rounding)}, at most ${percent(drift.worst.rounding)} (${drift.worst.path})`;
   if (Number.isNaN(drift.kept)) {
     say(`${paint("yellow", "warning:")} The adapter changes nothing: its product is zero in every linear`);
     say("  → See whether it was trained: a fresh adapter is zero.");
   } else say(`Merged ${drift.linears} linears: ${rounding}; ${percent(drift.kept)} of what the adapter changes is kept`);
-  const { largest, mean, same, places } = compare(unmerged, merged);
-  say(
-    `Merged against unmerged, on ${places} tokens of text: logits differ by ${mean.toPrecision(2)} on average, ${largest.toPrecision(2)} at most; the most likely token is the same in ${same} of ${places} places`,
-  );
   if (drift.kept < MOST_IS_KEPT) {
     say(`${paint("yellow", "warning:")} Rounding takes away much of what the adapter changes`);
     say("  → Merge with --dtype float32, or keep the adapter beside its base.");
   }
+}
+
+/** Says how far the merged model's logits are from the unmerged one's. */
+export function sayLogits(unmerged: Probe, merged: Probe): void {
+  const { largest, mean, same, places } = compare(unmerged, merged);
+  say(
+    `Merged against unmerged, on ${places} tokens of text: logits differ by ${mean.toPrecision(2)} on average, ${largest.toPrecision(2)} at most; the most likely token is the same in ${same} of ${places} places`,
+  );
 }
 
 function compare(a: Probe, b: Probe): { largest: number; mean: number; same: number; places: number } {

@@ -24,7 +24,8 @@ export interface SavePretrainedOptions {
   onProgress?: (progress: { done: number; total: number }) => void;
 }
 
-const NAMES: Readonly<Record<SavedDType, SafetensorsDType>> = { float32: "F32", bfloat16: "BF16", float16: "F16" };
+/** How files call them. */
+export const SAVED_DTYPES: Readonly<Record<SavedDType, SafetensorsDType>> = { float32: "F32", bfloat16: "BF16", float16: "F16" };
 /** Bytes read from the device at once. */
 const CHUNK_BYTES = 16 << 20;
 
@@ -64,7 +65,7 @@ async function savedTensors(model: CausalLM, dtype: SavedDType | undefined): Pro
       else
         entries.push({
           name,
-          dtype: NAMES[dtype],
+          dtype: SAVED_DTYPES[dtype],
           shape: [weight.outFeatures, weight.inFeatures],
           bytes: () => dequantizedBytes(weight.dequantize(dtype)),
         });
@@ -82,7 +83,7 @@ async function savedTensors(model: CausalLM, dtype: SavedDType | undefined): Pro
 }
 
 function floatEntry(name: string, tensor: Tensor, dtype: SavedDType): TensorEntry {
-  return { name, dtype: NAMES[dtype], shape: tensor.shape, bytes: () => floatBytes(tensor, dtype) };
+  return { name, dtype: SAVED_DTYPES[dtype], shape: tensor.shape, bytes: () => floatBytes(tensor, dtype) };
 }
 
 async function* dequantizedBytes(tensor: Tensor): AsyncGenerator<Uint8Array> {

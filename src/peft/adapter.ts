@@ -23,7 +23,7 @@ import { LoraConfig } from "./config.js";
 import { initialize } from "./init.js";
 import { type ModelShape, shapeOf } from "./model-shape.js";
 import { type AdapterPlan, type BaseModel, type PlannedPair, type PlannedPart, planAdapter } from "./plan.js";
-import { type Start, startsOf, takesAtRandom, takesFromBase } from "./start.js";
+import { type Start, startOf, startsOf, takesAtRandom, takesFromBase } from "./start.js";
 
 /** The matrices of one adapter in an arena of their own, and how they were configured. */
 export class Adapter {
@@ -137,7 +137,7 @@ export class Adapter {
 
   /**
    * Reads an adapter for a model of that shape which is not in memory; `base` says what it is, hash null: whatever the side file says.
-   * Throws UNSUPPORTED where the adapter started from the base's weights.
+   * What it started from is taken from the base tensor by tensor, {@link Adapter.startOn}.
    */
   static async open(
     shape: ModelShape,
@@ -147,12 +147,8 @@ export class Adapter {
     onNote?: OnNote,
   ): Promise<Adapter> {
     const { source, config, plan } = await readConfig(folder, shape, onNote);
-    if (takesFromBase(config)) {
-      throw new LowrankError("UNSUPPORTED", `${source} starts from the base's weights ("${config.initLoraWeights}")`, {
-        hint: "Save it with convertToLora first.",
-      });
-    }
     const loadedFor = await readAdapterBase(folder);
+    if (takesAtRandom(config) && !loadedFor) throw unknownStart(config, source);
     if (loadedFor && base.hash !== null) {
       await assertSameBase({ baseHash: () => Promise.resolve(base.hash), nameOrPath: base.nameOrPath }, loadedFor, folder);
     }
@@ -171,6 +167,12 @@ export class Adapter {
     } finally {
       await file.close();
     }
+  }
+
+  /** Takes from the base's weight in one module what its pair there started from. @param weight [out, in] */
+  async startOn(module: string, weight: Tensor): Promise<void> {
+    const pair = this.plan.pairs.find((planned) => planned.module === module && !planned.transposed);
+    if (pair && takesFromBase(this.config)) this.#keep([await startOf(weight, pair, this.config)]);
   }
 
   /** What goes into one module, as views of the arena that the caller then owns. @param shape of the module's weight */

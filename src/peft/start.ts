@@ -1,6 +1,7 @@
 /** Initialisations that take their matrices from the base: PiSSA (Meng et al. 2024) and OLoRA (Büyükakyüz 2024). */
 import { LowrankError } from "../errors.js";
 import type { Linear } from "../nn/linear.js";
+import type { Tensor } from "../tensor/tensor.js";
 import type { LoraConfig } from "./config.js";
 import { approximateSingular, largestSingular, type Products, productsOf, qr } from "./linalg.js";
 import type { AdapterPlan, BaseModel, PlannedPair } from "./plan.js";
@@ -40,23 +41,25 @@ export async function startsOf(model: BaseModel, config: LoraConfig, plan: Adapt
   }
   const starts: Start[] = [];
   for (const pair of pairs) {
-    const { inFeatures, outFeatures, dense } = linears.get(pair.module)!.weight;
-    if (pair.rank > Math.min(inFeatures, outFeatures)) {
-      throw new LowrankError(
-        "INVALID_CONFIG",
-        `init_lora_weights = "${config.initLoraWeights}": rank ${pair.rank} is above that of ${pair.module} [${outFeatures}, ${inFeatures}]`,
-      );
-    }
-    if (model.device.dry) {
-      starts.push({ pair, a: new Float32Array(pair.rank * inFeatures), b: new Float32Array(outFeatures * pair.rank) });
-      continue;
-    }
-    const products = productsOf(await dense!.readFloat32(), outFeatures, inFeatures);
-    starts.push({ pair, ...factors(products, pair, String(config.initLoraWeights).toLowerCase()) });
+    starts.push(await startOf(linears.get(pair.module)!.weight.dense!, pair, config));
     // Other work of this process comes between two matrices.
     await new Promise((resume) => setImmediate(resume));
   }
   return starts;
+}
+
+/** The start of one pair. @param weight [out, in] */
+export async function startOf(weight: Tensor, pair: PlannedPair, config: LoraConfig): Promise<Start> {
+  const [out = 0, input = 0] = weight.shape;
+  if (pair.rank > Math.min(input, out)) {
+    throw new LowrankError(
+      "INVALID_CONFIG",
+      `init_lora_weights = "${config.initLoraWeights}": rank ${pair.rank} is above that of ${pair.module} [${out}, ${input}]`,
+    );
+  }
+  if (weight.device.dry) return { pair, a: new Float32Array(pair.rank * input), b: new Float32Array(out * pair.rank) };
+  const products = productsOf(await weight.readFloat32(), out, input);
+  return { pair, ...factors(products, pair, String(config.initLoraWeights).toLowerCase()) };
 }
 
 function factors(w: Products, { rank, scale }: PlannedPair, init: string): { a: Float32Array; b: Float32Array } {

@@ -1,5 +1,5 @@
 /** A merged model beside the unmerged one: what rounding explains passes and is told, what it does not is an error before anything changes. */
-import { existsSync } from "node:fs";
+import { cpSync, existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, beforeEach, describe, expect, it, vi } from "vitest";
 import { packSequences } from "../../src/models/batch.js";
@@ -11,6 +11,8 @@ import { getPeftModel, type PeftModel } from "../../src/peft/peft-model.js";
 import type { Weight } from "../../src/quant/weight.js";
 import { scope } from "../../src/tensor/scope.js";
 import { buildOnce, lowrank, makeModel } from "../cli/run.js";
+import { goldenFolder } from "../golden/folder.js";
+import { readTensors } from "../golden/tensors.js";
 import { errorOf, tempFolder } from "../io/files.js";
 import { leavesNothing } from "../tensor/live.js";
 import { type loadTiny, tinyPeft } from "../train/tiny.js";
@@ -168,7 +170,7 @@ describe("merging", () => {
 const realMatmul = await vi.importActual<typeof products>("../../src/ops/matmul.js").then(({ matmul }) => matmul);
 
 describe("lowrank merge", () => {
-  it("says the drift before it says that anything is saved", async () => {
+  it("into 16-bit files says the drift of the weights", async () => {
     const folder = tempFolder();
     const model = await makeModel(join(folder, "model"));
     const save = async (peft: PeftModel, name: string) => {
@@ -208,7 +210,7 @@ describe("lowrank merge", () => {
     const good = await merge("good");
     expect(good).toMatchObject({ code: 0 });
     expect(good.stderr).toMatch(
-      /Merged 15 linears: rounding to bfloat16 changes their outputs by 0\.\d+ %, at most 0\.\d+ % \(model\.\S+\); \d+ % of what the adapter changes is kept\nMerged against unmerged, on 32 tokens of text: logits differ by [\d.e-]+ on average, [\d.e-]+ at most; the most likely token is the same in \d+ of 32 places\n[\s\S]*Saved in/,
+      /Merged 14 linears: rounding to bfloat16 changes their outputs by 0\.\d+ %, at most 0\.\d+ % \(model\.\S+\); \d+ % of what the adapter changes is kept\nSaved in/,
     );
     expect(good.stderr).not.toContain("warning");
     expect((await merge("fresh")).stderr).toMatch(/warning: The adapter changes nothing/);
@@ -217,5 +219,52 @@ describe("lowrank merge", () => {
     );
     expect((await merge("weak", "--dtype", "float32")).stderr).not.toContain("warning");
     expect(existsSync(join(folder, "good/merged/model.safetensors"))).toBe(true);
+  });
+
+  it("into a model of 4-bit weights says the drift of the logits too, before anything is saved", async () => {
+    const folder = tempFolder();
+    const model = join(goldenFolder("peft"), "qlora-nf4/model");
+    const peft = getPeftModel(await AutoModelForCausalLM.fromPretrained(model), {
+      r: 4,
+      targetModules: "all-linear",
+      initLoraWeights: false,
+    });
+    await peft.savePretrained(join(folder, "adapter"));
+    peft.dispose();
+    const out = join(folder, "merged");
+    const { code, stderr } = await lowrank(["merge", "--model", model, "--adapter", join(folder, "adapter"), "--out", out]);
+    expect(code).toBe(0);
+    expect(stderr).toMatch(
+      /Merged \d+ linears: rounding to bfloat16 .* is kept\nMerged against unmerged, on 28 tokens of text: logits differ by [\d.e-]+ on average, [\d.e-]+ at most; the most likely token is the same in \d+ of 28 places\n[\s\S]*Saved in/,
+    );
+    expect(JSON.parse(readFileSync(join(out, "config.json"), "utf8"))).not.toHaveProperty("quantization_config");
+  });
+
+  it("keeps float16 files float16, takes the adapter's tokenizer, and leaves nothing where it is refused", async () => {
+    const folder = tempFolder();
+    const model = await makeModel(join(folder, "model"));
+    await using dense = await AutoModelForCausalLM.fromPretrained(model);
+    await dense.savePretrained(join(folder, "half"), { dtype: "float16" });
+    const half = join(folder, "half");
+    const peft = getPeftModel(await AutoModelForCausalLM.fromPretrained(half), {
+      r: 4,
+      targetModules: "all-linear",
+      initLoraWeights: false,
+    });
+    await peft.savePretrained(join(folder, "adapter"));
+    peft.dispose();
+    for (const name of readdirSync(half).filter((name) => /token|chat/.test(name)))
+      cpSync(join(half, name), join(folder, "adapter", name));
+    writeFileSync(join(folder, "adapter/chat_template.jinja"), "its own {{ messages[0].content }}");
+    const merge = (base: string, ...more: string[]) =>
+      lowrank(["merge", "--model", base, "--adapter", join(folder, "adapter"), "--out", join(folder, "merged"), ...more]);
+    const refused = await merge(model);
+    expect(refused.code).toBe(1);
+    expect(refused.stderr).toContain("--ignore-mismatched-base");
+    expect(existsSync(join(folder, "merged"))).toBe(false);
+    expect(await merge(half)).toMatchObject({ code: 0, stderr: expect.stringContaining("rounding to float16") });
+    const dtypes = new Set([...readTensors(join(folder, "merged/model.safetensors")).values()].map(({ dtype }) => dtype));
+    expect([...dtypes]).toEqual(["F16"]);
+    expect(readFileSync(join(folder, "merged/chat_template.jinja"), "utf8")).toContain("its own");
   });
 });

@@ -32,10 +32,10 @@ describe("usage", () => {
 
   it("the configuration: a missing file, and all wrong keys at once", async () => {
     await fails(["train", join(tempFolder(), "none.yaml")], 2, /none\.yaml cannot be read: ENOENT/);
-    const { config, out } = await makeJob(tempFolder(), "lora_rnak: 8\nuse_dora: true\nsave_steps: often\n");
+    const { config, out } = await makeJob(tempFolder(), "lora_rnak: 8\nuse_galore: true\nsave_steps: often\n");
     const { stderr } = await fails(["train", config], 2, /3 mistakes/);
     expect(stderr).toMatch(/lora_rnak.*lora_rank/);
-    expect(stderr).toMatch(/use_dora/);
+    expect(stderr).toMatch(/use_galore/);
     expect(stderr).toMatch(/save_steps/);
     expect(() => readdirSync(out)).toThrow(/ENOENT/);
   });

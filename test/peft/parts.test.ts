@@ -1,5 +1,5 @@
 /** Everything of an adapter beside LoRA on linears: copies of modules, biases, embeddings, single rows, tied heads. */
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
@@ -169,8 +169,13 @@ describe("merging into a checkpoint", () => {
     await temporary(async (folder) => {
       const merge = (base: string, adapter: string, to: string, options = {}) =>
         mergeIntoCheckpoint(adapterFolder("bases", base), adapter, join(folder, to), options);
-      await expect(merge("llama", adapterFolder("adapter-pissa-raw", "adapter"), "1")).rejects.toMatchObject({
+      const drawn = join(folder, "drawn");
+      cpSync(adapterFolder("adapter-pissa-raw", "adapter"), drawn, { recursive: true });
+      const config = readFileSync(join(drawn, "adapter_config.json"), "utf8");
+      writeFileSync(join(drawn, "adapter_config.json"), config.replace('"pissa"', '"pissa_niter_4"'));
+      await expect(merge("llama", drawn, "1")).rejects.toMatchObject({
         code: "UNSUPPORTED",
+        message: expect.stringContaining("drawn at random"),
       });
       const unmergeable = adapterFolder("adapter-lora-lorabias-unmergeable", "adapter");
       await expect(merge("llama", unmergeable, "2")).rejects.toMatchObject({ code: "UNSUPPORTED" });
