@@ -41,7 +41,7 @@ const FAMILIES: readonly Family[] = [
     end: "<|eot_id|>",
   },
   {
-    names: ["gemma", "gemma2"],
+    names: ["gemma", "gemma2", "gemma3"],
     marker: "<start_of_turn>",
     prefix: BOS,
     system: ["", "\n\n"],
@@ -67,6 +67,14 @@ const FAMILIES: readonly Family[] = [
     user: ["<|user|>\n", "<|end|>\n"],
     open: "<|assistant|>\n",
     end: "<|end|>\n",
+  },
+  {
+    names: ["granite3"],
+    marker: "<|start_of_role|>",
+    system: ["<|start_of_role|>system<|end_of_role|>", "<|end_of_text|>\n"],
+    user: ["<|start_of_role|>user<|end_of_role|>", "<|end_of_text|>\n"],
+    open: "<|start_of_role|>assistant<|end_of_role|>",
+    end: "<|end_of_text|>\n",
   },
   {
     names: ["alpaca"],

@@ -31,6 +31,23 @@ describe("templates by name", () => {
     expect(() => chatTemplateFor(bare, "lama3")).toThrow("template: lama3 is not known");
   });
 
+  it("granite3 prints what Granite's own template does, gemma3 what gemma does", async () => {
+    const messages = ["Be brief.", "hi", "yes", "and?"].map((content, i) => ({
+      role: ["system", "user", "assistant", "user"][i]!,
+      content,
+    }));
+    // Granite 3's chat_template, for roles of text.
+    const own =
+      "{% for m in messages %}{{ '<|start_of_role|>' + m.role + '<|end_of_role|>' + m.content + '<|end_of_text|>\n' }}{% endfor %}" +
+      "{% if add_generation_prompt %}{{ '<|start_of_role|>assistant<|end_of_role|>' }}{% endif %}";
+    for (const addGenerationPrompt of [false, true]) {
+      const print = (template: string) => renderChatTemplate(template, messages, { addGenerationPrompt });
+      expect(await print(chatTemplateFor(bare, "granite3")!)).toBe(await print(own));
+    }
+    expect(chatTemplateFor(bare, "gemma3")).toBe(chatTemplateFor(bare, "gemma"));
+    expect(() => chatTemplateFor(chatml, "granite3")).toThrow("which is chatml");
+  });
+
   it.runIf(existsSync(golden)).each(["chatml", "llama3", "gemma", "mistral", "phi", "alpaca", "default"])(
     "%s prints what LLaMA-Factory tokenises",
     async (name) => {
