@@ -1,3 +1,4 @@
+import { Batches, makeUnits, type Sequences } from "../data/batches.js";
 import type { PackedTokens } from "../data/collate.js";
 import type { CausalLM } from "../models/causal-lm.js";
 import { scope } from "../tensor/scope.js";
@@ -66,4 +67,22 @@ export function summarize(batches: readonly BatchEvaluation[]): Evaluation {
     meanTokenAccuracy: sum((batch) => batch.correct) / count,
     entropy: sum((batch) => batch.entropySum) / count,
   };
+}
+
+/** A whole data set in its order; undefined when an abort cut it off. */
+export async function evaluateDataset(
+  model: CausalLM,
+  dataset: Sequences,
+  options: { batchSize: number; labelSmoothing: number; signal: AbortSignal | undefined },
+): Promise<Evaluation | undefined> {
+  const { batchSize, labelSmoothing, signal } = options;
+  const batches = new Batches(makeUnits(dataset), { batchSize, accumulationSteps: 1, seed: 0, shuffle: false });
+  const parts: BatchEvaluation[] = [];
+  for (let i = 0; i < batches.stepsPerEpoch; i++) {
+    for (const tokens of batches.at(batches.cursorAt(i)).microBatches) {
+      if (signal?.aborted) return undefined;
+      parts.push(await evaluateBatch(model, tokens, { labelSmoothing }));
+    }
+  }
+  return summarize(parts);
 }
