@@ -1,15 +1,11 @@
 import { AsyncLocalStorage } from "node:async_hooks";
-import { existsSync } from "node:fs";
-import { join } from "node:path";
 import { LowrankError } from "../errors.js";
 import type { FolderWriter } from "../io/durable.js";
-import { type ResolveOptions, resolveModel } from "../io/hub.js";
 import { type AdapterSelection, BASE_ONLY } from "../nn/adapter-slot.js";
-import { adaptables } from "../nn/watch.js";
-import type { OnNote } from "../notes.js";
 import { Adapter } from "./adapter.js";
-import { CONFIG_FILE } from "./adapter-file.js";
+import { type LoadAdapterOptions, loadAdapter } from "./adapter-load.js";
 import { saveAdapters, writeAdapters } from "./adapter-save.js";
+import { AdapterSet, orDispose } from "./adapter-set.js";
 import type { CombineOptions } from "./combine.js";
 import { LoraConfig, type LoraConfigOptions } from "./config.js";
 import { countWith, parametersText } from "./count.js";
@@ -26,17 +22,6 @@ interface Generator {
   stream(prompt: any, options?: any): AsyncIterableIterator<unknown>;
 }
 
-export interface LoadAdapterOptions extends ResolveOptions {
-  /** Trainable: gradients are allocated. */
-  isTrainable?: boolean;
-  /** Folder inside the adapter's folder. */
-  subfolder?: string;
-  /** Load an adapter whose side file names another base than this one. */
-  ignoreMismatchedBase?: boolean;
-  /** Told which keys of adapter_config.json have no effect here. Default: a process warning. */
-  onNote?: OnNote;
-}
-
 export interface SaveAdapterOptions {
   /** Default: all. */
   selectedAdapters?: readonly string[];
@@ -47,7 +32,7 @@ export interface SaveAdapterOptions {
 /** A base model with adapters in the slots of its linears. Paths and weights of the base stay what they are. */
 export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> {
   readonly base: M;
-  readonly #adapters = new Map<string, Adapter>();
+  readonly #adapters: AdapterSet;
   #active: readonly string[] = [];
   #disabled = 0;
   /** What merging replaced; empty when nothing is merged. */
@@ -56,6 +41,7 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
 
   constructor(base: M) {
     this.base = base;
+    this.#adapters = new AdapterSet(base);
   }
 
   /** A base with a fresh, trainable adapter of any initialisation; {@link getPeftModel} does it at once where the base's weights are not read. */
@@ -88,7 +74,7 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
 
   /** The configurations of all adapters by name. */
   get peftConfig(): ReadonlyMap<string, LoraConfig> {
-    return new Map([...this.#adapters].map(([name, { config }]) => [name, config]));
+    return new Map(this.#adapters.names.map((name) => [name, this.#adapters.get(name).config]));
   }
 
   /** Names of the adapters that act now; their deltas are summed. */
@@ -98,26 +84,26 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
 
   /** Adds a fresh, trainable adapter. The first one becomes active. */
   addAdapter(name: string, config: LoraConfig, options: { seed?: number } = {}): void {
-    this.#assertNew(name);
+    this.#adapters.assertNew(name);
     this.#addFresh(name, Adapter.create(this.base, config, options.seed ?? 42));
   }
 
   /** As {@link PeftModel.addAdapter}, for initialisations that read the base's weights (pissa, pissa_niter_N, olora) too. */
   async createAdapter(name: string, config: LoraConfig, options: { seed?: number } = {}): Promise<void> {
-    this.#assertNew(name);
+    this.#adapters.assertNew(name);
     if (takesFromBase(config)) this.#assertUnmerged("start from the base's weights");
     this.#addFresh(name, await Adapter.start(this.base, config, options.seed ?? 42));
   }
 
   #addFresh(name: string, adapter: Adapter): void {
-    this.#add(name, adapter, true);
-    if (this.#adapters.size === 1) this.setAdapter(name);
+    this.#adapters.add(name, adapter, true);
+    if (this.#adapters.names.length === 1) this.setAdapter(name);
   }
 
   /** Loads an adapter beside the others; it does not become active. Throws ADAPTER_MISMATCH where file, configuration and base differ. */
   async loadAdapter(folder: string, name: string, options: LoadAdapterOptions = {}): Promise<void> {
-    this.#assertNew(name);
-    this.#add(name, await this.#read(folder, options), options.isTrainable === true);
+    this.#adapters.assertNew(name);
+    this.#adapters.add(name, await this.#read(folder, options), options.isTrainable === true);
   }
 
   /**
@@ -125,51 +111,20 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
    * the next call on. Until it is read the old one stays; a generation that uses it ends with DISPOSED.
    */
   async hotswapAdapter(folder: string, name: string, options: LoadAdapterOptions = {}): Promise<void> {
-    this.#get(name);
+    this.#adapters.get(name);
     this.#assertUnmerged("replace an adapter");
     const adapter = await this.#read(folder, options);
-    try {
-      const former = this.#get(name);
+    orDispose(adapter, () => {
       this.#assertUnmerged("replace an adapter");
-      if (
-        this.#active.length > 1 &&
-        this.#active.includes(name) &&
-        adapter.plan.parts.some((part) => part.weight ?? part.bias ?? part.rows)
-      ) {
-        throw new LowrankError(
-          "INVALID_ARGUMENT",
-          `${folder} does more than add deltas, and '${name}' acts together with others`,
-          {
-            hint: `Call setAdapter("${name}") first.`,
-          },
-        );
-      }
-      if (options.isTrainable) adapter.setTrainable(true);
-      former.detach(this.base, name);
-      former.dispose();
-    } catch (error) {
-      adapter.dispose();
-      throw error;
-    }
-    this.#adapters.set(name, adapter);
-    adapter.attach(this.base, name);
+      this.#adapters.replace(name, adapter, this.#active, options.isTrainable === true);
+    });
   }
 
   async #read(folder: string, options: LoadAdapterOptions): Promise<Adapter> {
-    const root = await resolveModel(folder, options);
-    const path = options.subfolder === undefined ? root : join(root, options.subfolder);
-    if (!existsSync(join(path, CONFIG_FILE))) {
-      throw new LowrankError("NOT_FOUND", `${path} holds no adapter: ${CONFIG_FILE} is missing`, {
-        hint: "Give the folder that an adapter was saved to.",
-      });
-    }
-    const adapter = await Adapter.load(this.base, path, options);
-    try {
-      if (adapter.startsFromBase) this.#assertUnmerged(`load ${path}, which starts from the base's weights,`);
-    } catch (error) {
-      adapter.dispose();
-      throw error;
-    }
+    const adapter = await loadAdapter(this.base, folder, options);
+    orDispose(adapter, () => {
+      if (adapter.startsFromBase) this.#assertUnmerged(`load ${folder}, which starts from the base's weights,`);
+    });
     return adapter;
   }
 
@@ -183,21 +138,21 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
     name: string,
     options: CombineOptions = {},
   ): Promise<void> {
-    this.#assertNew(name);
-    const sources = new Map(adapters.map((source) => [source, this.#get(source)]));
+    this.#adapters.assertNew(name);
+    const sources = new Map(adapters.map((source) => [source, this.#adapters.get(source)]));
     if (sources.size < adapters.length) {
       throw new LowrankError("INVALID_ARGUMENT", "The adapters cannot be combined: one is named twice", {
         hint: "Add its weights up.",
       });
     }
-    this.#add(name, await weightedAdapter(this.base, sources, weights, options), false);
+    this.#adapters.add(name, await weightedAdapter(this.base, sources, weights, options), false);
   }
 
   /** Chooses which adapters act from the next call on: one, or several whose deltas are summed. Calls in progress keep theirs. */
   setAdapter(names: string | readonly string[]): void {
     const list = typeof names === "string" ? [names] : [...names];
-    for (const name of list) this.#get(name);
-    if (list.length > 1) this.#assertSummable(list);
+    for (const name of list) this.#adapters.get(name);
+    if (list.length > 1) this.#adapters.assertSummable(list);
     this.#active = list;
     this.#apply();
   }
@@ -219,7 +174,7 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
 
   /** Runs `body` with one adapter, or with the base alone; only for calls made inside, so concurrent requests never mix. */
   withAdapter<T>(name: string | null, body: () => Promise<T>): Promise<T> {
-    if (name !== null) this.#get(name);
+    if (name !== null) this.#adapters.get(name);
     this.#assertUnmerged("run with another adapter");
     return this.#override.run({ adapter: name }, body);
   }
@@ -236,19 +191,17 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
         `The batch has ${cuSeqlens.length - 1} sequences, adapters are named for ${names.length}`,
       );
     }
-    for (const name of names) if (name !== null) this.#get(name);
+    for (const name of names) if (name !== null) this.#adapters.get(name);
     return { rows: names.map((name, i) => ({ begin: cuSeqlens[i]!, end: cuSeqlens[i + 1]!, name })) };
   }
 
   /** Removes an adapter; if it was the active one, the first that is left becomes active. A generation that uses it ends with DISPOSED. */
   deleteAdapter(name: string): void {
-    const adapter = this.#get(name);
+    this.#adapters.get(name);
     this.#assertUnmerged("delete an adapter");
-    adapter.detach(this.base, name);
-    adapter.dispose();
     this.#adapters.delete(name);
     const rest = this.#active.filter((active) => active !== name);
-    const [first] = this.#adapters.keys();
+    const [first] = this.#adapters.names;
     this.#active = rest.length > 0 || first === undefined ? rest : [first];
     this.#apply();
   }
@@ -278,11 +231,7 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
   /** Removes all adapters without merging; returns the base model. */
   unload(): M {
     this.unmergeAdapter();
-    for (const [name, adapter] of this.#adapters) {
-      adapter.detach(this.base, name);
-      adapter.dispose();
-    }
-    this.#adapters.clear();
+    for (const name of this.#adapters.names) this.#adapters.delete(name);
     this.#active = [];
     this.#apply();
     return this.base;
@@ -290,7 +239,7 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
 
   /** Trainable and all parameters; a 4-bit weight counts its elements, not its bytes. */
   parameterCounts(): { trainable: number; all: number } {
-    return countWith(this.base, [...this.#adapters.values()]);
+    return countWith(this.base, this.#adapters.all);
   }
 
   /** The line that PEFT prints. */
@@ -317,7 +266,7 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
 
   /** Saves adapters in PEFT's form: "default" in the folder itself, others in subfolders of their name. */
   async savePretrained(folder: string, { selectedAdapters, convertToLora = false }: SaveAdapterOptions = {}): Promise<void> {
-    await saveAdapters(folder, this.#savable(selectedAdapters ?? [...this.#adapters.keys()]), this.base, convertToLora);
+    await saveAdapters(folder, this.#savable(selectedAdapters ?? this.#adapters.names), this.base, convertToLora);
   }
 
   /** The same into a folder that is being written, such as a checkpoint. */
@@ -326,7 +275,7 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
   }
 
   #savable(names: readonly string[]): Map<string, Adapter> {
-    const adapters = new Map(names.map((name) => [name, this.#get(name)]));
+    const adapters = new Map(names.map((name) => [name, this.#adapters.get(name)]));
     // Copies of the base's embeddings go with an adapter that targets them.
     if ([...adapters.values()].some(({ plan }) => plan.repeats.some(({ written }) => written))) this.#assertUnmerged("save");
     return adapters;
@@ -355,55 +304,6 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
     this.dispose();
   }
 
-  /** Takes an adapter over; frees it when it cannot be added. */
-  #add(name: string, adapter: Adapter, trainable: boolean): void {
-    try {
-      this.#assertNew(name);
-      if (trainable) adapter.setTrainable(true);
-    } catch (error) {
-      adapter.dispose();
-      throw error;
-    }
-    this.#adapters.set(name, adapter);
-    adapter.attach(this.base, name);
-  }
-
-  #get(name: string): Adapter {
-    const adapter = this.#adapters.get(name);
-    if (adapter) return adapter;
-    const known = [...this.#adapters.keys()].join(", ");
-    throw new LowrankError("NOT_FOUND", `There is no adapter '${name}'`, {
-      hint: known ? `Loaded: ${known}.` : "No adapter is loaded.",
-    });
-  }
-
-  #assertNew(name: string): void {
-    if (name === "" || name.includes("/") || name.includes("\\") || name === "." || name === "..") {
-      throw new LowrankError("INVALID_ARGUMENT", `'${name}' cannot be the name of an adapter: it names a folder`);
-    }
-    if (this.#adapters.has(name))
-      throw new LowrankError("INVALID_ARGUMENT", `There is an adapter '${name}' already`, {
-        hint: "Delete it first, or use another name.",
-      });
-  }
-
-  /** Deltas add up; of weights, biases and rows that stand in for the base's only one set can. */
-  #assertSummable(names: readonly string[]): void {
-    for (const [path, { adapters }] of adaptables(this.base)) {
-      const parts = adapters.of(names);
-      for (const what of ["weight", "bias", "rows"] as const) {
-        if (parts.filter((part) => part[what]).length < 2) continue;
-        throw new LowrankError(
-          "INVALID_ARGUMENT",
-          `Cannot activate ${names.join(", ")} at once: several replace the ${what} of ${path}`,
-          {
-            hint: "Activate one of those with modules_to_save, bias or trainable_token_indices at a time.",
-          },
-        );
-      }
-    }
-  }
-
   #assertUnmerged(what: string): void {
     if (this.#merged.length > 0)
       throw new LowrankError("INVALID_ARGUMENT", `Cannot ${what} while adapters are merged`, {
@@ -418,7 +318,7 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
 
   #merge(options: MergeOptions): Promise<Replaced[]> {
     const names = options.adapterNames ?? this.#active;
-    for (const name of names) this.#get(name);
+    for (const name of names) this.#adapters.get(name);
     return mergeInto(this.base, names, options);
   }
 }
