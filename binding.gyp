@@ -1,7 +1,7 @@
 {
   "variables": {
     "isa_targets": [ "lowrank_scalar" ],
-    "conditions": [ [ "target_arch=='x64'", { "isa_targets": [ "lowrank_scalar", "lowrank_avx2", "lowrank_avx512", "lowrank_avx512bf16" ] } ] ]
+    "conditions": [ [ "target_arch=='x64'", { "isa_targets": [ "lowrank_scalar", "lowrank_avx2", "lowrank_avx512", "lowrank_avx512bf16", "lowrank_amx" ] } ] ]
   },
   "target_defaults": {
     "cflags_cc!": [ "-std=gnu++17", "-std=gnu++20" ],
@@ -43,6 +43,12 @@
           "type": "static_library",
           "sources": [ "<!@(node -p \"require('./native/sources.json').isa.avx512bf16.sources.join(' ')\")" ],
           "cflags_cc": [ "<!@(node -p \"const s = require('./native/sources.json').isa; [...s.cflags, ...s.avx512bf16.cflags].join(' ')\")" ]
+        },
+        {
+          "target_name": "lowrank_amx",
+          "type": "static_library",
+          "sources": [ "<!@(node -p \"require('./native/sources.json').isa.amx.sources.join(' ')\")" ],
+          "cflags_cc": [ "<!@(node -p \"const s = require('./native/sources.json').isa; [...s.cflags, ...s.amx.cflags].join(' ')\")" ]
         }
       ]
     } ]

@@ -6,6 +6,8 @@
 #include <string.h>
 #if defined(__linux__)
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -14,7 +16,7 @@
 extern "C" {
 extern const lr_backend lr_cpu_scalar;
 #if defined(__x86_64__)
-extern const lr_backend lr_cpu_avx2, lr_cpu_avx512, lr_cpu_avx512bf16;
+extern const lr_backend lr_cpu_avx2, lr_cpu_avx512, lr_cpu_avx512bf16, lr_cpu_amx;
 #endif
 }
 
@@ -27,18 +29,28 @@ struct Variant {
   bool usable;
 };
 
+/* The system saves the registers of AMX only for a process that asks once (Linux, arch_prctl(ARCH_REQ_XCOMP_PERM, XTILEDATA)). */
+bool may_use_tiles() {
+#if defined(__linux__) && defined(__x86_64__)
+  return syscall(SYS_arch_prctl, 0x1023, 18) == 0;
+#else
+  return false;
+#endif
+}
+
 struct Variants {
-  Variant all[4];
+  Variant all[5];
   int count = 0;
-  const char* names[5] = {};
+  const char* names[6] = {};
 
   Variants() {
     add(&lr_cpu_scalar, true);
 #if defined(__x86_64__)
-    unsigned a = 0, b = 0, c = 0, d = 0, c1 = 0, b7 = 0, a71 = 0;
+    unsigned a = 0, b = 0, c = 0, d = 0, c1 = 0, b7 = 0, d7 = 0, a71 = 0;
     if (__get_cpuid(1, &a, &b, &c, &d)) c1 = c;
     if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) {
       b7 = b;
+      d7 = d;
       if (a >= 1) {
         __get_cpuid_count(7, 1, &a, &b, &c, &d);
         a71 = a;
@@ -54,7 +66,10 @@ struct Variants {
     bool avx512 = avx2 && zmm && (b7 & bit_AVX512F) && (b7 & bit_AVX512BW) && (b7 & bit_AVX512DQ) && (b7 & bit_AVX512VL);
     add(&lr_cpu_avx2, avx2);
     add(&lr_cpu_avx512, avx512);
-    add(&lr_cpu_avx512bf16, avx512 && (a71 & (1u << 5)));
+    bool bf16 = avx512 && (a71 & (1u << 5));
+    add(&lr_cpu_avx512bf16, bf16);
+    bool tiles = (saved & (3u << 17)) == 3u << 17 && (d7 & (1u << 22)) && (d7 & (1u << 24)); /* AMX-BF16, AMX-TILE */
+    add(&lr_cpu_amx, bf16 && tiles && may_use_tiles());
 #endif
     int n = 0;
     for (int i = 0; i < count; i++)

@@ -43,7 +43,7 @@ export interface MemoryStats {
 }
 
 export interface DeviceInfo {
-  /** "scalar", "avx2", "avx512", "avx512bf16" on the CPU. */
+  /** "scalar", "avx2", "avx512", "avx512bf16", "amx" on the CPU. */
   isa: string;
   threads: number;
   /** Whether bf16 products are native. */

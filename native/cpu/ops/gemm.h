@@ -3,11 +3,15 @@
  *
  * Every element of C sees the same sequence of fused multiply-adds whatever the split into tasks, panels or threads: ascending
  * over the blocks of kDepth, ascending inside. Tolerance against float64: about sqrt(k) * 6e-8 of the largest product.
- * Micro-tiles: 14 x 32 (AVX-512), 6 x 16 (AVX2), 4 x 8 (portable). Van Zee and van de Geijn, "BLIS", TOMS 2015.
+ * Micro-tiles: 14 x 32 (AVX-512), 6 x 16 (AVX2), 4 x 8 (portable); in bf16 28 x 32 with AMX, which adds in the same order. Van Zee and van de Geijn, "BLIS", TOMS 2015.
  */
 #ifndef LOWRANK_CPU_OPS_GEMM_H
 #define LOWRANK_CPU_OPS_GEMM_H
+#ifdef LR_AVX512_BF16
+#include "pack_pairs.h"
+#else
 #include "pack.h"
+#endif
 
 namespace LR_ISA { namespace {
 
@@ -82,6 +86,9 @@ void pack_a_block(const PackedA& a, int64_t block, int64_t i, const float* from,
   int rows = (int)a.rows.size(i);
   int64_t depth = a.depth.size(block), r0 = a.rows.begin(i), k0 = a.depth.begin(block);
   float* out = a.panel(block, i);
+#ifdef LR_AVX512_BF16
+  if (round) return transposed ? pack_a_column_pairs(from + k0 * stride + r0, stride, rows, depth, scale, out) : pack_a_row_pairs(from + r0 * stride + k0, stride, rows, depth, scale, out);
+#endif
   if (transposed) {
     pack_a_columns(from + k0 * stride + r0, stride, rows, depth, scale, round, out);
   } else {
@@ -92,7 +99,6 @@ void pack_a_block(const PackedA& a, int64_t block, int64_t i, const float* from,
     pack_a_rows(from + r0 * stride + k0 + head, stride, rows, tail, scale, round, buffer);
     memcpy(out + head * rows, buffer, (size_t)(tail * rows) * sizeof(float));
   }
-  if (kNativeBf16 && round) pair_up(out, depth, rows);
 }
 
 void pack_a(const PackedA& a, int64_t first, int64_t last, const float* from, int64_t stride, bool transposed, float scale, bool round) {
@@ -107,14 +113,49 @@ struct OperandB {
   bool round;
   LR_INLINE int64_t columns() const { return rows ? w.n : w.k; }
   LR_INLINE void pack(int64_t column, int64_t columns, int64_t k0, int64_t depth, float* buffer) const {
+#ifdef LR_AVX512_BF16
+    if (round) return rows ? pack_b_row_pairs(w, column, columns, k0, depth, buffer) : pack_b_column_pairs(w, column, columns, k0, depth, buffer);
+#endif
     if (rows) pack_b_rows(w, column, columns, k0, depth, round, buffer);
     else pack_b_columns(w, column, columns, k0, depth, round, buffer);
-    if (kNativeBf16 && round) pair_up(buffer, depth, kPanel);
   }
 };
 
+#ifdef LR_AMX
+/* multiply_block in bf16, two panels of A at a time: whole steps of the reduction first, then what is left of it. */
+void multiply_block_tiles(const PackedA& a, int64_t first, int64_t last, int64_t block, const float* b, float* c, int64_t ldc, int64_t columns, bool accumulate) {
+  const int64_t pairs = (a.depth.size(block) + 1) / 2, whole = pairs / kTilePairs, rest = pairs % kTilePairs;
+  const int64_t left = min64(kTileColumns, columns), right = columns - left;
+  auto pass = [&](int64_t steps, int64_t begin, int64_t width, bool add) {
+    int64_t rows[2] = {0, 0};
+    for (int64_t i = first; i < last; i += 2) {
+      const bool below = i + 1 < last;
+      const int64_t size[2] = {a.rows.size(i), below ? a.rows.size(i + 1) : 0};
+      if (size[0] != rows[0] || size[1] != rows[1]) begin_tiles(rows[0] = size[0], rows[1] = size[1], left, right, width);
+      const float* from[2];
+      float* to[2];
+      int64_t step[2];
+      for (int j = 0; j < 2; j++) {
+        const int64_t panel = j && !below ? i : i + j;
+        from[j] = a.panel(block, panel) + begin * size[j];
+        to[j] = c + a.rows.begin(panel) * ldc;
+        step[j] = kTilePairs * size[j];
+      }
+      auto* multiply = below ? right ? multiply_tiles<true, true> : multiply_tiles<true, false> : right ? multiply_tiles<false, true> : multiply_tiles<false, false>;
+      multiply(steps, from, width, step, b + begin * kPanel, kPanel, to, ldc, add);
+    }
+  };
+  if (whole) pass(whole, 0, kTilePairs, accumulate);
+  if (rest) pass(1, whole * kTilePairs, rest, accumulate || whole);
+  end_tiles();
+}
+#endif
+
 /* One packed block of B against the panels [first, last) of A: columns [0, columns) of C, whose row 0 is at c. */
 LR_INLINE void multiply_block(const PackedA& a, int64_t first, int64_t last, int64_t block, const float* b, bool round, float* c, int64_t ldc, int64_t columns, bool accumulate) {
+#ifdef LR_AMX
+  if (round) return multiply_block_tiles(a, first, last, block, b, c, ldc, columns, accumulate);
+#endif
   auto panels = [&](auto tiles) {
     for (int64_t i = first; i < last; i++)
       tiles.run((int)a.rows.size(i), a.depth.size(block), a.panel(block, i), b, c + a.rows.begin(i) * ldc, ldc, columns, accumulate);

@@ -2,8 +2,8 @@
  *
  * Layouts: A panels hold R rows, a[p * R + i]; B panels hold up to kPanel columns, b[p * kPanel + j], zero behind the last one;
  * p runs over the reduction. Packing a 4-bit weight decodes it: nibble -> table -> times absmax, in f32 (element 2i in the high
- * nibble, blocks over the flat matrix, so a row may begin inside a block). With math = bf16 both packs round,
- * and where the machine multiplies bf16 (kNativeBf16) rows 2 q and 2 q + 1 become one row of pairs.
+ * nibble, blocks over the flat matrix, so a row may begin inside a block). With math = bf16 both packs round;
+ * where the machine multiplies bf16, pack_pairs.h packs for it.
  */
 #ifndef LOWRANK_CPU_OPS_PACK_H
 #define LOWRANK_CPU_OPS_PACK_H
@@ -142,21 +142,6 @@ void pack_b_columns(const lr_weight& w, int64_t column, int64_t count, int64_t k
     float* out = b + p * kPanel;
     decode_row(w, k0 + p, column, count, round, out);
     for (int64_t j = count; j < kPanel; j++) out[j] = 0;
-  }
-}
-
-/* Turns `depth` rows of bf16 values stored as f32 into rows of pairs (dot_pairs), in place: row q takes rows 2 q and 2 q + 1. */
-LR_INLINE void pair_up(float* panel, int64_t depth, int64_t width) {
-  for (int64_t q = 0; 2 * q < depth; q++) {
-    const float *low = panel + 2 * q * width, *high = 2 * q + 1 < depth ? low + width : nullptr;
-    for (int64_t i = 0; i < width; i += kLanes) {
-      int64_t n = min64(kLanes, width - i);
-      VF a = n == kLanes ? VF::load(low + i) : load_n<VF>(low + i, n), b = !high ? VF::zero() : n == kLanes ? VF::load(high + i) : load_n<VF>(high + i, n);
-      VU word = {(VU::Native)bits(a).v >> 16 | ((VU::Native)bits(b).v & VU::set(0xffff0000u).v)};
-      VF pair = {(VF::Native)word.v};
-      if (n == kLanes) pair.store(panel + q * width + i);
-      else store_n(pair, panel + q * width + i, n);
-    }
   }
 }
 

@@ -1,0 +1,132 @@
+/* Packing of a GEMM's operands where the machine multiplies pairs of bf16: a word of a panel holds two steps of the reduction, the
+ * first in its low half, zero behind an odd last one. A row of a matrix in bf16 is a row of such words as it lies in memory.
+ *
+ * A panels: a[q * R + i], or with AMX blocks of kTilePairs words, a[(q * R + i) ...]; B panels: b[q * kPanel + j].
+ * Two codes of a byte are one word: two lookups in a table of the block's 16 values, in bf16, and an or.
+ */
+#ifndef LOWRANK_CPU_OPS_PACK_PAIRS_H
+#define LOWRANK_CPU_OPS_PACK_PAIRS_H
+#include "pack.h"
+
+namespace LR_ISA { namespace {
+
+LR_INLINE VF low_halves(VF a) { return {(VF::Native)((VU::Native)bits(a).v >> 16)}; }
+LR_INLINE VF either(VF a, VF b) { return from_bits(bits(a) | bits(b)); }
+
+/* W[row][column, column + count) in bf16. */
+void row_bf16(const lr_weight& w, int64_t row, int64_t column, int64_t count, uint16_t* out) {
+  const int64_t at = row * w.k + column;
+  auto sink = [out](int64_t i, VF v, int n) {
+    if (n == kLanes) store_bf16(v, out + i);
+    else
+      for (int j = 0; j < n; j++) out[i + j] = f32_to_bf16(v.v[j]);
+  };
+  if (w.kind != LR_WEIGHT_4BIT) {
+    if (w.dtype == LR_BF16) memcpy(out, static_cast<const uint16_t*>(w.data) + at, (size_t)count * sizeof(uint16_t));
+    else read_dense(w, at, count, sink);
+    return;
+  }
+  const int64_t span = 2 * kLanes;
+  if (at % 2 || w.blocksize % span) return read_4bit(w, at, count, true, sink);
+  const uint8_t* codes = static_cast<const uint8_t*>(w.data);
+  const Table16 code(w.code);
+  int64_t i = 0;
+  for (int64_t block = Divisor(w.blocksize).floor(at); i + span <= count; block++) {
+    const Table16 high = block_table(code, absmax_of(w, block), true);
+    Table16 low = high;
+    for (int v = 0; v < Table16::kVectors; v++) low.part[v] = low_halves(high.part[v]);
+    for (const int64_t end = min64(count, (block + 1) * w.blocksize - at); i + span <= end; i += span) {
+      const VI byte = load_bytes(codes + (at + i) / 2);
+      either(low(byte >> 4), high(byte)).store(reinterpret_cast<float*>(out + i));
+    }
+    if ((at + i) % w.blocksize) break; /* the next span crosses a border, or ends */
+  }
+  if (i < count) read_4bit(w, at + i, count - i, true, [&](int64_t j, VF v, int n) { sink(i + j, v, n); });
+}
+
+/* The columns of C are rows [row, row + count) of W; the reduction runs over W's columns [k0, k0 + depth). */
+void pack_b_row_pairs(const lr_weight& w, int64_t row, int64_t count, int64_t k0, int64_t depth, float* b) {
+  alignas(64) uint16_t tile[kLanes * kDepth];
+  for (int64_t j = 0; j < kPanel; j += kLanes) {
+    const int64_t rows = min64(kLanes, count - j);
+    if (rows <= 0) break; /* a tile of one vector never reads the second half */
+    for (int64_t r = 0; r < kLanes; r++) {
+      uint16_t* to = tile + r * kDepth;
+      if (r < rows) row_bf16(w, row + j + r, k0, depth, to);
+      else memset(to, 0, (size_t)depth * sizeof(uint16_t));
+      if (depth % 2) to[depth] = 0;
+    }
+    for (int64_t q = 0; 2 * q < depth; q += kLanes) {
+      VF v[kLanes];
+      for (int r = 0; r < kLanes; r++) v[r] = VF::load(reinterpret_cast<const float*>(tile + r * kDepth) + q);
+      transpose(v);
+      const int64_t n = min64(kLanes, (depth + 1) / 2 - q);
+      for (int64_t p = 0; p < n; p++) v[p].store(b + (q + p) * kPanel + j);
+    }
+  }
+}
+
+/* The columns of C are columns [column, column + count) of W; the reduction runs over W's rows [k0, k0 + depth). */
+void pack_b_column_pairs(const lr_weight& w, int64_t column, int64_t count, int64_t k0, int64_t depth, float* b) {
+  alignas(64) uint16_t low[kPanel] = {}, high[kPanel] = {};
+  for (int64_t q = 0; 2 * q < depth; q++) {
+    row_bf16(w, k0 + 2 * q, column, count, low);
+    if (2 * q + 1 < depth) row_bf16(w, k0 + 2 * q + 1, column, count, high);
+    else memset(high, 0, sizeof(high));
+    for (int64_t j = 0; j < kPanel; j += kLanes) either(low_halves(load_bf16(low + j)), load_bf16(high + j)).store(b + q * kPanel + j);
+  }
+}
+
+/* Turns `depth` rows of bf16 values stored as f32 into rows of pairs, in place: row q takes rows 2 q and 2 q + 1. */
+LR_INLINE void pair_up(float* panel, int64_t depth, int64_t width) {
+  for (int64_t q = 0; 2 * q < depth; q++)
+    for (int64_t i = 0; i < width; i += kLanes) {
+      const int64_t n = min64(kLanes, width - i);
+      const float* low = panel + 2 * q * width + i;
+      store_n(either(low_halves(load_n<VF>(low, n)), 2 * q + 1 < depth ? load_n<VF>(low + width, n) : VF::zero()), panel + q * width + i, n);
+    }
+}
+
+/* Words [q, q + n) of R rows, n <= kLanes, each in a vector with zeros behind: where they belong in a panel of A. */
+LR_INLINE void store_a_pairs(VF (&v)[kLanes], int64_t q, int64_t n, int64_t rows, float* a) {
+#ifdef LR_AMX
+  for (int64_t i = 0; i < rows; i++) store_n(v[i], a + q * rows + i * n, n);
+#else
+  transpose(v);
+  for (int64_t p = 0; p < n; p++) store_n(v[p], a + (q + p) * rows, rows);
+#endif
+}
+
+/* R rows of a row-major matrix, columns [0, depth) from `from`, scaled. */
+void pack_a_row_pairs(const float* from, int64_t stride, int64_t rows, int64_t depth, float scale, float* a) {
+  for (int64_t p = 0; p < depth; p += 2 * kLanes) {
+    const int64_t first = min64(kLanes, depth - p), second = max64(0, min64(kLanes, depth - p - kLanes));
+    VF v[kLanes];
+    for (int64_t i = 0; i < kLanes; i++) {
+      alignas(64) uint16_t words[2 * kLanes];
+      const float* x = from + i * stride + p;
+      store_bf16(i < rows ? load_n<VF>(x, first) * VF::set(scale) : VF::zero(), words);
+      store_bf16(i < rows ? load_n<VF>(x + first, second) * VF::set(scale) : VF::zero(), words + kLanes);
+      v[i] = VF::load(reinterpret_cast<const float*>(words));
+    }
+    store_a_pairs(v, p / 2, min64(kLanes, (depth - p + 1) / 2), rows, a);
+  }
+}
+
+/* The same of a transposed matrix: panel row i is column i of `from`, the reduction runs over its rows. */
+void pack_a_column_pairs(const float* from, int64_t stride, int64_t rows, int64_t depth, float scale, float* a) {
+  pack_a_columns(from, stride, (int)rows, depth, scale, true, a);
+  pair_up(a, depth, rows);
+#ifdef LR_AMX
+  for (int64_t q = 0; 2 * q < depth; q += kLanes) { /* words of a row together, in place */
+    const int64_t n = min64(kLanes, (depth + 1) / 2 - q);
+    VF v[kLanes];
+    for (int64_t i = 0; i < kLanes; i++) v[i] = i < n ? load_n<VF>(a + (q + i) * rows, rows) : VF::zero();
+    transpose(v);
+    store_a_pairs(v, q, n, rows, a);
+  }
+#endif
+}
+
+}}  // namespace LR_ISA
+#endif
