@@ -12,14 +12,15 @@ import { type Device, getDevice } from "../../src/tensor/device.js";
 import { startMicroStep } from "../../src/tensor/random.js";
 import { scope } from "../../src/tensor/scope.js";
 import type { Tensor } from "../../src/tensor/tensor.js";
+import { cuda } from "../cuda-device.js";
 import { gaussian } from "../reference/numeric.js";
 import { tinyPeft } from "../train/tiny.js";
 
-const emu = getDevice("emu");
+const gpu = getDevice(cuda);
 const [ROWS, COLUMNS, BLOCKS] = [32, 64, 8];
 const BYTES = ROWS * COLUMNS * 4;
 
-afterEach(() => emu.addon.failAllocation(0));
+afterEach(() => gpu.addon.failAllocation(0));
 
 function makeArena(device: Device): ParameterArena {
   const arena = new ParameterArena(
@@ -53,19 +54,19 @@ const bits = async (t: Tensor) => {
 };
 
 const memory = async () => {
-  await emu.synchronize();
-  const { live, host, tensors } = emu.memory;
+  await gpu.synchronize();
+  const { live, host, tensors } = gpu.memory;
   return { live, host, tensors };
 };
 
 async function run(offloads: boolean, lost = 0) {
-  const arena = makeArena(emu);
-  const start = emu.memory;
-  emu.resetPeak();
-  const offload = offloads ? new ActivationOffload(emu) : undefined;
+  const arena = makeArena(gpu);
+  const start = gpu.memory;
+  gpu.resetPeak();
+  const offload = offloads ? new ActivationOffload(gpu) : undefined;
   const loss = pass(arena, offload, lost);
   offload?.[Symbol.dispose]();
-  const { peak, hostPeak } = emu.memory;
+  const { peak, hostPeak } = gpu.memory;
   const result = { loss: await bits(loss), gradients: await bits(arena.gradients!) };
   loss.dispose();
   arena.dispose();
@@ -121,18 +122,18 @@ describe("activation offloading", () => {
   });
 
   it("leaves nothing behind where memory ends, and every slot free", async () => {
-    const arena = makeArena(emu);
+    const arena = makeArena(gpu);
     const before = await memory();
     let failed = 0;
     for (let n = 1; ; n += 3) {
-      const offload = new ActivationOffload(emu);
-      emu.addon.failAllocation(n);
+      const offload = new ActivationOffload(gpu);
+      gpu.addon.failAllocation(n);
       try {
         pass(arena, offload).dispose();
-        emu.addon.failAllocation(0);
+        gpu.addon.failAllocation(0);
         break;
       } catch (error) {
-        emu.addon.failAllocation(0);
+        gpu.addon.failAllocation(0);
         expect(error).toMatchObject({ code: "OUT_OF_MEMORY" });
         failed++;
       } finally {
@@ -141,8 +142,8 @@ describe("activation offloading", () => {
       expect(await memory()).toEqual(before);
     }
     expect(failed).toBeGreaterThan(15);
-    const slots = Array.from({ length: 32 }, () => emu.takeSlot());
-    for (const slot of slots) emu.giveSlot(slot);
+    const slots = Array.from({ length: 32 }, () => gpu.takeSlot());
+    for (const slot of slots) gpu.giveSlot(slot);
     arena.dispose();
   });
 });

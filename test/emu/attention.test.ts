@@ -1,12 +1,13 @@
 /** Attention on the emulated device where the conformance suite does not lead: copies of 16 bytes, large heads, keys in parts. */
 import { describe, expect, it } from "vitest";
+import { cuda } from "../cuda-device.js";
 import { type AttentionCase, base, run, self, words } from "../native/attention.js";
 import { Raw, refusal, sameBits, withRaw } from "../native/raw.js";
 import { attention } from "../reference/attention.js";
 import { gradientError, relativeError, weighted } from "../reference/numeric.js";
 
 async function onEmu<T>(guard: number, body: (raw: Raw) => Promise<T>): Promise<T> {
-  const raw = new Raw("emu", undefined, guard);
+  const raw = new Raw(cuda, undefined, guard);
   try {
     return await body(raw);
   } finally {
@@ -77,7 +78,7 @@ describe("attention on emu", () => {
         for (const [name, make] of Object.entries(change)) t[name] = make(raw);
         const { code, op, message } = await refusal(raw, () => raw.kernels.attention(raw.d, words(t)));
         expect((await raw.bytes(t.out!)).every((byte) => byte === 255)).toBe(true);
-        return { code, op, message: message.replace(/on \w+/, "") };
+        return { code, op, message: message.replace(/on [\w:]+/, "") };
       });
     const indices =
       (...values: number[]) =>
@@ -106,7 +107,7 @@ describe("attention on emu", () => {
       { ...packed, cuK: indices(0, 4, 3) },
       { ...packed, cuK: indices(0, 6, 5) },
     ]) {
-      const [emu, cpu] = await Promise.all([refused("emu", change), refused("cpu", change)]);
+      const [emu, cpu] = await Promise.all([refused(cuda, change), refused("cpu", change)]);
       expect(emu).toEqual(cpu);
       expect(emu.code).toBe("INVALID");
     }

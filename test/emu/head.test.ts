@@ -1,5 +1,6 @@
 /** The head on the emulated device where the conformance suite does not lead: products in bfloat16. */
 import { describe, expect, it } from "vitest";
+import { cuda } from "../cuda-device.js";
 import { addon, sameBits, withRaw } from "../native/raw.js";
 import { bfloat16Bits, fromBfloat16, randomWeight } from "../native/weights.js";
 import { tokenLogprob } from "../reference/head.js";
@@ -38,14 +39,14 @@ describe("the head in bfloat16 on emu", () => {
     ["4bit rounded", 20, 64, 70],
     ["float32", 9, 33, 41],
   ] as const)("equals float64 where operands are exact, and the CPU's gradients: %s weight", async (kind, t, k, v) => {
-    const [emu, cpu] = await Promise.all(["emu", "cpu"].map((device) => run(device, t, k, v, kind)));
+    const [emu, cpu] = await Promise.all([cuda, "cpu"].map((device) => run(device, t, k, v, kind)));
     if (kind !== "float32") expect(relativeError(emu!.results[0]!, emu!.expected)).toBeLessThan(2e-6);
     // A gradient between two bfloat16 may round to either.
     for (const [i, result] of emu!.results.entries()) expect(relativeError(result, cpu!.results[i]!)).toBeLessThan(2e-3);
   });
 
   it("gives the same bits every time", async () => {
-    const [a, b] = await Promise.all([1, 2].map(() => run("emu", 21, 24, 40, "bfloat16")));
+    const [a, b] = await Promise.all([1, 2].map(() => run(cuda, 21, 24, 40, "bfloat16")));
     expect(sameBits(a!.results, b!.results)).toBe(true);
   });
 });

@@ -1,5 +1,6 @@
 /** The linears' paths that only aligned tensors, large tiles or few rows take: each against float64. */
 import { describe, expect, it } from "vitest";
+import { cuda } from "../cuda-device.js";
 import { type GroupCase, runGroup } from "../native/linear-group.js";
 import { addon, Raw } from "../native/raw.js";
 import { bfloat16Bits, fromBfloat16, randomWeight, weightKinds } from "../native/weights.js";
@@ -7,7 +8,7 @@ import { addProduct, matrix, transpose } from "../reference/linear.js";
 import { gaussian, relativeError } from "../reference/numeric.js";
 
 async function check(c: GroupCase, guard = 64): Promise<void> {
-  const raw = new Raw("emu", undefined, guard);
+  const raw = new Raw(cuda, undefined, guard);
   try {
     const { actual, expected } = await runGroup(raw, c);
     for (const [name, values] of Object.entries(expected))
@@ -56,7 +57,7 @@ describe("aligned linears", () => {
 
   // From 96 tiles of 128 x 128 on. Whole numbers: nothing but W is rounded, and the reference is one product.
   it.each(["bfloat16", "4bit nested", "float32", "float16"] as const)("in large tiles, %s, y and dx", async (kind) => {
-    const raw = new Raw("emu", undefined, 64);
+    const raw = new Raw(cuda, undefined, 64);
     for (const [rows, n, k] of [
       [70, 12230, 32],
       [70, 32, 12256],
@@ -97,7 +98,7 @@ describe("aligned linears", () => {
 
   it("in large tiles, dW", async () => {
     const [rows, n, k] = [40, 1290, 1290];
-    const raw = new Raw("emu", undefined, 64);
+    const raw = new Raw(cuda, undefined, 64);
     const [dy, x, dw] = [1, 2, 3].map((seed) => gaussian(seed === 3 ? n * k : rows * n, seed).map((v) => Math.round(v)));
     const t = { dw: raw.from(dw!, [n, k]), dy: raw.from(dy!, [rows, n]), x: raw.from(x!, [rows, k]) };
     raw.kernels.linearDw(raw.d, t.dw, 0, t.dy, t.x, 1);

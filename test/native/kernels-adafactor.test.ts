@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { cuda } from "../cuda-device.js";
 import { type AdafactorOptions, adafactorStep } from "../reference/adafactor.js";
 import { gaussian, relativeError } from "../reference/numeric.js";
 import { header, readHeader, segmentBytes } from "./optim.js";
@@ -155,7 +156,7 @@ describe("adafactor", () => {
     expect(sameBits(results[2]!, results[0])).toBe(true);
   });
 
-  it.each(["cpu", "emu"])(
+  it.each(["cpu", cuda])(
     "refuses shapes that are not those of their segments, and settings out of range, on %s",
     async (device) => {
       await withRaw(device, async (raw) => {

@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { cuda } from "../cuda-device.js";
 import { gaussian, relativeError, weighted } from "../reference/numeric.js";
 import { philox } from "../reference/philox.js";
 import { devices, isas, Raw, refusal, sameBits, withRaw } from "./raw.js";
@@ -189,7 +190,7 @@ describe("flat kernels", () => {
     expect(sameBits(results[2]!, results[0])).toBe(true);
   });
 
-  it.each(["cpu", "emu"])("refuse ids outside the table and shapes that differ, on %s", async (device) => {
+  it.each(["cpu", cuda])("refuse ids outside the table and shapes that differ, on %s", async (device) => {
     await withRaw(device, async (raw) => {
       const t = { table: raw.out([5, 2]), y: raw.out([1, 2]) };
       const ids = await refusal(raw, () => raw.kernels.embedding(raw.d, t.y, t.table, raw.from(Int32Array.of(5), [1]), 1));

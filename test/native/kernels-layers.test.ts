@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { NATIVE_ACTIVATIONS } from "../../src/native/surface.js";
+import { cuda } from "../cuda-device.js";
 import { glu, rmsNorm, rope, softcap } from "../reference/layers.js";
 import { gaussian, gradientError, relativeError, weighted } from "../reference/numeric.js";
 import { devices, isas, Raw, refusal, sameBits, withRaw } from "./raw.js";
@@ -206,7 +207,7 @@ describe("layers", () => {
     expect(sameBits(results[2]!, results[0])).toBe(true);
   });
 
-  it.each(["cpu", "emu"])("refuse shapes that do not fit, on %s", async (device) => {
+  it.each(["cpu", cuda])("refuse shapes that do not fit, on %s", async (device) => {
     await withRaw(device, async (raw) => {
       const [x, w] = [raw.out([2, 64]), raw.out([32])];
       const error = await refusal(raw, () => raw.kernels.rmsNorm(raw.d, raw.out([2, 64]), 0, 0, x, 0, w, 1e-6, 0));

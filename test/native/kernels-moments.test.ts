@@ -1,6 +1,7 @@
 /** Adam, AdamW and Lion at every width of their moments. */
 import { describe, expect, it } from "vitest";
 import { dynamicMap } from "../../src/quant/codes.js";
+import { cuda } from "../cuda-device.js";
 import { adamwStep } from "../reference/adamw.js";
 import { lionStep } from "../reference/lion.js";
 import { decode8, encode8 } from "../reference/moments8.js";
@@ -234,7 +235,7 @@ describe("moments", () => {
     expect(sameBits(results[2]!, results[0])).toBe(true);
   });
 
-  it.each(["cpu", "emu"])("are refused where they are missing or too short, on %s", async (device) => {
+  it.each(["cpu", cuda])("are refused where they are missing or too short, on %s", async (device) => {
     await withRaw(device, async (raw) => {
       const [p, g, m] = [0, 1, 2].map(() => raw.from(new Float32Array(512), [512])) as [number, number, number];
       const map = raw.from(SIGNED, [256]);

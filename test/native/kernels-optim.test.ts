@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { cuda } from "../cuda-device.js";
 import { type AdamWOptions, adamwStep } from "../reference/adamw.js";
 import { gaussian, relativeError } from "../reference/numeric.js";
 import { adamw32, header, readHeader, type Segment, segmentBytes } from "./optim.js";
@@ -186,7 +187,7 @@ describe("adamw", () => {
     expect(sameBits(results[2]!, results[0])).toBe(true);
   });
 
-  it.each(["cpu", "emu"])(
+  it.each(["cpu", cuda])(
     "refuses 8-bit moments that are not there, and segments that overlap or are not aligned, on %s",
     async (device) => {
       await withRaw(device, async (raw) => {

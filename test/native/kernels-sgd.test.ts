@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { cuda } from "../cuda-device.js";
 import { gaussian, relativeError } from "../reference/numeric.js";
 import { sgdStep } from "../reference/sgd.js";
 import { header, readHeader, segmentBytes } from "./optim.js";
@@ -128,7 +129,7 @@ describe.each(isas)("sgd on cpu:%s", (isa) => {
 });
 
 describe("sgd", () => {
-  it.each(["cpu", "emu"])("refuses a momentum without buffer, and nesterov without momentum, on %s", async (device) => {
+  it.each(["cpu", cuda])("refuses a momentum without buffer, and nesterov without momentum, on %s", async (device) => {
     await withRaw(device, async (raw) => {
       const [p, g, b] = [0, 1, 2].map(() => raw.from(new Float32Array(512), [512])) as [number, number, number];
       const head = header(raw);

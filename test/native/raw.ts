@@ -1,13 +1,14 @@
 import { loadAddon } from "../../src/native/load.js";
 import { openDevice } from "../../src/native/plugin.js";
 import { NATIVE_DTYPES, type TensorHandle } from "../../src/native/surface.js";
+import { cuda } from "../cuda-device.js";
 
 export const addon = loadAddon();
 /** Variants of the kernels that this machine can run. */
 export const isas = addon.availableIsas();
-/** The same as devices, and the emulated one, which runs the CUDA kernels. LOWRANK_TEST_DEVICES names one of them: that one alone. */
-export const devices = [...isas.map((isa) => `cpu:${isa}`), "emu"].filter((name) =>
-  [undefined, name].includes(process.env.LOWRANK_TEST_DEVICES),
+/** The same as devices, and the one that runs the CUDA kernels. LOWRANK_TEST_DEVICES names one of them, or "cpu": those alone. */
+export const devices = [...isas.map((isa) => `cpu:${isa}`), cuda].filter((name) =>
+  [undefined, name, name.split(":")[0]].includes(process.env.LOWRANK_TEST_DEVICES),
 );
 if (devices.length === 0) throw new Error(`LOWRANK_TEST_DEVICES is "${process.env.LOWRANK_TEST_DEVICES}", which is no device`);
 

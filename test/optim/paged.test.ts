@@ -10,9 +10,10 @@ import { Lion } from "../../src/optim/lion.js";
 import { getDevice } from "../../src/tensor/device.js";
 import type { Tensor } from "../../src/tensor/tensor.js";
 import { TrainStep } from "../../src/train/step.js";
+import { cuda } from "../cuda-device.js";
 import { gaussian } from "../reference/numeric.js";
 
-const emu = getDevice("emu");
+const gpu = getDevice(cuda);
 /** Of a test on a busy machine. */
 const TIME = 120_000;
 const GROUPS = new Map([
@@ -28,13 +29,13 @@ const SPECS = [
   { name: "d", shape: [300] },
 ];
 
-const memory = async (device = emu) => {
+const memory = async (device = gpu) => {
   await device.synchronize();
   const { live, host, tensors } = device.memory;
   return { live, host, tensors };
 };
 
-function make(device = emu, paged = true, specs: readonly { name: string; shape: number[] }[] = SPECS) {
+function make(device = gpu, paged = true, specs: readonly { name: string; shape: number[] }[] = SPECS) {
   const arena = new ParameterArena(specs, device);
   arena.setTrainable(true);
   arena.values.upload(gaussian(arena.values.size, 1));
@@ -62,11 +63,11 @@ function free({ arena, optimizer }: Made): void {
   arena.dispose();
 }
 
-afterEach(() => emu.addon.failAllocation(0));
+afterEach(() => gpu.addon.failAllocation(0));
 
 describe("paged AdamW", () => {
   it.each([1, 256, 257, 2048, 2049, 20_000])("has the bits of AdamW after steps and skipped steps, %i elements", async (n) => {
-    const [paged, resident] = [true, false].map((paged) => make(emu, paged, [{ name: "p", shape: [n] }])) as [Made, Made];
+    const [paged, resident] = [true, false].map((paged) => make(gpu, paged, [{ name: "p", shape: [n] }])) as [Made, Made];
     for (const [seed, spoiled] of [[1], [2], [3, true], [4]] as const)
       for (const run of [paged, resident]) step(run, seed, spoiled);
     expect(await bytes(paged)).toEqual(await bytes(resident));
@@ -74,7 +75,7 @@ describe("paged AdamW", () => {
   });
 
   it("keeps rates and decays of segments that pages cut", async () => {
-    const [paged, resident] = [make(), make(emu, false)];
+    const [paged, resident] = [make(), make(gpu, false)];
     for (const seed of [1, 2, 3]) for (const run of [paged, resident]) step(run, seed);
     expect(await bytes(paged)).toEqual(await bytes(resident));
     for (const run of [paged, resident]) free(run);
@@ -86,7 +87,7 @@ describe("paged AdamW", () => {
   ])("has the bits of 8-bit AdamW and of Lion, moments %s", async (_, min8bitSize) => {
     for (const Optimizer of [AdamW, Lion]) {
       const [paged, resident] = [true, false].map((paged) => {
-        const { arena, optimizer } = make(emu, false);
+        const { arena, optimizer } = make(gpu, false);
         optimizer.dispose();
         return { arena, optimizer: new Optimizer(arena, { bits: 8, min8bitSize, weightDecay: 0.1, paged }) } as Made;
       }) as [Made, Made];
@@ -99,18 +100,18 @@ describe("paged AdamW", () => {
 
   it("leaves the moments to the host, a quarter of them to the device during a step, and nothing behind", async () => {
     const before = await memory();
-    const run = make(emu, true, [{ name: "p", shape: [1 << 16] }]);
+    const run = make(gpu, true, [{ name: "p", shape: [1 << 16] }]);
     const moments = 2 * 4 * 65536;
     const idle = await memory();
     expect(idle.host - before.host).toBe(moments);
     // Values, gradients, header; the tables of segments.
     expect(idle.live - before.live).toBeLessThan(2 * 4 * 65536 + 1024);
-    emu.resetPeak();
+    gpu.resetPeak();
     for (const seed of [1, 2, 3]) {
       step(run, seed);
-      await emu.synchronize();
+      await gpu.synchronize();
     }
-    expect(emu.memory.peak - idle.live).toBeLessThan(moments / 4 + 2 * 65536 * 4 + 1024);
+    expect(gpu.memory.peak - idle.live).toBeLessThan(moments / 4 + 2 * 65536 * 4 + 1024);
     free(run);
     expect(await memory()).toEqual(before);
   });
@@ -135,12 +136,12 @@ describe("paged AdamW", () => {
     const [before, start] = [await bytes(run), await memory()];
     for (let n = 1; ; n++) {
       run.arena.gradients!.upload(gaussian(run.arena.values.size, 2));
-      emu.addon.failAllocation(n);
+      gpu.addon.failAllocation(n);
       try {
         run.optimizer.step(0.01);
         break;
       } catch (error) {
-        emu.addon.failAllocation(0);
+        gpu.addon.failAllocation(0);
         expect(error).toMatchObject({ code: "OUT_OF_MEMORY" });
         run.optimizer.paging!.abandon();
         expect(await bytes(run)).toEqual(before);
@@ -152,17 +153,17 @@ describe("paged AdamW", () => {
   });
 
   it("is refused in whole where its own memory is not to be had", async () => {
-    const arena = new ParameterArena(SPECS, emu);
+    const arena = new ParameterArena(SPECS, gpu);
     const before = await memory();
     let failed = 0;
     for (let n = 1; ; n++) {
-      emu.addon.failAllocation(n);
+      gpu.addon.failAllocation(n);
       try {
         new AdamW(arena, { paged: true }).dispose();
         break;
       } catch (error) {
         expect(error).toMatchObject({ code: "OUT_OF_MEMORY" });
-        emu.addon.failAllocation(0);
+        gpu.addon.failAllocation(0);
         expect(await memory()).toEqual(before);
         failed = n;
       }
@@ -170,9 +171,9 @@ describe("paged AdamW", () => {
     expect(failed).toBeGreaterThan(5);
     arena.dispose();
     // Every slot is free again.
-    const slots = Array.from({ length: 32 }, () => emu.takeSlot());
-    expect(() => emu.takeSlot()).toThrow(/slots of emu are in use/);
-    for (const slot of slots) emu.giveSlot(slot);
+    const slots = Array.from({ length: 32 }, () => gpu.takeSlot());
+    expect(() => gpu.takeSlot()).toThrow(`slots of ${cuda} are in use`);
+    for (const slot of slots) gpu.giveSlot(slot);
   });
 
   it("is AdamW itself on the CPU, which has no memory of its own", async () => {
@@ -203,7 +204,7 @@ describe("a training step with paged state", () => {
   const microBatches = [tokens(3), tokens(5), tokens(0)];
 
   function made(paged: boolean) {
-    const run = make(emu, paged, specs);
+    const run = make(gpu, paged, specs);
     const { arena } = run;
     const model = {
       hiddenStates: () => {
@@ -219,7 +220,7 @@ describe("a training step with paged state", () => {
   const NAMES = ["prefetch", "writeBack", "wait", "adamw", "scaleRows"] as const;
   async function train(paged: boolean) {
     const { step, ...run } = made(paged);
-    const kernels = emu.kernels as unknown as Record<string, (...a: unknown[]) => void>;
+    const kernels = gpu.kernels as unknown as Record<string, (...a: unknown[]) => void>;
     const real = Object.fromEntries(NAMES.map((name) => [name, kernels[name]!]));
     const calls: string[] = [];
     for (const name of NAMES)
@@ -232,9 +233,9 @@ describe("a training step with paged state", () => {
       const peaks: number[] = [];
       for (let i = 0; i < 2; i++) {
         if (i === 1) calls.length = 0;
-        emu.resetPeak();
+        gpu.resetPeak();
         losses.push((await step.run(microBatches, 0.01, 2 * i)).loss);
-        peaks.push(emu.memory.peak);
+        peaks.push(gpu.memory.peak);
       }
       return { losses, peaks, calls, bytes: await bytes(run) };
     } finally {
@@ -278,9 +279,9 @@ describe("a training step with paged state", () => {
       const before = await bytes(run);
       let failed = 0;
       for (let n = 4; ; n += 16) {
-        emu.addon.failAllocation(n);
+        gpu.addon.failAllocation(n);
         const error = await (async () => void (await step.run(microBatches, 0.01, 2)))().catch((caught) => caught);
-        emu.addon.failAllocation(0);
+        gpu.addon.failAllocation(0);
         if (!error) break;
         failed++;
         expect(error).toMatchObject({ code: "OUT_OF_MEMORY" });
