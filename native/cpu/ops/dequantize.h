@@ -34,7 +34,7 @@ lr_error dequantize_4bit(lr_queue* queue, lr_tensor y, const lr_weight* weight) 
   if (check.failed) return check.error;
   const int64_t n = w.n * w.k, blocksize = w.blocksize, blocks = ceil_div(n, blocksize);
   parallel_ranges(queue, blocks, [&](int64_t first, int64_t last) {
-    const Table16 table(w.code);
+    const Table16 table = Table16::load(w.code);
     for (int64_t b = first; b < last; b++)
       dequantize_block4(w, table, y, b * blocksize, min64(n, (b + 1) * blocksize), absmax_of(w, b));
   }, max64(1, kRange / blocksize));

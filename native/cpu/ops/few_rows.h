@@ -54,7 +54,7 @@ template <int M> struct Sums {
 /* sums[i][j] += W[row + j] . x[i], lane by lane, for `rows` <= kLanes rows of W and M rows of x; `scales` are the absmax of those rows' blocks. */
 template <int M> __attribute__((noinline)) void add_4bit(const lr_weight& w, int64_t row, int64_t rows, const FewRows& x, int64_t x_row, bool round, const float* scales, VF (*sums)[kLanes]) {
   constexpr int J = Sums<M>::J;
-  const Table16 code(w.code);
+  const Table16 code = Table16::load(w.code);
   const int64_t blocks = w.k / w.blocksize, bytes = w.blocksize / 2;
   const float* from = x.split + x_row * x.stride;
   for (int64_t first = 0; first < rows; first += J) {

@@ -55,12 +55,7 @@ LR_INLINE void read_absmax(const lr_weight& w, int64_t first, int64_t count, flo
 
 /* The values that the codes of a block with this absmax stand for; rounding 16 of them rounds all of its weights. */
 LR_INLINE Table16 block_table(const Table16& code, float scale, bool round) {
-  Table16 t = code;
-  for (int v = 0; v < Table16::kVectors; v++) {
-    t.part[v] = t.part[v] * VF::set(scale);
-    if (round) t.part[v] = round_bf16(t.part[v]);
-  }
-  return t;
+  return code.map([=](VF v) { return round ? round_bf16(v * VF::set(scale)) : v * VF::set(scale); });
 }
 
 /* Calls sink(i, v, n) for the values W[row][column + i ...]: v holds n of them (kLanes but at ends), i ascending from 0 to count. */
@@ -83,7 +78,7 @@ template <typename Sink> LR_INLINE void read_dense(const lr_weight& w, int64_t a
 
 template <typename Sink> LR_INLINE void read_4bit(const lr_weight& w, int64_t at, int64_t count, bool round, const Sink& sink) {
   const uint8_t* codes = static_cast<const uint8_t*>(w.data);
-  const Table16 code(w.code);
+  const Table16 code = Table16::load(w.code);
   int64_t block = Divisor(w.blocksize).floor(at);
   for (int64_t i = 0; i < count; block++) { /* one block, or the part of it in this span */
     const int64_t end = min64(count, (block + 1) * w.blocksize - at);

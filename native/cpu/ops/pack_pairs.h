@@ -29,12 +29,10 @@ void row_bf16(const lr_weight& w, int64_t row, int64_t column, int64_t count, ui
   const int64_t span = 2 * kLanes;
   if (at % 2 || w.blocksize % span) return read_4bit(w, at, count, true, sink);
   const uint8_t* codes = static_cast<const uint8_t*>(w.data);
-  const Table16 code(w.code);
+  const Table16 code = Table16::load(w.code);
   int64_t i = 0;
   for (int64_t block = Divisor(w.blocksize).floor(at); i + span <= count; block++) {
-    const Table16 high = block_table(code, absmax_of(w, block), true);
-    Table16 low = high;
-    for (int v = 0; v < Table16::kVectors; v++) low.part[v] = low_halves(high.part[v]);
+    const Table16 high = block_table(code, absmax_of(w, block), true), low = high.map(low_halves);
     for (const int64_t end = min64(count, (block + 1) * w.blocksize - at); i + span <= end; i += span) {
       const VI byte = load_bytes(codes + (at + i) / 2);
       either(low(byte >> 4), high(byte)).store(reinterpret_cast<float*>(out + i));

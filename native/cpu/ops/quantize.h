@@ -31,7 +31,7 @@ struct NearestCode4 {
     for (int i = 0; i < 16; i++) codes[i] = f32_from_bits(order[i]);
   }
   LR_INLINE VI operator()(VF x) const {
-    const Table16 midpoint(heap), code(codes);
+    const Table16 midpoint = Table16::load(heap), code = Table16::load(codes);
     VI at = VI::zero();
     for (int level = 0; level < 4; level++) at = at + at + VI::set(2) + (x <= midpoint(at));
     return bits(code(at - VI::set(15)));

@@ -65,13 +65,14 @@ LR_INLINE VI load_bytes(const uint8_t* p) { return {(VI::Native)_mm256_cvtepu8_e
 
 /* A table of 16 floats, looked up with the low four bits of an index. */
 struct Table16 {
-  static constexpr int kVectors = 2;
-  VF part[2];
-  LR_INLINE explicit Table16(const float* t) : part{VF::load(t), VF::load(t + 8)} {}
+  VF low, high;
+  static LR_INLINE Table16 load(const float* t) { return {VF::load(t), VF::load(t + 8)}; }
+  /* f of every value. */
+  template <typename F> LR_INLINE Table16 map(F f) const { return {f(low), f(high)}; }
   LR_INLINE VF operator()(VI i) const {
     __m256i index = (__m256i)i.v;
     __m256 upper = (__m256)_mm256_slli_epi32(index, 28); /* bit 3 becomes the sign, which blendv reads */
-    return {_mm256_blendv_ps(_mm256_permutevar8x32_ps(part[0].v, index), _mm256_permutevar8x32_ps(part[1].v, index), upper)};
+    return {_mm256_blendv_ps(_mm256_permutevar8x32_ps(low.v, index), _mm256_permutevar8x32_ps(high.v, index), upper)};
   }
 };
 

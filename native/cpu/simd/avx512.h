@@ -72,10 +72,11 @@ LR_INLINE VI load_bytes(const uint8_t* p) { return {(VI::Native)_mm512_cvtepu8_e
 
 /* A table of 16 floats, looked up with the low four bits of an index. */
 struct Table16 {
-  static constexpr int kVectors = 1;
-  VF part[1];
-  LR_INLINE explicit Table16(const float* t) : part{VF::load(t)} {}
-  LR_INLINE VF operator()(VI i) const { return {_mm512_permutexvar_ps((__m512i)i.v, part[0].v)}; }
+  VF all;
+  static LR_INLINE Table16 load(const float* t) { return {VF::load(t)}; }
+  /* f of every value. */
+  template <typename F> LR_INLINE Table16 map(F f) const { return {f(all)}; }
+  LR_INLINE VF operator()(VI i) const { return {_mm512_permutexvar_ps((__m512i)i.v, all.v)}; }
 };
 
 /* Rows become columns. */

@@ -40,9 +40,10 @@ LR_INLINE VI load_bytes(const uint8_t* p) { return each<VI>([=](int i) { return 
 
 /* A table of 16 floats, looked up with the low four bits of an index. */
 struct Table16 {
-  static constexpr int kVectors = 4;
   VF part[4];
-  LR_INLINE explicit Table16(const float* t) : part{VF::load(t), VF::load(t + 4), VF::load(t + 8), VF::load(t + 12)} {}
+  static LR_INLINE Table16 load(const float* t) { return {{VF::load(t), VF::load(t + 4), VF::load(t + 8), VF::load(t + 12)}}; }
+  /* f of every value. */
+  template <typename F> LR_INLINE Table16 map(F f) const { return {{f(part[0]), f(part[1]), f(part[2]), f(part[3])}}; }
   LR_INLINE VF operator()(VI i) const { return each<VF>([=](int j) { return part[(i.v[j] & 15) / 4].v[i.v[j] & 3]; }); }
 };
 
