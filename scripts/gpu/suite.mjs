@@ -56,11 +56,10 @@ function readManifest() {
 
 const text = (program, args) => spawnSync(program, args, { encoding: "utf8" }).stdout?.trim() || undefined;
 
+const gpu =
+  device === "cuda:0" ? text("nvidia-smi", ["--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]) : undefined;
+
 function machine(manifest) {
-  const gpu =
-    device === "cuda:0"
-      ? text("nvidia-smi", ["--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"])
-      : undefined;
   return {
     kind: "machine",
     device,
@@ -115,7 +114,17 @@ function runTests(section) {
 function runProgram(section) {
   const [program, ...args] =
     section === "bench"
-      ? [process.execPath, join(root, "dist/cli/main.js"), "bench", "ops", "--device", device, "--json"]
+      ? [
+          process.execPath,
+          join(root, "dist/cli/main.js"),
+          "bench",
+          "ops",
+          "--device",
+          device,
+          "--gpu",
+          /4090/.test(gpu ?? "") ? "rtx4090" : "h100",
+          "--json",
+        ]
       : [python, join(root, "scripts/gpu/peers.py"), "--device", device === "cpu" ? "cpu" : "cuda"];
   const child = spawnSync(program, args, { cwd: root, encoding: "utf8", stdio: ["ignore", "pipe", 2], maxBuffer: 1 << 26 });
   for (const line of (child.stdout ?? "").split("\n")) if (line.startsWith("{")) write({ section, ...JSON.parse(line) });
@@ -135,6 +144,8 @@ function run(section) {
     section in TESTS ? { passed: count("passed"), failed: count("failed"), skipped: count("skipped") } : { rows: mine.length };
   if (child.status !== 0)
     return { status: "failed", ...counts, reason: child.error?.message ?? `ended with ${child.signal ?? child.status}` };
+  if (section === "peers" && count("skipped") === mine.length)
+    return { status: "skipped", ...counts, reason: mine.at(-1)?.reason };
   // Nothing that passed is not a pass.
   if (mine.length === 0 || counts.passed === 0) return { status: "failed", ...counts, reason: "nothing ran" };
   return { status: "passed", ...counts };
