@@ -4,7 +4,7 @@ import { execFileSync } from "node:child_process";
 import { chmodSync, cpSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { bundledFiles, glibcOf, manifestOf, tooLarge } from "./manifest.mjs";
+import { bundledFiles, manifestOf, newestOf, tooLarge } from "./manifest.mjs";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "../..");
 const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
@@ -27,23 +27,20 @@ copy(process.execPath, "bin/node");
 execFileSync("strip", [join(folder, "bin/node")]);
 for (const program of ["run-suite.sh", "bin/node"]) chmodSync(join(folder, program), 0o755);
 
-const binaries = ["bin/node", ...files.filter((path) => /\.(node|so)$/.test(path))];
-const glibc = binaries
-  .map((path) => glibcOf(join(folder, path)))
-  .sort((a, b) => a.localeCompare(b, "en", { numeric: true }))
-  .at(-1);
+const binaries = ["bin/node", ...files.filter((path) => /^build\/.*\.(node|so)$/.test(path))].map((path) => join(folder, path));
+const needs = { glibc: newestOf("GLIBC", binaries), glibcxx: newestOf("GLIBCXX", binaries) };
 const changed = git("status", "--porcelain") === "" ? "" : "+";
 const facts = {
   name: "lowrank",
   version,
   commit: git("rev-parse", "--short=10", "HEAD") + changed,
   node: process.version,
-  glibc,
+  ...needs,
 };
 const manifest = manifestOf(folder, [...files, "run-suite.sh", "bin/node"].sort(), facts);
 writeFileSync(join(folder, "manifest.json"), `${JSON.stringify(manifest, null, 1)}\n`);
 
-say(`${files.length} files, glibc ${glibc} or newer; compressing (a minute or two)`);
+say(`${files.length} files; glibc ${needs.glibc}, GLIBCXX ${needs.glibcxx} or newer; compressing (a minute or two)`);
 // Machine code compresses better behind the x86 filter; names sorted and without owners, so that equal contents give equal bytes.
 const filters = process.arch === "x64" ? "xz -T0 --x86 --lzma2=preset=7" : "xz -T0 --lzma2=preset=7";
 execFileSync(

@@ -42,10 +42,13 @@ export function bundledFiles(root) {
   ];
 }
 
-/** The newest version of glibc that a program or library asks for, as "2.34"; "0" where it asks for none. */
-export function glibcOf(path) {
-  const minors = [...readFileSync(path, "latin1").matchAll(/GLIBC_2\.(\d+)/g)].map(([, minor]) => Number(minor));
-  return minors.length === 0 ? "0" : `2.${Math.max(...minors)}`;
+/** The newest version of a library that programs ask for by symbols of the form `GLIBC_2.34`, without what comes before `_`; "0" where none does. */
+export function newestOf(symbols, paths) {
+  const found = paths.flatMap((path) => [
+    ...readFileSync(path, "latin1").matchAll(new RegExp(`${symbols}_(\\d+(?:\\.\\d+)*)`, "g")),
+  ]);
+  const versions = found.map(([, version]) => version).sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
+  return versions.at(-1) ?? "0";
 }
 
 /** The manifest of files that lie under `folder`. */

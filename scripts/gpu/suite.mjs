@@ -50,7 +50,7 @@ function readManifest() {
     return !existsSync(file) || createHash("sha256").update(readFileSync(file)).digest("hex") !== sha256;
   });
   if (wrong.length === 0) return manifest;
-  say(`${wrong.length} files are not as they were packed, ${wrong[0].path} among them: unpack the archive again`);
+  say(`files that are not as they were packed: ${wrong.length}, ${wrong[0].path} among them; unpack the archive again`);
   process.exit(1);
 }
 
@@ -79,8 +79,9 @@ function machine(manifest) {
 function deviceProblem() {
   const doctor = text(process.execPath, [join(root, "dist/cli/main.js"), "doctor", "--json"]);
   if (!doctor) return "lowrank doctor gave no report";
-  const { cuda } = JSON.parse(doctor);
-  return device !== "cuda:0" || cuda.usable ? undefined : `${cuda.message} ${cuda.remedy ?? ""}`;
+  const { kernels, problems, cuda } = JSON.parse(doctor);
+  const problem = kernels ? (device !== "cuda:0" || cuda.usable ? undefined : cuda) : problems[0];
+  return problem && `${problem.message} ${problem.remedy ?? ""}`;
 }
 
 /** Those of test/emu know no CPU. */

@@ -5,7 +5,7 @@ import { cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 // @ts-expect-error: plain JavaScript, as all scripts
-import { bundledFiles, glibcOf, MOST_BYTES, manifestOf, packages, tooLarge } from "../../scripts/gpu/manifest.mjs";
+import { bundledFiles, MOST_BYTES, manifestOf, newestOf, packages, tooLarge } from "../../scripts/gpu/manifest.mjs";
 // @ts-expect-error: plain JavaScript, as all scripts
 import { SECTIONS, skippedOn, TESTS } from "../../scripts/gpu/sections.mjs";
 import { tempFolder } from "../io/files.js";
@@ -53,10 +53,11 @@ describe("the bundle", () => {
 
   it("knows the C library that a program needs", () => {
     const folder = tempFolder();
-    writeFileSync(join(folder, "a"), "\0GLIBC_2.4\0GLIBC_2.34\0GLIBC_2.17\0");
+    writeFileSync(join(folder, "a"), "\0GLIBC_2.4\0GLIBCXX_3.4.9\0GLIBC_2.34\0GLIBC_2.17\0GLIBCXX_3.4.30\0");
     writeFileSync(join(folder, "b"), "\0GLIBC_PRIVATE\0");
-    expect(glibcOf(join(folder, "a"))).toBe("2.34");
-    expect(glibcOf(join(folder, "b"))).toBe("0");
+    expect(newestOf("GLIBC", [join(folder, "a"), join(folder, "b")])).toBe("2.34");
+    expect(newestOf("GLIBCXX", [join(folder, "a")])).toBe("3.4.30");
+    expect(newestOf("GLIBC", [join(folder, "b")])).toBe("0");
   });
 });
 
@@ -186,7 +187,7 @@ describe("the suite", () => {
     );
     expect(suite(folder, ["--device", "cpu"])).toMatchObject({
       status: 1,
-      said: expect.stringContaining("scripts/gpu/sections.mjs among them: unpack the archive again"),
+      said: expect.stringContaining("scripts/gpu/sections.mjs among them; unpack the archive again"),
     });
   });
 });
