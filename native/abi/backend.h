@@ -22,7 +22,7 @@
 extern "C" {
 #endif
 
-#define LR_ABI_VERSION 5
+#define LR_ABI_VERSION 6
 
 typedef enum lr_dtype { LR_F32 = 0, LR_BF16 = 1, LR_F16 = 2, LR_I32 = 3, LR_U8 = 4 } lr_dtype;
 
@@ -127,6 +127,7 @@ typedef struct lr_attention_args {
   float scale, softcap;
   int32_t window;
   int32_t max_q;              /* longest number of queries of a sequence, a host-side bound */
+  int32_t math;               /* BF16 lets a device round q, k, v, dout and the probabilities to bf16 for its products; CPUs do not */
   /* backward */
   lr_tensor dout, dq, dk, dv;
 } lr_attention_args;

@@ -80,7 +80,7 @@ void Arg<const lr_linear_group*>::read(Call& call, size_t i) {
 void Arg<const lr_attention_args*>::read(Call& call, size_t i) {
   Words words(call, i);
   lr_attention_args& v = value;
-  words.all(v.out, v.lse, v.q, v.k, v.v, v.cu_q, v.cu_k, v.kv_len, v.block_table, v.scale, v.softcap, v.window, v.max_q, v.dout, v.dq, v.dk, v.dv);
+  words.all(v.out, v.lse, v.q, v.k, v.v, v.cu_q, v.cu_k, v.kv_len, v.block_table, v.scale, v.softcap, v.window, v.max_q, v.math, v.dout, v.dq, v.dk, v.dv);
   words.end();
 }
 

@@ -40,7 +40,14 @@ export function readTiles() {
     /kTile = kSlices <= (\d+) \? (\d+) : kSlices == 4 \? (\d+) : (\d+);/,
   );
   const [, backward, widerBackward] = numbers("ops/attention_grad.cu", /kTile = kSlices <= (\d+) \? (\d+) : (\d+);/);
-  const [few] = numbers("ops/attention.cu", /args->max_q \* a\.group <= (\d+);/);
+  const [few] = numbers("ops/attention_tile.cuh", /constexpr int kFewQueries = (\d+);/);
+  const [columns] = numbers("ops/attention_bf16.cuh", /constexpr int kWidestBf16 = (\d+);/);
+  const [block] = numbers("ops/attention_bf16.cuh", /constexpr int kBlockBf16 = (\d+)/);
+  const [rows, keys] = numbers("ops/attention_bf16.cu", /constexpr int kRows = (\d+), kKeys = (\d+)/);
+  const [rowsQ, keysQ] = numbers("ops/attention_grad_bf16.cu", /constexpr int kRowsQ = (\d+), kKeysQ = (\d+)/);
+  const [keysKV, rowsKV] = numbers("ops/attention_grad_bf16.cu", /constexpr int kKeysKV = (\d+), kRowsKV = (\d+)/);
+  const [slots] = numbers("ops/attention_bf16.cu", /(\d+) issue slots a score/);
+  const [slotsGrad] = numbers("ops/attention_grad_bf16.cu", /(\d+) issue slots a score/);
   const [megas] = numbers("ops/head.cu", /constexpr int64_t kChunkLogits = (\d+) << 20;/);
   const [leastRows, mostRows] = numbers("ops/head.cu", /max64\((\d+), min64\((\d+), kChunkLogits \/ vocabulary\)\)/);
   return {
@@ -55,6 +62,14 @@ export function readTiles() {
       backward,
       backwardWide: widerBackward,
       few,
+    },
+    // `owned` rows of a block stay, tiles of `passing` rows of the other side pass.
+    attentionBf16: {
+      columns,
+      warps: block / 32,
+      forward: { owned: rows, passing: keys, slots },
+      dq: { owned: rowsQ, passing: keysQ, slots: slotsGrad },
+      dkv: { owned: keysKV, passing: rowsKV, slots: slotsGrad },
     },
     head: { chunkLogits: megas * 2 ** 20, leastRows, mostRows },
   };

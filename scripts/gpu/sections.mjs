@@ -2,7 +2,7 @@
 
 /** Test files of each section; what a line ending in `*` begins with. */
 export const TESTS = {
-  conformance: ["test/native/kernels-*", "test/emu/attention.test.ts", "test/emu/linear.test.ts", "test/emu/head.test.ts"],
+  conformance: ["test/native/kernels-*", "test/emu/attention*", "test/emu/linear.test.ts", "test/emu/head.test.ts"],
   golden: ["test/gpu/golden.gpu.ts"],
   training: ["test/emu/training.test.ts"],
   paged: ["test/optim/paged.test.ts", "test/autograd/offload.test.ts"],

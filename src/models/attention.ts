@@ -43,6 +43,7 @@ export abstract class AttentionBase extends Module {
       cuSeqlens,
       maxSeqlen,
       scale: scores.scale,
+      bf16: mode.bf16 ?? false,
       ...(window !== undefined && { window }),
       ...(scores.softcap !== undefined && { softcap: scores.softcap }),
     };

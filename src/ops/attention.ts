@@ -15,6 +15,8 @@ export interface AttentionOptions {
   window?: number;
   /** c * tanh(score / c); absent: none. */
   softcap?: number;
+  /** Round operands and probabilities to bfloat16 where the device multiplies it on tensor cores; others compute in float32. */
+  bf16?: boolean;
 }
 
 /** Keys and values of earlier tokens, in blocks of 64 that a table assigns to sequences. */
@@ -101,6 +103,7 @@ function words(a: Handles, q: Tensor): Float64Array {
     a.softcap ?? 0,
     a.window ?? 0,
     a.maxSeqlen,
+    a.bf16 ? 1 : 0,
     a.dout ?? 0,
     a.dq ?? 0,
     a.dk ?? 0,

@@ -69,8 +69,8 @@ describe("a launch", () => {
     const [tokens, heads, kvHeads, size] = [192, 4, 2, 128];
     const q = addon.alloc(d, 0, [tokens, heads, size]);
     const [k, cu] = [addon.alloc(d, 0, [tokens, kvHeads, size]), addon.alloc(d, 3, [3])];
-    const launch = (op: "attention" | "attentionGrad") =>
-      launchesOf({ op, args: [Float64Array.of(0, 0, q, k, k, cu)] }, trace, gpu);
+    const launch = (op: "attention" | "attentionGrad", bf16 = 0) =>
+      launchesOf({ op, args: [Float64Array.of(0, 0, q, k, k, cu, 0, 0, 0, 1, 0, 0, tokens / 2, bf16)] }, trace, gpu);
     let pairs = 0;
     for (let s = 0; s < 2; s++) for (let i = 0; i < tokens / 2; i++) pairs += i + 0.5;
     const work = pairs * heads * 2 * size;
@@ -79,6 +79,20 @@ describe("a launch", () => {
     // The five products of the gradient; two of them are computed twice.
     expect(launch("attentionGrad").reduce((sum, { useful = 0 }) => sum + useful, 0)).toBeCloseTo(5 * work, -3);
     expect(launch("attentionGrad").reduce((sum, { lanes = 0 }) => sum + lanes, 0)).toBeGreaterThan(7 * work);
+    // In bf16 on tensor cores, over K and V that were laid out before: tiles of queries of a group, of keys, and their waste on the diagonal.
+    const [laid, forward] = launch("attention", 1);
+    expect([laid!.kernel, laid!.dram]).toEqual(["lay_kernel", 6 * 2 * tokens * kvHeads * size]);
+    expect(forward).toMatchObject({ kernel: "attention_bf16_kernel", useful: launch("attention")[0]!.useful });
+    for (const [{ tensor = 0, shared = 0 }, products] of [
+      [forward!, 2],
+      [launch("attentionGrad", 1)[2]!, 3],
+      [launch("attentionGrad", 1)[3]!, 4],
+    ] as const) {
+      expect(tensor).toBeGreaterThan(products * work);
+      expect(tensor).toBeLessThan(2 * products * work);
+      expect(shared).toBeGreaterThan((products * work) / 32); // a tile of n rows is read for every 16 or 32 rows of a warp
+    }
+    expect(launch("attentionGrad", 1).reduce((sum, { useful = 0 }) => sum + useful, 0)).toBeCloseTo(5 * work, -3);
     for (const t of [q, k, cu]) addon.free(t);
   });
 });
@@ -126,8 +140,8 @@ describe("lowrank bench model", () => {
 
   it("counts the launches of 32 layers", () => {
     const calls = (kernel: string, checkpointing: boolean) => of("model_kernel", { seq: 2048, checkpointing, kernel })[0]!.calls;
-    expect([calls("attention_kernel", false), calls("attention_kernel", true)]).toEqual([32, 64]);
-    expect(calls("attention_dq_kernel", true)).toBe(32);
+    expect([calls("attention_bf16_kernel", false), calls("attention_bf16_kernel", true)]).toEqual([32, 64]);
+    expect(calls("attention_dq_bf16_kernel", true)).toBe(32);
     expect(calls("adamw_kernel", true)).toBe(1);
     // Forward: qkv, o, gate and up, down; backward: the same but for dx of the first layer's q, k, v.
     expect(calls("gemm_bf16_large (coded)", false)).toBe(32 * 8 - 1);

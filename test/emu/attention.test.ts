@@ -2,29 +2,20 @@
 import { describe, expect, it } from "vitest";
 import { cuda } from "../cuda-device.js";
 import { type AttentionCase, base, run, self, words } from "../native/attention.js";
-import { Raw, refusal, sameBits, withRaw } from "../native/raw.js";
+import { type Raw, refusal, sameBits, withRaw } from "../native/raw.js";
 import { attention } from "../reference/attention.js";
 import { gradientError, relativeError, weighted } from "../reference/numeric.js";
-
-async function onEmu<T>(guard: number, body: (raw: Raw) => Promise<T>): Promise<T> {
-  const raw = new Raw(cuda, undefined, guard);
-  try {
-    return await body(raw);
-  } finally {
-    raw.dispose();
-  }
-}
 
 describe("attention on emu", () => {
   it("gives the same bits with vectors of 16 bytes as without", async () => {
     const c: AttentionCase = { ...base, name: "", heads: 4, kvHeads: 2, d: 20, lengths: self(40, 3) };
-    const [vectors, plain] = await Promise.all([64, 72].map((guard) => onEmu(guard, (raw) => run(raw, c, 1))));
+    const [vectors, plain] = await Promise.all([64, 72].map((guard) => withRaw(cuda, (raw) => run(raw, c, 1), guard)));
     for (const name of ["out", "lse", "dq", "dk", "dv"] as const) expect(sameBits(vectors![name], plain![name])).toBe(true);
   });
 
   it.each([130, 200, 257, 512])("equals float64 with heads of %i", async (d) => {
     const c: AttentionCase = { ...base, name: "", heads: 2, d, scale: 1 / Math.sqrt(d), lengths: self(19) };
-    const { x, out, dq, dk, dv } = await onEmu(64, (raw) => run(raw, c, 2));
+    const { x, out, dq, dk, dv } = await withRaw(cuda, (raw) => run(raw, c, 2), 64);
     expect(relativeError(out, attention(x.q, x.k, x.v, c).out)).toBeLessThan(1e-5);
     expect(gradientError((q) => weighted(attention(q, x.k, x.v, c).out, x.dout), x.q, dq, 21)).toBeLessThan(3e-5);
     expect(gradientError((k) => weighted(attention(x.q, k, x.v, c).out, x.dout), x.k, dk, 22)).toBeLessThan(3e-5);
@@ -45,7 +36,7 @@ describe("attention on emu", () => {
         softcap: 2,
       },
     ]) {
-      const { x, out, lse } = await onEmu(72, (raw) => run(raw, { ...c, name: "" }, 3));
+      const { x, out, lse } = await withRaw(cuda, (raw) => run(raw, { ...c, name: "" }, 3));
       const expected = attention(x.q, x.k, x.v, c);
       expect(relativeError(out, expected.out)).toBeLessThan(1e-5);
       expect(relativeError(lse, expected.lse)).toBeLessThan(1e-5);
@@ -54,7 +45,7 @@ describe("attention on emu", () => {
 
   it("gives zero, and no gradient, where a query sees no key", async () => {
     const c: AttentionCase = { ...base, name: "", lengths: [{ queries: 5, keys: 2 }] };
-    const { out, dq, dk, dv } = await onEmu(72, (raw) => run(raw, c, 4));
+    const { out, dq, dk, dv } = await withRaw(cuda, (raw) => run(raw, c, 4));
     expect(out.subarray(0, 3 * c.d).every((v) => v === 0)).toBe(true);
     expect(out.subarray(3 * c.d).every((v) => v !== 0)).toBe(true);
     expect(dq.subarray(0, 3 * c.d).every((v) => v === 0)).toBe(true);

@@ -2,9 +2,12 @@
 import type { AttentionShape } from "../reference/attention.js";
 import { gaussian } from "../reference/numeric.js";
 import type { Raw } from "./raw.js";
+import { bfloat16Bits, fromBfloat16 } from "./weights.js";
 
 export interface AttentionCase extends AttentionShape {
   name: string;
+  /** Products of bf16, on inputs that are rounded to it. */
+  bf16?: boolean;
 }
 
 export const self = (...lengths: number[]) => lengths.map((n) => ({ queries: n, keys: n }));
@@ -13,13 +16,17 @@ export const base = { heads: 1, kvHeads: 1, d: 8, scale: 0.4 };
 export function inputs(c: AttentionCase, seed: number) {
   const tokens = c.lengths.reduce((n, s) => n + s.queries, 0);
   const keys = c.lengths.reduce((n, s) => n + s.keys, 0);
+  const random = (count: number, at: number) => {
+    const values = gaussian(count, at);
+    return c.bf16 ? values.map((v) => fromBfloat16(bfloat16Bits(v))) : values;
+  };
   return {
     tokens,
     keys,
-    q: gaussian(tokens * c.heads * c.d, seed),
-    k: gaussian(keys * c.kvHeads * c.d, seed + 1),
-    v: gaussian(keys * c.kvHeads * c.d, seed + 2),
-    dout: gaussian(tokens * c.heads * c.d, seed + 3),
+    q: random(tokens * c.heads * c.d, seed),
+    k: random(keys * c.kvHeads * c.d, seed + 1),
+    v: random(keys * c.kvHeads * c.d, seed + 2),
+    dout: random(tokens * c.heads * c.d, seed + 3),
     cuQ: cumulative(c.lengths.map((s) => s.queries)),
     cuK: cumulative(c.lengths.map((s) => s.keys)),
   };
@@ -45,6 +52,7 @@ export const words = (a: Record<string, number>): Float64Array =>
       "softcap",
       "window",
       "maxQ",
+      "math",
       "dout",
       "dq",
       "dk",
@@ -53,8 +61,9 @@ export const words = (a: Record<string, number>): Float64Array =>
     (name) => a[name] ?? 0,
   );
 
-export async function run(raw: Raw, c: AttentionCase, seed: number) {
+export async function run(raw: Raw, c: AttentionCase, seed: number, change = (_: ReturnType<typeof inputs>) => {}) {
   const x = inputs(c, seed);
+  change(x);
   const queryShape = [x.tokens, c.heads, c.d];
   const keyShape = [x.keys, c.kvHeads, c.d];
   const t = {
@@ -73,6 +82,7 @@ export async function run(raw: Raw, c: AttentionCase, seed: number) {
     softcap: c.softcap ?? 0,
     window: c.window ?? 0,
     maxQ: Math.max(...c.lengths.map((s) => s.queries)),
+    math: c.bf16 ? 1 : 0,
   };
   raw.kernels.attention(raw.d, words(t));
   raw.kernels.attentionGrad(raw.d, words(t));

@@ -104,8 +104,8 @@ function dtypeOf(data: Data | readonly number[]): DTypeName {
 }
 
 /** Runs `body` with a device whose tensors are freed afterwards. */
-export async function withRaw<T>(device: string, body: (raw: Raw) => Promise<T>): Promise<T> {
-  const raw = new Raw(device);
+export async function withRaw<T>(device: string, body: (raw: Raw) => Promise<T>, guard?: number): Promise<T> {
+  const raw = new Raw(device, undefined, guard);
   try {
     return await body(raw);
   } finally {

@@ -79,6 +79,18 @@ __device__ __forceinline__ uint32_t pack_f16(float low, float high) {
   asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
   return r;
 }
+// 2^x to about 2 units in the last place; results below the normal numbers become 0.
+__device__ __forceinline__ float exp2_approx(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+// 1 / x to 1 unit in the last place.
+__device__ __forceinline__ float reciprocal_approx(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 // f16 bits to float32, exact.
 __device__ __forceinline__ float f16_to_float(uint16_t h) {
   float x;
@@ -104,6 +116,8 @@ template <int Pending> void copy_async_wait() { emu::copy_async_wait(Pending); }
 inline void named_barrier(int id, int count, LR_LINE) { emu::barrier(id, count, line); }
 inline uint32_t pack_bf16(float low, float high) { return emu::float_to_bf16(low) | (uint32_t)emu::float_to_bf16(high) << 16; }
 inline uint32_t pack_f16(float low, float high) { return emu::float_to_f16(low) | (uint32_t)emu::float_to_f16(high) << 16; }
+inline float exp2_approx(float x) { return std::exp2(x); }
+inline float reciprocal_approx(float x) { return 1.0f / x; }
 inline float f16_to_float(uint16_t h) { return emu::f16_to_float(h); }
 #undef LR_LINE
 

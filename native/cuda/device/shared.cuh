@@ -30,6 +30,16 @@ __device__ __forceinline__ void store4(float* p, float4 v) {
 #endif
   *reinterpret_cast<float4*>(p) = v;
 }
+// Eight values as one chunk of a bf16 tile.
+__device__ __forceinline__ void store_chunk(unsigned char* to, const float (&v)[8]) {
+  const uint4 packed = make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7]));
+  store4(reinterpret_cast<float*>(to), make_float4(__uint_as_float(packed.x), __uint_as_float(packed.y), __uint_as_float(packed.z), __uint_as_float(packed.w)));
+}
+
+// Byte of a chunk of 16 bytes in a tile of rows of `Chunks` chunks, a multiple of 8. Chunk c of row r lies at c ^ (r % 8): the eight rows that ldmatrix
+// reads fall in different banks without padding.
+template <int Chunks> __device__ __forceinline__ int chunk_at(int row, int chunk) { return (row * Chunks + (chunk ^ (row & 7))) * 16; }
+
 inline bool aligned16(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
 // Calls body with a value of the element type, float, bf16 or f16, for `using T = decltype(value)`. On the host.

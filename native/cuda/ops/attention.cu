@@ -9,10 +9,11 @@
 // The grid: slots of query tiles, the last first since they see most keys; kv heads; parts of the keys.
 // Decoding (few rows a sequence) takes tiles of 16 rows, and where the grid would leave the device idle the keys are cut into parts, whose sums
 // meet in scratch and are joined in order (Flash-Decoding, Dao et al. 2023). Tolerance: float32 sums in another order than the CPU's.
+// Products of bf16 on tensor cores: attention_bf16.cu.
 // hot: attention_kernel: 256 threads, 84224 bytes shared, 1 block
 // hot: join_parts_kernel: 64 threads, 0 bytes shared, 16 blocks
 #include "../table.cuh"
-#include "attention_tile.cuh"
+#include "attention_bf16.cuh"
 
 namespace lr {
 namespace {
@@ -146,8 +147,9 @@ lr_error attention(lr_queue* queue, const lr_attention_args* args) {
   if (check.failed) return check.error;
   AttentionView a = view_of(*args);
   if (a.kv_heads > 65535) return invalid("attention", "%d kv heads are more than the 65535 that this device takes", a.kv_heads);
+  if (takes_bf16(*args, a)) return attention_bf16(queue, args, a);
   const int64_t vectors = a.tokens * a.heads;
-  const bool few = (int64_t)args->max_q * a.group <= 16;
+  const bool few = has_few_queries(*args, a);
   // Parts of two tiles of 64 keys or more.
   const int64_t slots_of_few = tile_slots(a.tokens, a.sequences.count, a.group, 16), most_keys = a.sequences.block_table ? a.sequences.table_width * kPageSize : args->k.shape[0];
   const int64_t most = few && slots_of_few > 0 ? kBusy / (slots_of_few * a.kv_heads) : 1, wanted = (most_keys + 2 * kPageSize - 1) / (2 * kPageSize);
@@ -171,7 +173,7 @@ lr_error attention(lr_queue* queue, const lr_attention_args* args) {
   };
   with_slices(a.d, [&](auto slices) {
     constexpr int kSlices = decltype(slices)::value, kTile = kSlices <= 2 ? 64 : kSlices == 4 ? 32 : 16;
-    if (few) run(Constant<16>(), Constant<kTile>(), slices);
+    if (few) run(Constant<kFewQueries>(), Constant<kTile>(), slices);
     else run(Constant<kTile>(), Constant<kTile>(), slices);
   });
   if (parts.count > 1 && vectors > 0)

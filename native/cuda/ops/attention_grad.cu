@@ -7,28 +7,23 @@
 //   to 128      32 x 32   3 x 16.5 + 4.1 KiB                                      4 x 16.5 + 8.3 KiB
 //   to 256      16 x 16   3 x 16.3 + 1.1 KiB                                      4 x 16.3 + 2.1 KiB
 //   to 512      16 x 16   3 x 32.3 + 1.1 KiB                                      q and dO share a buffer: 3 x 32.3 + 2.1 KiB, 98.9 KiB
-// Tolerance: float32 sums in another order than the CPU's.
+// Tolerance: float32 sums in another order than the CPU's. Products of bf16 on tensor cores: attention_grad_bf16.cu.
 // hot: attention_dq_kernel: 256 threads, 100160 bytes shared, 1 block
 // hot: attention_dkv_kernel: 256 threads, 101248 bytes shared, 1 block
 // hot: attention_delta_kernel: 256 threads, 0 bytes shared, 6 blocks
 #include "../table.cuh"
-#include "attention_tile.cuh"
+#include "attention_bf16.cuh"
 
 namespace lr {
 namespace {
 
-struct Gradient {
-  const float *out, *dout, *lse;
-  float* delta; // [T, H]
-};
-
 // A warp a row.
-__global__ void attention_delta_kernel(Gradient g, const Finding* found, int64_t rows, int64_t d) {
+template <bool Round> __global__ void attention_delta_kernel(Gradient g, const Finding* found, int64_t rows, int64_t d) {
   if (found->rule != kFine) return;
   const int lane = (int)threadIdx.x % kWarpSize, warps = (int)blockDim.x / kWarpSize;
   for (int64_t row = (int64_t)blockIdx.x * warps + threadIdx.x / kWarpSize; row < rows; row += (int64_t)gridDim.x * warps) {
     float sum = 0.0f;
-    for (int64_t i = lane; i < d; i += kWarpSize) sum = fmaf(g.out[row * d + i], g.dout[row * d + i], sum);
+    for (int64_t i = lane; i < d; i += kWarpSize) sum = fmaf(g.out[row * d + i], Round ? round_bf16(g.dout[row * d + i]) : g.dout[row * d + i], sum);
     sum = warp_reduce(sum, Add());
     if (lane == 0) g.delta[row] = sum;
   }
@@ -160,6 +155,14 @@ template <int Tile, int Slices> __global__ void attention_dkv_kernel(AttentionVi
 
 }  // namespace
 
+void enqueue_delta(const AttentionView& a, const Gradient& g, bool round) {
+  const int64_t rows = a.tokens * a.heads, d = a.d;
+  if (rows == 0) return;
+  const unsigned blocks = blocks_for(rows, kThreads / kWarpSize);
+  if (round) LR_LAUNCH(attention_delta_kernel<true>, blocks, kThreads, 0, g, a.found, rows, d);
+  else LR_LAUNCH(attention_delta_kernel<false>, blocks, kThreads, 0, g, a.found, rows, d);
+}
+
 lr_error attention_grad(lr_queue* queue, const lr_attention_args* args) {
   Check check("attention_grad");
   check_attention(check, *args);
@@ -167,6 +170,7 @@ lr_error attention_grad(lr_queue* queue, const lr_attention_args* args) {
   if (check.failed) return check.error;
   AttentionView a = view_of(*args);
   if (a.kv_heads > 65535) return invalid("attention_grad", "%d kv heads are more than the 65535 that this device takes", a.kv_heads);
+  if (takes_bf16(*args, a)) return attention_grad_bf16(queue, args, a);
   const int64_t rows = a.tokens * a.heads, keys = args->k.shape[0];
   if (queue->sizing) {
     queue->scratch_size = (size_t)rows * sizeof(float);
@@ -177,7 +181,7 @@ lr_error attention_grad(lr_queue* queue, const lr_attention_args* args) {
   Finding* const found = next_finding(queue, check.op);
   a.found = found;
   enqueue_check(found, a.sequences, a.tokens, keys);
-  if (rows > 0) LR_LAUNCH(attention_delta_kernel, blocks_for(rows, kThreads / kWarpSize), kThreads, 0, g, found, rows, (int64_t)a.d);
+  enqueue_delta(a, g, false);
   with_slices(a.d, [&](auto slices) {
     constexpr int kSlices = decltype(slices)::value, kTile = kSlices <= 2 ? 32 : 16;
     constexpr size_t kRow = (64 * kSlices + 4) * sizeof(float), kScores = kTile * (kTile + 1) * sizeof(float);

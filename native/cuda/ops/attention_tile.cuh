@@ -28,6 +28,18 @@ struct AttentionView {
 // Of checked arguments; `found` is left to the entry.
 AttentionView view_of(const lr_attention_args& args);
 
+// Up to so many rows a sequence and kv head are decoding: attention.cu cuts their keys into parts.
+constexpr int kFewQueries = 16;
+inline bool has_few_queries(const lr_attention_args& args, const AttentionView& a) { return (int64_t)args.max_q * a.group <= kFewQueries; }
+
+// What the gradient reads of the forward pass and of its output.
+struct Gradient {
+  const float *out, *dout, *lse;
+  float* delta; // [T, H]: rowsum(dO ∘ O)
+};
+// delta, of dO as it is or rounded to bf16 as the products take it.
+void enqueue_delta(const AttentionView& a, const Gradient& g, bool round);
+
 // Slots of the grid for the tiles of cumulative counts `cu`, `per` rows each element: sequence s owns the slots from cu[s] * per / rows + s on,
 // which are enough for its tiles whatever the counts are.
 inline int64_t tile_slots(int64_t total, int64_t sequences, int64_t per, int rows) { return total * per / rows + sequences; }

@@ -13,7 +13,7 @@
 //   kWide    float32 in rows of whole 16 bytes: one step ahead in registers (32 a thread), then into one of two tiles
 //   kOther   any weight, as it comes
 // Tiles in shared memory keep the direction of the matrix and are read by ldmatrix, transposed where the depth runs down the columns. Rows are 128 or
-// 256 bytes; chunk c of 16 bytes of row r lies at c ^ (r % 8): eight rows of a matrix fall in different banks, no padding.
+// 256 bytes, swizzled (chunk_at).
 // An adapter's term is one more K-tile: U and B (or A) of its rows through the buffers that the pipeline does not use yet, before the first step.
 // Per step and block (Large): 256 clocks of tensor cores on 8.0 against 192 of shared-memory reads, 288 issue slots a scheduler for decoding.
 // Rounding: A as it lies in memory; W to bf16(table * absmax), the table itself never. Tolerance: float32 sums of exact products of bf16 values.
@@ -40,9 +40,6 @@ template <class T, Kind K> constexpr size_t shared_bytes() {
   return kStages * T::kBytesA + (K == kDirect ? kStages : 2) * T::kBytesB + (K == kCoded ? kStages * T::kBlock * 16 + kTableBytes + kNestedBytes : 0);
 }
 
-// Byte of a chunk of a tile with `Chunks` chunks a row.
-template <int Chunks> __device__ __forceinline__ int chunk_at(int row, int chunk) { return (row * Chunks + (chunk ^ (row & 7))) * 16; }
-
 // A tile of Height rows and Width columns of a matrix; what lies outside of rows [begin, end) and `columns` is zero.
 template <int Height, int Width, int Threads>
 __device__ __forceinline__ void copy_tile(unsigned char* to, const void* from, int64_t stride, int64_t row0, int64_t begin, int64_t end, int64_t column0, int64_t columns) {
@@ -54,11 +51,6 @@ __device__ __forceinline__ void copy_tile(unsigned char* to, const void* from, i
     const bf16* source = (const bf16*)from + (inside ? (row0 + row) * stride + column0 + 8 * chunk : 0);
     copy_async<16>(to + chunk_at<kChunks>(row, chunk), source, inside ? 16 : 0);
   }
-}
-
-__device__ __forceinline__ void store_chunk(unsigned char* to, const float (&v)[8]) {
-  const uint4 packed = make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7]));
-  store4(reinterpret_cast<float*>(to), make_float4(__uint_as_float(packed.x), __uint_as_float(packed.y), __uint_as_float(packed.z), __uint_as_float(packed.w)));
 }
 
 // Which part of W a step needs: rows [row0, rows) and columns [column0, columns).

@@ -64,6 +64,7 @@ function attention(w: World, gradient: boolean): Float64Array {
     softcap: w.of([0, 0, 5, -1]),
     window: w.of([0, 0, 1, 10, -1, 2 ** 31 - 1]),
     max_q: w.of([0, 1, tokens, 1000, -1, 2 ** 31 - 1]),
+    math: w.of([0, 1]),
   };
   if (paged) {
     const blocks = 1 + w.below(4);

@@ -256,6 +256,43 @@ function attentionPass(
   };
 }
 
+/**
+ * attention_bf16.cuh: a warp's rows stay, tiles of the other side pass. `products` by tile_products, `sums` by add_weighted; `needed` of them are no
+ * repetition of another kernel's. `byKeys`: keys stay, rows of queries pass.
+ */
+function attentionPassBf16(
+  kernel: string,
+  { q, k, sequences }: { q: TracedTensor; k: TracedTensor; sequences: number },
+  { owned, passing, slots }: { owned: number; passing: number; slots: number },
+  { products, sums, needed, byKeys = false }: { products: number; sums: number; needed: number; byKeys?: boolean },
+): Launch {
+  const [tokens, heads, d] = q.shape as [number, number, number];
+  const kvHeads = k.shape[1]!;
+  const group = heads / kvHeads;
+  const length = tokens / sequences;
+  const columns = Math.max(64, over(d, 32) * 32);
+  const warp = owned / TILES.attentionBf16.warps;
+  // Along the diagonal tiles are whole, but for warps that see nothing of them.
+  const along = byKeys ? warp + passing / group : warp / group + passing;
+  const pairs = (sequences * heads * length * (length + along)) / 2;
+  const rowBytes = 2 * (columns > 64 ? 128 : 64);
+  // Of the rows of a pair of tiles, out of shared memory; besides, what passes was written there once a block, both of it.
+  const read = 2 * columns * (products * (warp + passing) + sums * passing);
+  const written = (2 * passing * rowBytes) / TILES.attentionBf16.warps;
+  const blocks = sequences * kvHeads * over(length * (byKeys ? 1 : group), owned);
+  const passed = (pairs / owned) * 2 * columns * 2;
+  return {
+    kernel,
+    tensor: pairs * 2 * columns * (products + sums),
+    lanes: pairs * slots * 2,
+    useful: sequences * heads * length * length * d * needed,
+    shared: (pairs / (warp * passing)) * (read + written),
+    l2: passed,
+    dram: q.bytes + k.bytes + (byKeys ? 2 * k.bytes : q.bytes),
+    blocks,
+  };
+}
+
 function head(args: Float64Array, trace: Trace, gradient: boolean, gpu: Gpu): Launch[] {
   const x = trace.tensor(args[4])!;
   const [tokens, k] = x.shape as [number, number];
@@ -294,8 +331,25 @@ export function launchesOf({ op, args }: OpCall, trace: Trace, gpu: Gpu): Launch
       const words = first as Float64Array;
       const [q, k] = [trace.tensor(words[2])!, trace.tensor(words[3])!];
       const of = { q, k, sequences: trace.tensor(words[5])!.elements - 1 };
-      const wide = over(q.shape[2]!, 64);
-      const { narrowSlices, forward, forward4, forward8, backward, backwardWide } = TILES.attention;
+      const [, heads, d] = q.shape as [number, number, number];
+      const [paged, mostQueries, bf16] = [words[8] !== 0, words[12]!, words[13] === 1];
+      const { columns, forward: forwardBf16, dq, dkv } = TILES.attentionBf16;
+      const wide = over(d, 64);
+      const { narrowSlices, forward, forward4, forward8, backward, backwardWide, few } = TILES.attention;
+      if (bf16 && !paged && d <= columns && (mostQueries * heads) / k.shape[1]! > few) {
+        const laid = (elements: number) => memory("lay_kernel", elements * LAID);
+        if (op === "attention")
+          return [
+            laid(2 * k.elements),
+            attentionPassBf16("attention_bf16_kernel", of, forwardBf16, { products: 1, sums: 1, needed: 2 }),
+          ];
+        return [
+          memory("attention_delta_kernel", 2 * q.bytes),
+          laid(2 * (q.elements + k.elements)),
+          attentionPassBf16("attention_dq_bf16_kernel", of, dq, { products: 2, sums: 1, needed: 1 }),
+          attentionPassBf16("attention_dkv_bf16_kernel", of, dkv, { products: 2, sums: 2, needed: 4, byKeys: true }),
+        ];
+      }
       if (op === "attention") {
         const tile = wide <= narrowSlices ? forward : wide <= 4 ? forward4 : forward8;
         return [attentionPass("attention_kernel", of, tile, { rows: 1, weighted: 1, needed: 2 })];

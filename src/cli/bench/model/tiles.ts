@@ -39,6 +39,25 @@ export const TILES = {
     backwardWide: 16,
     few: 16,
   },
+  attentionBf16: {
+    columns: 128,
+    warps: 4,
+    forward: {
+      owned: 128,
+      passing: 32,
+      slots: 17,
+    },
+    dq: {
+      owned: 128,
+      passing: 32,
+      slots: 15,
+    },
+    dkv: {
+      owned: 64,
+      passing: 64,
+      slots: 15,
+    },
+  },
   head: {
     chunkLogits: 33554432,
     leastRows: 8,
