@@ -10,7 +10,7 @@ import { readJsonFile } from "../io/json.js";
 import type { SafetensorsDType } from "../io/safetensors.js";
 import type { TensorEntry } from "../io/safetensors-write.js";
 import { readConfigFile } from "../models/config-reader.js";
-import { type FromPretrainedOptions, resolveFolder } from "../models/from-pretrained.js";
+import { type FromPretrainedOptions, readGeneration, resolveFolder } from "../models/from-pretrained.js";
 import type { TensorSpec } from "../models/layout.js";
 import { readFileInto } from "../models/loader.js";
 import { planLoading } from "../models/plan.js";
@@ -62,12 +62,14 @@ export async function mergeIntoCheckpoint(
   const device = typeof on === "object" ? on : getDevice(on);
   const folder = await resolveFolder(base, source);
   const json = await readConfigFile(folder);
-  const { family, config } = resolveConfig(json);
+  const resolved = resolveConfig(json);
+  const { family, config } = resolved;
   if (config.quantization) {
     throw new LowrankError("UNSUPPORTED", `${base} is quantised itself: merging into it rounds the sum`, {
       hint: "Give the 16-bit model that it was made from.",
     });
   }
+  await readGeneration(folder, resolved, source.onNote);
   const checkpoint = await openCheckpoint(folder);
   const tried: Evidence[] = [];
   let adapter: Adapter | undefined;
