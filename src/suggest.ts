@@ -1,11 +1,12 @@
 /** Longer words are no misspelling of anything, and comparing them takes the square of their length. */
 const LONGEST = 64;
 
-/** The candidates closest to a misspelt word, for "did you mean" in errors: all that are equally close. Empty when none is close. */
+/** The candidates closest to a misspelt word, for "did you mean" in errors: all that are equally close. Empty when none is close, or the word is one of them. */
 export function nearest(word: string, candidates: Iterable<string>, count = 3): string[] {
-  if (word.length > LONGEST) return [];
+  const distinct = new Set(candidates);
+  if (word.length > LONGEST || distinct.has(word)) return [];
   const limit = Math.max(1, Math.floor(word.length / 3));
-  const measured = [...new Set(candidates)].map((candidate) => ({
+  const measured = [...distinct].map((candidate) => ({
     candidate,
     distance: editDistance(word.toLowerCase(), candidate.toLowerCase(), limit),
   }));

@@ -19,6 +19,12 @@ export function addDelta(table: Tensor, { a, b, scale: factor }: Delta): Tensor 
   return table;
 }
 
+/** `table` changed to the matrix whose rows DoRA measures: of a base without `offset`, with `delta`. */
+export function directed(table: Tensor, offset: Delta | undefined, delta: Delta): Tensor {
+  if (offset) addDelta(table, offset);
+  return addDelta(table, delta);
+}
+
 /** magnitude / ‖row‖ for every row of a matrix float32 [n, k]; the lengths are constants for the gradient, as in PEFT. */
 export function gain(magnitude: Tensor, matrix: Tensor): Tensor {
   const inverse = noGrad(() => scope(() => scale(rowRms(matrix, EPS).rstd, 1 / Math.sqrt(matrix.shape[1]!))));

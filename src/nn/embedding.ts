@@ -38,24 +38,23 @@ export class Embedding extends Adaptable {
   #lookUp(ids: Tensor, names: readonly string[], factor: number): Tensor {
     const parts = this.adapters.of(names);
     const table = parts.find(({ weight }) => weight)?.weight ?? this.weight;
+    // A row of b a is the row of b, times a. PEFT drops nothing here.
+    const change = ({ a, b, scale: own }: Delta) => scale(matmul(embedding(b, ids), a), own * factor);
     let y = embedding(table, ids, factor);
-    const plain = y;
-    for (const { pair, rows } of parts) {
-      for (const delta of [pair?.delta(), rows?.delta(table)]) {
-        if (!delta) continue;
-        // A row of b a is the row of b, times a. PEFT drops nothing here.
-        const change = scale(matmul(embedding(delta.b, ids), delta.a), delta.scale * factor);
-        y = add(y, pair?.magnitude ? this.#turned(table, plain, change, pair, delta) : change);
-      }
+    for (const { rows } of parts) if (rows) y = add(y, change(rows.delta(table)));
+    for (const { pair } of parts) {
+      if (!pair) continue;
+      const delta = pair.delta();
+      y = add(y, change(delta));
+      if (pair.magnitude) y = scaleColumns(y, this.#factors(table, pair, delta));
     }
     return y;
   }
 
-  /** What DoRA makes of `change`: it measures the columns of a table, as they are the rows of the matrix that PEFT means. */
-  #turned(table: Tensor, plain: Tensor, change: Tensor, pair: LoraPair, delta: Delta): Tensor {
+  /** DoRA measures the columns of a table, as they are the rows of the matrix that PEFT means. */
+  #factors(table: Tensor, pair: LoraPair, delta: Delta): Tensor {
     const matrix = () => noGrad(() => scope(() => transpose(addDelta(cast(table, "float32"), delta))));
-    const factors = pair.factors(table, () => gain(pair.magnitude!, matrix()));
-    return add(scaleColumns(add(plain, change), factors), scale(plain, -1));
+    return pair.factors(table, () => gain(pair.magnitude!, matrix()));
   }
 
   override *tensors(): Iterable<[string, Tensor]> {

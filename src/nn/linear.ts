@@ -8,9 +8,9 @@ import type { Weight } from "../quant/weight.js";
 import { nextKey } from "../tensor/random.js";
 import { scope } from "../tensor/scope.js";
 import type { Tensor } from "../tensor/tensor.js";
-import type { AdapterPart, Delta, LoraPair } from "./adapter-part.js";
+import type { AdapterPart, Delta } from "./adapter-part.js";
 import { Adaptable, type AdapterSelection, BASE_ONLY, byRange, namesOf } from "./adapter-slot.js";
-import { addDelta, gain, scaleColumns } from "./dora.js";
+import { directed, gain, scaleColumns } from "./dora.js";
 import { biasRows } from "./lora-bias.js";
 
 /** A linear layer: y = x Wᵀ + bias. */
@@ -94,7 +94,10 @@ function mixedRows(
   return ys;
 }
 
-/** The same adapters on all rows: the first one's pair rides in the fused call, the other deltas are added. */
+/**
+ * The same adapters on all rows: the first one's pair rides in the fused call, the others follow in their order, which matters only to
+ * DoRA: it turns what is there when its turn comes.
+ */
 function sameRows(
   x: Tensor,
   layers: readonly Linear[],
@@ -107,68 +110,82 @@ function sameRows(
   const plans = layers.map((layer) => {
     const parts = layer.adapters.of(names);
     const [weight, bias] = contentWith(layer, parts);
-    const leading = first === undefined ? undefined : layer.adapters.parts.get(first);
-    const riding = leading?.pair?.magnitude ? undefined : leading?.pair?.delta();
-    const added = parts.flatMap((part) =>
-      part === leading ? deltasOf(part, weight).slice(riding ? 1 : 0) : deltasOf(part, weight),
-    );
-    const directions = parts.flatMap(({ pair }) => (pair?.magnitude ? [pair] : []));
-    return { parts, weight, bias, riding, added, directions };
+    const leading = first === undefined ? undefined : layer.adapters.parts.get(first)?.pair;
+    return { parts, weight, bias, riding: leading?.magnitude ? undefined : leading };
   });
   // PEFT's lora_dropout belongs to the adapter: its pairs agree.
   const leading = layers.flatMap(({ adapters }) => adapters.of(names.slice(0, 1))).find(({ pair }) => pair)?.pair;
   const p = training ? (leading?.dropout ?? 0) : 0;
   const key = p > 0 ? nextKey(path) : 0n;
   const group = plans.map(({ weight, bias, riding }): LinearLayer => {
-    return { weight, bias, segments: riding ? [segmentOf(riding, 0, rows)] : [] };
+    return { weight, bias, segments: riding ? [segmentOf(riding.delta(), 0, rows)] : [] };
   });
   const ys = linearGroup(x, group, { bf16, ...(p > 0 ? { dropout: { p, key } } : {}) });
-  const dropped = p > 0 && plans.some(({ directions }) => directions.length > 0) ? dropout(x, p, key) : x;
-  for (const [i, { parts, added, weight, bias, directions }] of plans.entries()) {
-    // A linear without DoRA needs none of it.
-    const plain = p > 0 || directions.length === 0 ? undefined : bias ? add(ys[i]!, biasRows(bias, -1, rows, 0, rows)) : ys[i]!;
-    for (const pair of directions) ys[i] = add(ys[i]!, directionDelta(dropped, weight, pair, bf16, plain));
-    for (const delta of added) {
-      if (training && delta.dropout > 0) {
-        throw new LowrankError("UNSUPPORTED", "[linear] several adapters at once cannot train with dropout", {
-          hint: "Set lora_dropout to 0, or activate one adapter.",
-        });
+  const turns = plans.some(({ parts }) => parts.some(({ pair }) => pair?.magnitude));
+  const dropped = p > 0 && turns ? dropout(x, p, key) : undefined;
+  return plans.map(({ parts, weight, bias, riding }, i) => {
+    let y = ys[i]!;
+    const plus = (delta: Delta) => add(y, productWith(x, delta, bf16));
+    for (const { rows } of parts) if (rows) y = plus(rows.delta(weight.dense ?? weight.dequantize()));
+    for (const part of parts) {
+      const { pair, offset } = part;
+      if (offset) y = plus(offset.delta());
+      if (pair?.magnitude) y = turned(y, x, dropped, weight, bias, part, bf16);
+      else if (pair && pair !== riding) {
+        if (training && pair.dropout > 0) {
+          throw new LowrankError("UNSUPPORTED", "[linear] several adapters at once cannot train with dropout", {
+            hint: "Set lora_dropout to 0, or activate one adapter.",
+          });
+        }
+        y = plus(pair.delta());
       }
-      const change = matmulTransposed(matmulTransposed(x, delta.a, bf16), delta.b, bf16);
-      ys[i] = add(ys[i]!, scale(change, delta.scale));
+      if (pair?.bias) y = add(y, biasRows(pair.bias, pair.scale, rows, 0, rows));
     }
-    for (const { pair } of parts) if (pair?.bias) ys[i] = add(ys[i]!, biasRows(pair.bias, pair.scale, rows, 0, rows));
-  }
-  return ys;
+    return y;
+  });
 }
 
-/** What DoRA adds to x Wᵀ: gain · x (W + scale · b a)ᵀ − x Wᵀ, x after the dropout; `plain` is the last where it is known. */
-function directionDelta(x: Tensor, weight: Weight, pair: LoraPair, bf16: boolean, plain: Tensor | undefined): Tensor {
-  const delta = pair.delta();
-  const through = (segments: readonly LoraSegment[]) => linearGroup(x, [{ weight, bias: undefined, segments }], { bf16 })[0]!;
-  const factors = pair.factors(weight, () =>
-    gain(
-      pair.magnitude!,
-      noGrad(() => scope(() => addDelta(weight.dequantize("float32"), delta))),
-    ),
-  );
-  const turned = scaleColumns(through([segmentOf(delta, 0, x.shape[0]!)]), factors);
-  return add(turned, scale(plain ?? through([]), -1));
+/** scale · (x aᵀ) bᵀ. */
+const productWith = (x: Tensor, { a, b, scale: factor }: Delta, bf16: boolean) =>
+  scale(matmulTransposed(matmulTransposed(x, a, bf16), b, bf16), factor);
+
+/**
+ * y with DoRA: each output but for the bias, what acted before included, times the factor that brings its row of W + scale · b a to the
+ * magnitude. Under dropout, x being `dropped`, only the base's own part turns, as in PEFT.
+ */
+function turned(
+  y: Tensor,
+  x: Tensor,
+  dropped: Tensor | undefined,
+  weight: Weight,
+  bias: Tensor | undefined,
+  { pair, offset }: AdapterPart,
+  bf16: boolean,
+): Tensor {
+  const delta = pair!.delta();
+  const factors = pair!.factors(weight, () => {
+    const matrix = () => directed(weight.dequantize("float32"), offset?.delta(), delta);
+    return gain(
+      pair!.magnitude!,
+      noGrad(() => scope(matrix)),
+    );
+  });
+  const change = productWith(dropped ?? x, delta, bf16);
+  if (dropped) {
+    let base = linearGroup(dropped, [{ weight, bias: undefined, segments: [] }], { bf16 })[0]!;
+    if (offset) base = add(base, productWith(dropped, offset.delta(), bf16));
+    return add(y, add(scaleColumns(add(base, change), factors), scale(base, -1)));
+  }
+  const rows = x.shape[0]!;
+  const plain = bias ? add(y, biasRows(bias, -1, rows, 0, rows)) : y;
+  const all = scaleColumns(add(plain, change), factors);
+  return bias ? add(all, biasRows(bias, 1, rows, 0, rows)) : all;
 }
 
 /** Weight and bias of a linear with these parts: the copy of one that has one, else its own. */
 export function contentWith(layer: Linear, parts: readonly AdapterPart[]): [weight: Weight, bias: Tensor | undefined] {
   const weight = parts.find((part) => part.weight)?.matrix ?? layer.weight;
   return [weight, parts.find((part) => part.bias)?.bias ?? layer.bias];
-}
-
-/** What a part adds to a matrix, the pair's delta first; that of DoRA is not among them. */
-export function deltasOf({ pair, rows, offset }: AdapterPart, weight: Weight): Delta[] {
-  return [
-    ...(pair && !pair.magnitude ? [pair.delta()] : []),
-    ...(offset ? [offset.delta()] : []),
-    ...(rows ? [rows.delta(weight.dense ?? weight.dequantize())] : []),
-  ];
 }
 
 function segmentOf({ a, b, scale }: Delta, rowBegin: number, rowEnd: number): LoraSegment {

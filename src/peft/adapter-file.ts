@@ -5,8 +5,13 @@ import { readJsonFile } from "../io/json.js";
 import { verifyFolder } from "../io/manifest.js";
 import { openSafetensors, type SafetensorsDType, type SafetensorsFile, type TensorSource } from "../io/safetensors.js";
 import type { TensorEntry } from "../io/safetensors-write.js";
+import type { Delta } from "../nn/adapter-part.js";
+import { addDelta } from "../nn/dora.js";
+import type { Module } from "../nn/module.js";
+import { cast } from "../ops/copy.js";
 import type { ParameterArena } from "../optim/arena.js";
 import { scope } from "../tensor/scope.js";
+import type { Tensor } from "../tensor/tensor.js";
 import { LoraConfig } from "./config.js";
 import { weightOf } from "./init.js";
 import type { AdapterPlan, BaseModel, PlannedRepeat } from "./plan.js";
@@ -78,16 +83,34 @@ export async function fill(arena: ParameterArena, plan: AdapterPlan, file: Safet
   }
 }
 
+/** What a pair took from a module of the base to start with, a delta to be added; undefined where nothing. */
+export type TakenFrom = (module: string) => Delta | undefined;
+
+/** The matrix of an embedding or head as PEFT holds it, which is without what a pair took from it. The caller owns it. */
+function baseCopy(module: Module | undefined, taken: Delta | undefined): Tensor {
+  return scope(() => {
+    const weight = weightOf(module);
+    return taken ? addDelta(cast(weight, "float32"), taken).keep() : weight.retain();
+  });
+}
+
 /** Throws ADAPTER_MISMATCH when the file brings other weights of an embedding or head than the base has, by more than a 16-bit dtype rounds. */
-export async function assertBaseCopies(plan: AdapterPlan, file: TensorSource, model: BaseModel, path: string): Promise<void> {
+export async function assertBaseCopies(
+  plan: AdapterPlan,
+  file: TensorSource,
+  model: BaseModel,
+  path: string,
+  taken: TakenFrom,
+): Promise<void> {
   const modules = new Map(model.modules());
   const differing: string[] = [];
   for (const { key, of } of plan.repeats) {
     if (!("base" in of) || !file.tensors.has(key)) continue;
-    const weight = scope(() => weightOf(modules.get(of.base)).retain());
+    const weight = baseCopy(modules.get(of.base), taken(of.base));
     const own = await weight.readFloat32().finally(() => weight.release());
     const theirs = await readFloat32(file, key);
-    if (theirs.some((value, i) => !(Math.abs(value - own[i]!) <= 2 ** -7 * Math.abs(own[i]!) + 2 ** -24))) differing.push(key);
+    const least = taken(of.base) ? 2 ** -16 * own.reduce((most, value) => Math.max(most, Math.abs(value)), 0) : 2 ** -24;
+    if (theirs.some((value, i) => !(Math.abs(value - own[i]!) <= 2 ** -7 * Math.abs(own[i]!) + least))) differing.push(key);
   }
   if (differing.length === 0) return;
   throw new LowrankError("ADAPTER_MISMATCH", `${path} was trained on other weights than this base has: ${listed(differing)}`, {
@@ -99,7 +122,13 @@ export async function assertBaseCopies(plan: AdapterPlan, file: TensorSource, mo
 const DTYPES: Readonly<Record<string, SafetensorsDType>> = { float32: "F32", bfloat16: "BF16", float16: "F16" };
 
 /** What adapter_model.safetensors holds; `values` are the arena's. */
-export function fileEntries(plan: AdapterPlan, arena: ParameterArena, values: Float32Array, model: BaseModel): TensorEntry[] {
+export function fileEntries(
+  plan: AdapterPlan,
+  arena: ParameterArena,
+  values: Float32Array,
+  model: BaseModel,
+  taken: TakenFrom,
+): TensorEntry[] {
   const bytesOf = ({ buffer, byteOffset, byteLength }: ArrayBufferView) => new Uint8Array(buffer, byteOffset, byteLength);
   const valuesOf = (key: string) => {
     const { begin, end } = arena.segments.find(({ name }) => name === key)!;
@@ -114,10 +143,10 @@ export function fileEntries(plan: AdapterPlan, arena: ParameterArena, values: Fl
     .map((repeat): TensorEntry => {
       const { key: name, shape, of } = repeat;
       if (!("base" in of)) return { name, dtype: "F32", shape, bytes: () => bytesOf(repeated(repeat, valuesOf(of.key))) };
-      const weight = () => scope(() => weightOf(modules.get(of.base)).retain());
-      const dtype = DTYPES[scope(() => weightOf(modules.get(of.base)).dtype)]!;
+      const away = taken(of.base);
+      const dtype = DTYPES[away ? "float32" : scope(() => weightOf(modules.get(of.base)).dtype)]!;
       const bytes = async () => {
-        const tensor = weight();
+        const tensor = baseCopy(modules.get(of.base), away);
         return bytesOf(await tensor.read().finally(() => tensor.release()));
       };
       return { name, dtype, shape, bytes };

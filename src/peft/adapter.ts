@@ -6,7 +6,7 @@ import { pathInside } from "../io/input.js";
 import { readJsonFile } from "../io/json.js";
 import { openSafetensors, refusePickle } from "../io/safetensors.js";
 import { writeSafetensors } from "../io/safetensors-write.js";
-import { AdapterPart, LoraPair, TokenRows } from "../nn/adapter-part.js";
+import { AdapterPart, type Delta, LoraPair, TokenRows } from "../nn/adapter-part.js";
 import { Embedding } from "../nn/embedding.js";
 import { Linear } from "../nn/linear.js";
 import { adaptables } from "../nn/watch.js";
@@ -114,10 +114,7 @@ export class Adapter {
     try {
       checkKeys(file, plan, path);
       const loadedFor = await readAdapterBase(folder);
-      if (!options.ignoreMismatchedBase) {
-        if (loadedFor) await assertSameBase(model, loadedFor, folder);
-        await assertBaseCopies(plan, file, model, path);
-      }
+      if (loadedFor && !options.ignoreMismatchedBase) await assertSameBase(model, loadedFor, folder);
       const adapter = new Adapter(config, plan, model.device);
       try {
         adapter.#loadedFor = loadedFor;
@@ -125,6 +122,7 @@ export class Adapter {
         await fill(adapter.arena, plan, file, path);
         if (takesAtRandom(config) && !loadedFor) throw unknownStart(config, source);
         adapter.#keep(await startsOf(model, config, plan));
+        if (!options.ignoreMismatchedBase) await assertBaseCopies(plan, file, model, path, adapter.#taken);
       } catch (error) {
         adapter.dispose();
         throw error;
@@ -189,6 +187,12 @@ export class Adapter {
       this.#starts.set(pair.module, { a: tensors.a.keep(), b: tensors.b.keep() });
     }
   }
+
+  /** What the base acts without in a module. */
+  readonly #taken = (module: string): Delta | undefined => {
+    const start = this.#starts.get(module);
+    return start && { ...start, scale: -this.plan.pairs.find((pair) => pair.module === module)!.scale, dropout: 0 };
+  };
 
   /** Whether the base acts without something that the pairs started from, so that other programs must take that away too. */
   get startsFromBase(): boolean {
@@ -306,7 +310,7 @@ export class Adapter {
     const unknown = { nameOrPath: baseModelNameOrPath, hash: null, quantization: null };
     const base = this.#ownBase ? await baseOf(model) : (this.#loadedFor ?? unknown);
     const values = await this.arena.values.readFloat32();
-    const entries = fileEntries(this.plan, this.arena, values, model);
+    const entries = fileEntries(this.plan, this.arena, values, model, this.#taken);
     await dir.file(`${prefix}${CONFIG_FILE}`, JSON.stringify(config.toJSON(), null, 2));
     await dir.file(`${prefix}${WEIGHTS_FILE}`, (sink) => writeSafetensors(sink, { format: "pt" }, entries));
     await dir.file(`${prefix}${BASE_FILE}`, adapterBaseJson(base));

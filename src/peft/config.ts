@@ -139,8 +139,6 @@ export class LoraConfig extends Fields {
     if (!known) {
       problems.push(`init_lora_weights = "${init}" is not supported yet`);
     }
-    if (this.useDora && /^(pissa|olora)/i.test(String(init)))
-      problems.push(`init_lora_weights = "${init}" with use_dora is not supported yet`);
     for (const [key, value] of Object.entries(this.unknownKeys)) {
       if (value === null || value === false || isDeepStrictEqual(value, {}) || isDeepStrictEqual(value, [])) continue;
       problems.push(
@@ -171,6 +169,8 @@ export class LoraConfig extends Fields {
     if (typeof targets === "string" && given(layers))
       problems.push("layers_to_transform needs a list of target_modules, not text");
     if (this.loraBias && this.useDora) problems.push("lora_bias does not go with use_dora");
+    if (this.loraBias && typeof this.initLoraWeights === "string")
+      problems.push(`lora_bias goes with init_lora_weights true or false, found "${this.initLoraWeights}"`);
     if (this.aloraInvocationTokens !== null && this.useDora) problems.push("alora_invocation_tokens does not go with use_dora");
     if (/^orthogonal$/i.test(String(this.initLoraWeights)) && this.r % 2 !== 0)
       problems.push(`orthogonal initialisation needs an even r, found ${this.r}`);

@@ -1,6 +1,6 @@
 import { LoraPair } from "../nn/adapter-part.js";
 import { addDelta, rowLengths } from "../nn/dora.js";
-import type { Embedding } from "../nn/embedding.js";
+import { Embedding } from "../nn/embedding.js";
 import { Linear } from "../nn/linear.js";
 import { cast, copyInto } from "../ops/copy.js";
 import { embedding } from "../ops/embedding.js";
@@ -90,7 +90,7 @@ function copyStart(
     const delta = new LoraPair(arena.get(a), arena.get(b), scale, 0, undefined, transposed).delta();
     const matrix = addDelta(cast(weightOf(module), "float32"), delta);
     // DoRA measures what makes one output: a row of a linear, a column of a table.
-    copyInto(to, rowLengths(transposed ? transpose(matrix) : matrix));
+    copyInto(to, rowLengths(module instanceof Embedding ? transpose(matrix) : matrix));
   } else if (role === "saved_copy" || role === "bias") {
     copyInto(to, key.endsWith(".bias") ? (module as Linear).bias! : weightOf(module));
   }

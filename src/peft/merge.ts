@@ -1,14 +1,14 @@
 import { LowrankError } from "../errors.js";
-import type { LoraPair } from "../nn/adapter-part.js";
 import type { Adaptable } from "../nn/adapter-slot.js";
-import { addDelta, gain, scaleColumns } from "../nn/dora.js";
+import { addDelta, directed, gain, scaleColumns } from "../nn/dora.js";
 import { Embedding } from "../nn/embedding.js";
-import { contentWith, deltasOf, Linear } from "../nn/linear.js";
+import { contentWith, Linear } from "../nn/linear.js";
 import { RMSNorm } from "../nn/rms-norm.js";
 import { adaptables } from "../nn/watch.js";
 import { addInto, cast, copyInto } from "../ops/copy.js";
-import { scaleRows, weightedSum } from "../ops/elementwise.js";
+import { add, scale, scaleRows, weightedSum } from "../ops/elementwise.js";
 import { transpose } from "../ops/matmul.js";
+import { multiply } from "../ops/multiply.js";
 import { Weight } from "../quant/weight.js";
 import type { DType } from "../tensor/dtype.js";
 import { scope } from "../tensor/scope.js";
@@ -137,9 +137,10 @@ function mergedContent(
 }
 
 /**
- * Weight and bias of a linear with the adapters of `names` added, W + Σ scale · b a and b + Σ scale · lora_bias, computed in float32. The
- * weight keeps the form of the base (a 4-bit one is quantised again, which rounds the sum) unless `dtype` asks for a dense one. What no
- * adapter touches is the linear's own tensor. Undefined when nothing changes.
+ * Weight and bias of a linear with the adapters of `names` added, W + Σ scale · b a and b + Σ scale · lora_bias, computed in float32 and
+ * in their order: DoRA turns what came before it too, by lengths measured on the base. The weight keeps the form of the base (a 4-bit one
+ * is quantised again, which rounds the sum) unless `dtype` asks for a dense one. What no adapter touches is the linear's own tensor.
+ * Undefined when nothing changes.
  */
 export function mergedLinear(
   linear: Linear,
@@ -153,17 +154,26 @@ export function mergedLinear(
   if (parts.length === 0 && !own.borrowed && (dtype === undefined || own.dense?.dtype === dtype)) return undefined;
   const [weight, bias] = contentWith(linear, parts);
   return scope(() => {
-    let sumOfBiases = bias;
-    if (bias && (parts.some(({ pair }) => pair?.bias) || bias !== linear.bias)) {
-      sumOfBiases = cast(bias, "float32").keep();
-      for (const { pair } of parts) if (pair?.bias) addInto(sumOfBiases, pair.bias, pair.scale);
-    }
     let merged = own;
+    let sumOfBiases = linear.bias;
     try {
       const sum = weight.dequantize("float32");
-      for (const part of parts) for (const delta of deltasOf(part, weight)) addDelta(sum, delta);
-      for (const { pair } of parts) if (pair?.magnitude) turn(sum, weight.dequantize("float32"), pair);
       replaceRows(sum, parts);
+      let added: Tensor | undefined;
+      for (const { pair, offset } of parts) {
+        if (offset) addDelta(sum, offset.delta());
+        if (!pair) continue;
+        addDelta(sum, pair.delta());
+        if (pair.bias) added = added ? add(added, scale(pair.bias, pair.scale)) : scale(pair.bias, pair.scale);
+        if (!pair.magnitude) continue;
+        const factors = gain(pair.magnitude, directed(weight.dequantize("float32"), offset?.delta(), pair.delta()));
+        copyInto(sum, scaleRows(sum, factors));
+        added &&= multiply(added, factors);
+      }
+      if (bias && (added || bias !== linear.bias)) {
+        sumOfBiases = cast(bias, "float32").keep();
+        if (added) addInto(sumOfBiases, added);
+      }
       merged = inForm(sum, own, dtype);
       keepSums(tried, tryLinear(linear, names, sum, merged, sumOfBiases, path));
       return { weight: merged, bias: sumOfBiases };
@@ -185,26 +195,21 @@ export function mergedTable(
   const parts = embedding.adapters.of(names);
   const own = embedding.weight;
   return scope(() => {
-    const sum = cast(parts.find(({ weight }) => weight)?.weight ?? own, "float32");
+    const table = parts.find(({ weight }) => weight)?.weight ?? own;
+    const sum = cast(table, "float32");
+    replaceRows(sum, parts);
     for (const { pair } of parts) {
       if (!pair) continue;
-      if (pair.magnitude) turn(sum, cast(own, "float32"), pair);
-      else addDelta(sum, pair.delta());
+      addDelta(sum, pair.delta());
+      if (!pair.magnitude) continue;
+      const matrix = transpose(addDelta(cast(table, "float32"), pair.delta()));
+      copyInto(sum, scaleColumns(sum, gain(pair.magnitude, matrix)));
     }
-    replaceRows(sum, parts);
     const target = dtype ?? own.dtype;
     const merged = target === "float32" ? sum : cast(sum, target);
     keepSums(tried, tryTable(embedding, names, sum, merged, path));
     return merged.keep();
   });
-}
-
-/** Adds what DoRA makes of a matrix, and takes the matrix away. */
-function turn(sum: Tensor, matrix: Tensor, pair: LoraPair): void {
-  addInto(sum, matrix, -1);
-  const changed = addDelta(matrix, pair.delta());
-  if (pair.transposed) addInto(sum, scaleColumns(changed, gain(pair.magnitude!, transpose(changed))));
-  else addInto(sum, scaleRows(changed, gain(pair.magnitude!, changed)));
 }
 
 /** Puts trained rows in their places, bit for bit. */

@@ -130,8 +130,6 @@ class Planner {
     const { targeted, saved, tiedTargets, tiedCopies } = this.#tie(selection.targeted, selection.modulesToSave);
     const { inputEmbedding: embedding, outputEmbedding: head } = this.model;
     for (const name of targeted) this.#target(this.#modules.get(name)!);
-    if (tiedTargets && this.config.useDora)
-      throw this.#invalid("use_dora does not go with ensure_weight_tying of targeted embeddings");
     if (tiedTargets) this.#tiedPair(embedding!, head!);
     for (const module of this.model.modules) {
       const owner = saved.find((name) => module.name === name || module.name.startsWith(`${name}.`));
@@ -190,11 +188,16 @@ class Planner {
     this.#part(name).pair = { module: name, a, b, bias, magnitude, rank, scale, transposed: false };
   }
 
+  /** The head reads the embedding's matrices, at a scale and, with DoRA, to lengths of its own. */
   #tiedPair(embedding: string, head: string): void {
     const pair = this.#parts.get(embedding)!.pair!;
-    Object.assign(this.#part(head), { pair: { ...pair, module: head }, follows: true });
     const { tensors } = this.#modules.get(head)!;
     const [out = 0, input = 0] = tensors.weight ?? [];
+    const scale = this.config.scalingOf(head);
+    const magnitude = this.config.useDora ? `${PREFIX}${head}.lora_magnitude_vector` : undefined;
+    if (magnitude !== undefined) this.#add(magnitude, [out], "magnitude", head);
+    const part = { pair: { ...pair, module: head, scale, magnitude } };
+    Object.assign(this.#part(head), scale === pair.scale && magnitude === undefined ? { ...part, follows: true } : part);
     this.#repeats.push(
       { key: `${PREFIX}${head}.lora_A.weight`, shape: [pair.rank, input], of: { key: pair.a, transposed: true }, written: true },
       { key: `${PREFIX}${head}.lora_B.weight`, shape: [out, pair.rank], of: { key: pair.b, transposed: true }, written: true },

@@ -21,7 +21,7 @@ export const takesFromBase = ({ initLoraWeights: init }: LoraConfig): boolean =>
 export const takesAtRandom = ({ initLoraWeights: init }: LoraConfig): boolean => /^pissa_niter_/i.test(String(init));
 
 /**
- * The starts of all pairs on linears, in float64 from the weights as they are. Throws UNSUPPORTED for 4-bit weights, as PEFT does, and
+ * The starts of all pairs on linears, in float64 from the weights as they are. Throws UNSUPPORTED for 4-bit weights and tied heads, and
  * INVALID_CONFIG for a rank above a matrix's.
  */
 export async function startsOf(model: BaseModel, config: LoraConfig, plan: AdapterPlan): Promise<Start[]> {
@@ -37,6 +37,14 @@ export async function startsOf(model: BaseModel, config: LoraConfig, plan: Adapt
       {
         hint: "Load the base without loadIn4bit, or convert the adapter to plain LoRA when it is saved: it then fits any form of the base.",
       },
+    );
+  }
+  const tied = [...linears].find(([, { weight }]) => weight.borrowed)?.[0];
+  if (tied !== undefined) {
+    throw new LowrankError(
+      "UNSUPPORTED",
+      `init_lora_weights = "${config.initLoraWeights}" takes its start out of ${tied}, which is tied to the embedding`,
+      { hint: "PEFT takes it out of both, so that the model changes. Leave the head out of target_modules." },
     );
   }
   const starts: Start[] = [];
