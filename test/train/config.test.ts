@@ -157,7 +157,7 @@ describe("parseTrainConfig", () => {
     ["init_lora_weights: orthogonal\nlora_rank: 3", "orthogonal initialisation needs an even r, found 3"],
     ["layers_pattern: layers", "layers_pattern needs layers_to_transform"],
     ["init_lora_weights: corda", 'init_lora_weights = "corda" is not supported yet'],
-    ["use_dora: true\npissa_init: true", 'init_lora_weights = "pissa_niter_16" with use_dora is not supported yet'],
+    ["lora_bias: true\npissa_init: true", 'lora_bias goes with init_lora_weights true or false, found "pissa_niter_16"'],
     [
       "trainable_token_indices: [1]\nmodules_to_save: embed_tokens",
       "embed_tokens is in modules_to_save and has trainable_token_indices: one of the two",
