@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 // `npm run test:sanitize`: the C++ tests under ASan + UBSan + LSan and under TSan, then the tests of everything that calls native
 // code, in Node, with addon and emulated device built under ASan + UBSan, and those of the emulated device again with its threads in
-// other orders (not with --forward). Arguments replace the list of tests.
+// other orders. Arguments replace the list of tests.
 import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -42,13 +42,12 @@ const environment = {
   // Leaks of the addon are counted by the tests; Node and V8 keep much until the end.
   ASAN_OPTIONS: "detect_leaks=0:allocator_may_return_null=1",
 };
-const forward = process.argv.includes("--forward");
-const wanted = process.argv.slice(2).filter((argument) => argument !== "--forward");
+const wanted = process.argv.slice(2);
 testCopy(
   shadow,
   [TIME, ...(wanted.length > 0 ? wanted : [...TESTS, ...NOT.flatMap((path) => ["--exclude", path])])],
   environment,
 );
-if (wanted.length === 0 && !forward)
+if (wanted.length === 0)
   for (const [order, tests] of Object.entries(ORDERS))
     testCopy(shadow, [TIME, ...tests], { ...environment, LOWRANK_TEST_DEVICES: "emu", LOWRANK_EMU_ORDER: order });
