@@ -1,8 +1,8 @@
 /** DoRA (Liu et al. 2024): the matrix W + scale · b a, each row brought to a trained length, the magnitude. */
 import { noGrad } from "../autograd/tape.js";
-import { addInto } from "../ops/copy.js";
+import { addInto, cast } from "../ops/copy.js";
 import { scale } from "../ops/elementwise.js";
-import { matmul } from "../ops/matmul.js";
+import { matmul, transpose } from "../ops/matmul.js";
 import { multiply } from "../ops/multiply.js";
 import { rowRms } from "../ops/rms-norm.js";
 import { scope } from "../tensor/scope.js";
@@ -24,6 +24,9 @@ export function directed(table: Tensor, offset: Delta | undefined, delta: Delta)
   if (offset) addDelta(table, offset);
   return addDelta(table, delta);
 }
+
+/** The matrix whose rows DoRA measures in an embedding, whose table stands transposed in what PEFT means. The table stays as it is. */
+export const directedTable = (table: Tensor, delta: Delta): Tensor => transpose(addDelta(cast(table, "float32"), delta));
 
 /** magnitude / ‖row‖ for every row of a matrix float32 [n, k]; the lengths are constants for the gradient, as in PEFT. */
 export function gain(magnitude: Tensor, matrix: Tensor): Tensor {

@@ -1,13 +1,12 @@
 import { noGrad } from "../autograd/tape.js";
-import { cast } from "../ops/copy.js";
 import { add, scale } from "../ops/elementwise.js";
 import { embedding } from "../ops/embedding.js";
-import { matmul, transpose } from "../ops/matmul.js";
+import { matmul } from "../ops/matmul.js";
 import { scope } from "../tensor/scope.js";
 import type { Tensor } from "../tensor/tensor.js";
 import type { Delta, LoraPair } from "./adapter-part.js";
 import { Adaptable, BASE_ONLY, byRange } from "./adapter-slot.js";
-import { addDelta, gain, scaleColumns } from "./dora.js";
+import { directedTable, gain, scaleColumns } from "./dora.js";
 import type { ForwardMode } from "./linear.js";
 
 /** What embeddings are multiplied with, in the two kinds of math: some models round this number as they do their activations. */
@@ -51,9 +50,8 @@ export class Embedding extends Adaptable {
     return y;
   }
 
-  /** DoRA measures the columns of a table, as they are the rows of the matrix that PEFT means. */
   #factors(table: Tensor, pair: LoraPair, delta: Delta): Tensor {
-    const matrix = () => noGrad(() => scope(() => transpose(addDelta(cast(table, "float32"), delta))));
+    const matrix = () => noGrad(() => scope(() => directedTable(table, delta)));
     return pair.factors(table, () => gain(pair.magnitude!, matrix()));
   }
 

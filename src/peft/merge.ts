@@ -1,13 +1,12 @@
 import { LowrankError } from "../errors.js";
 import type { Adaptable } from "../nn/adapter-slot.js";
-import { addDelta, directed, gain, scaleColumns } from "../nn/dora.js";
+import { addDelta, directed, directedTable, gain, scaleColumns } from "../nn/dora.js";
 import { Embedding } from "../nn/embedding.js";
 import { contentWith, Linear } from "../nn/linear.js";
 import { RMSNorm } from "../nn/rms-norm.js";
 import { adaptables } from "../nn/watch.js";
 import { addInto, cast, copyInto } from "../ops/copy.js";
 import { add, scale, scaleRows, weightedSum } from "../ops/elementwise.js";
-import { transpose } from "../ops/matmul.js";
 import { multiply } from "../ops/multiply.js";
 import { Weight } from "../quant/weight.js";
 import type { DType } from "../tensor/dtype.js";
@@ -202,8 +201,7 @@ export function mergedTable(
       if (!pair) continue;
       addDelta(sum, pair.delta());
       if (!pair.magnitude) continue;
-      const matrix = transpose(addDelta(cast(table, "float32"), pair.delta()));
-      copyInto(sum, scaleColumns(sum, gain(pair.magnitude, matrix)));
+      copyInto(sum, scaleColumns(sum, gain(pair.magnitude, directedTable(table, pair.delta()))));
     }
     const target = dtype ?? own.dtype;
     const merged = target === "float32" ? sum : cast(sum, target);

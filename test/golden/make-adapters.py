@@ -35,29 +35,6 @@ def keyof(n, saved):
     return k
 
 
-def perturb(model, g, init):
-    with torch.no_grad():
-        for n, p in model.named_parameters():
-            if not p.requires_grad:
-                continue
-            r = torch.randn(p.shape, generator=g)
-            if "magnitude" in n:
-                p.mul_(1 + 0.15 * r)
-            elif "lora_" in n:
-                if str(init).lower() in ("pissa", "olora") or "pissa_niter" in str(init):
-                    p.add_(0.05 * r)
-                elif n.endswith("bias"):
-                    p.copy_(0.3 * r)
-                elif "lora_A" in n or "embedding_A" in n:
-                    p.copy_(0.25 * r)
-                else:
-                    p.copy_(0.25 * r)
-            elif "trainable_tokens" in n:
-                p.copy_(0.5 * r)
-            else:
-                p.add_(0.15 * r)
-
-
 def case(name, base, config, seed, mutate=None):
     if ONLY and not any(o in name for o in ONLY):
         return
@@ -70,7 +47,7 @@ def case(name, base, config, seed, mutate=None):
     try:
         cfg = LoraConfig(task_type="CAUSAL_LM", **config)
         m = get_peft_model(bases.load(folder), cfg).eval()
-        perturb(m, g, config.get("init_lora_weights", True))
+        bases.perturb(m, g, config.get("init_lora_weights", True))
         with contextlib.redirect_stdout(io.StringIO()):
             m.save_pretrained(f"{d}/adapter")
     except Exception as e:

@@ -29,25 +29,9 @@ rng = random.Random(SEED)
 save = safetensors.torch.save_file
 
 
-def perturb(m, g):
-    with torch.no_grad():
-        for n, p in m.named_parameters():
-            if not p.requires_grad:
-                continue
-            r = torch.randn(p.shape, generator=g)
-            if "magnitude" in n:
-                p.mul_(1 + 0.15 * r)
-            elif "lora_" in n:
-                p.copy_(0.25 * r)
-            elif "trainable_tokens" in n:
-                p.copy_(0.5 * r)
-            else:
-                p.add_(0.15 * r)
-
-
 def adapter(path, base, seed, **c):
     m = get_peft_model(bases.load(f"{OUT}/bases/{base}"), LoraConfig(task_type="CAUSAL_LM", **c)).eval()
-    perturb(m, torch.Generator().manual_seed(seed))
+    bases.perturb(m, torch.Generator().manual_seed(seed))
     shutil.rmtree(path, ignore_errors=True)
     m.save_pretrained(path)
 

@@ -145,3 +145,23 @@ def load(folder):
 def ref(folder):
     t = safetensors.torch.load_file(f"{folder}/reference.safetensors")
     return t["input_ids"].long(), t["attention_mask"].long(), t["labels"].long(), t["logits_base"]
+
+
+def perturb(model, g, init=True):
+    """Moves everything trainable away from its start, that of PiSSA and OLoRA only a little."""
+    with torch.no_grad():
+        for n, p in model.named_parameters():
+            if not p.requires_grad:
+                continue
+            r = torch.randn(p.shape, generator=g)
+            if "magnitude" in n:
+                p.mul_(1 + 0.15 * r)
+            elif "lora_" in n:
+                if str(init).lower().startswith(("pissa", "olora")):
+                    p.add_(0.05 * r)
+                else:
+                    p.copy_(0.25 * r)
+            elif "trainable_tokens" in n:
+                p.copy_(0.5 * r)
+            else:
+                p.add_(0.15 * r)

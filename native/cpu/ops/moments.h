@@ -16,11 +16,7 @@ static_assert(kRange % kMomentBlock == 0, "a range holds whole blocks of moments
 LR_INLINE VF load_values(const float* p, int64_t lanes) { return load_lanes(p, lanes); }
 LR_INLINE void store_values(VF a, float* p, int64_t lanes) { store_lanes(a, p, lanes); }
 LR_INLINE VF load_values(const uint16_t* p, int64_t lanes) { return load_any_lanes(p, LR_BF16, 0, lanes); }
-LR_INLINE void store_values(VF a, uint16_t* p, int64_t lanes) {
-  if (lanes == kLanes) store_bf16(a, p);
-  else
-    for (int64_t i = 0; i < lanes; i++) p[i] = f32_to_bf16(a[(int)i]);
-}
+LR_INLINE void store_values(VF a, uint16_t* p, int64_t lanes) { store_bf16_lanes(a, p, lanes); }
 
 /* What is between two operations of a bf16 parameter's step, as torch rounds it; nothing for float. */
 template <class T> struct AsStored {

@@ -1,7 +1,7 @@
 /* Packing of a GEMM's operands where the machine multiplies pairs of bf16: a word of a panel holds two steps of the reduction, the
  * first in its low half, zero behind an odd last one. A row of a matrix in bf16 is a row of such words as it lies in memory.
  *
- * A panels: a[q * R + i], or with AMX blocks of kTilePairs words, a[(q * R + i) ...]; B panels: b[q * kPanel + j].
+ * A panels: a[q * R + i], or with AMX blocks of kTilePairs words, in each those of row 0, then of row 1, …; B panels: b[q * kPanel + j].
  * Two codes of a byte are one word: two lookups in a table of the block's 16 values, in bf16, and an or.
  */
 #ifndef LOWRANK_CPU_OPS_PACK_PAIRS_H
@@ -16,11 +16,7 @@ LR_INLINE VF either(VF a, VF b) { return from_bits(bits(a) | bits(b)); }
 /* W[row][column, column + count) in bf16. */
 void row_bf16(const lr_weight& w, int64_t row, int64_t column, int64_t count, uint16_t* out) {
   const int64_t at = row * w.k + column;
-  auto sink = [out](int64_t i, VF v, int n) {
-    if (n == kLanes) store_bf16(v, out + i);
-    else
-      for (int j = 0; j < n; j++) out[i + j] = f32_to_bf16(v.v[j]);
-  };
+  auto sink = [out](int64_t i, VF v, int n) { store_bf16_lanes(v, out + i, n); };
   if (w.kind != LR_WEIGHT_4BIT) {
     if (w.dtype == LR_BF16) memcpy(out, static_cast<const uint16_t*>(w.data) + at, (size_t)count * sizeof(uint16_t));
     else read_dense(w, at, count, sink);

@@ -28,6 +28,12 @@ LR_INLINE void store_lanes(VF a, float* p, int64_t lanes) {
   else store_n(a, p, lanes);
 }
 
+LR_INLINE void store_bf16_lanes(VF a, uint16_t* p, int64_t lanes) {
+  if (lanes == kLanes) store_bf16(a, p);
+  else
+    for (int64_t i = 0; i < lanes; i++) p[i] = f32_to_bf16(a[(int)i]);
+}
+
 /* kLanes values from element i of a float32, bfloat16 or float16 array. */
 LR_INLINE VF load_any(const void* data, int32_t dtype, int64_t i) {
   if (dtype == LR_F32) return VF::load((const float*)data + i);
