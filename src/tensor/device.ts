@@ -29,7 +29,7 @@ export class Device {
 
   /** Counts memory and computes nothing: what is read from it is no result. */
   get dry(): boolean {
-    return this.name.startsWith("dry:");
+    return realDevice(this.name) !== this.name;
   }
 
   /** Bytes in use, the largest number so far, bytes of the host in use for transfers, bytes kept for reuse; number of tensors alive. */
