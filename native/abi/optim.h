@@ -84,6 +84,7 @@ __attribute__((unused)) void check_float32_only(Check& check, const Segments& se
 
 __attribute__((unused)) void check_qmaps(Check& check, const Segments& segments, const char* name, const lr_tensor& maps, int64_t count) {
   if (segments.end8 > 0) check.tensor(name, maps, LR_F32, 256 * count);
+  else check.optional(name, maps, LR_F32, 256 * count);
 }
 
 __attribute__((unused)) void check_betas(Check& check, double beta1, double beta2) {

@@ -247,6 +247,9 @@ describe("moments", () => {
       expect(await message(eight, 0, absmax, map)).toContain("state1 must be given");
       expect(await message(eight, state, 0, map)).toContain("absmax1 must be given");
       expect(await message(eight, state, absmax, 0)).toContain("qmap must be given");
+      const short = raw.from(SIGNED.slice(0, 7), [7]);
+      for (const bits of [8, 32])
+        expect(await message({ ...eight, bits }, state, absmax, short)).toContain("qmap must have 256 elements but has 7");
       expect(await message({ ...eight, block: 1 }, state, absmax, map)).toContain(
         "state1 has 512 elements but the segments reach to 768",
       );
