@@ -1,10 +1,14 @@
 import { existsSync, readFileSync, statSync } from "node:fs";
+import { hostname } from "node:os";
 import { join, resolve } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { LowrankError } from "../errors.js";
 import { HubCache, hubCacheFolder, hubHome } from "./hub-cache.js";
 import { downloadFile, linkedController, type RemoteFile, reasonOf } from "./hub-download.js";
 import { LIMITS } from "./input.js";
 import { type JsonObject, parseJsonObject } from "./json.js";
+import { type FolderLock, lockFolder } from "./lock.js";
+import type { ProcessIdentity } from "./process-identity.js";
 import { settleFolder } from "./settle.js";
 import { checkSpace } from "./space.js";
 
@@ -30,10 +34,12 @@ export interface ResolveOptions {
 
 const ID = /^[A-Za-z0-9][\w.-]*(\/[A-Za-z0-9][\w.-]*)?$/;
 const PARALLEL = 4;
+const LOOK_AGAIN_MS = 200;
 
 /**
  * The local folder of a model or adapter: a folder as it is, or a Hub id from the cache, downloaded there first where needed.
- * Throws NOT_FOUND (no such folder or model), HUB (gated, offline and not cached, checksum, network), NO_SPACE, UNSUPPORTED (pickles only).
+ * Where somebody else downloads it, that is waited for. Throws NOT_FOUND (no such folder or model), HUB (gated, offline and not cached,
+ * checksum, network), NO_SPACE, UNSUPPORTED (pickles only), LOCKED (another machine downloads it into the same cache).
  */
 export async function resolveModel(idOrPath: string, options: ResolveOptions = {}): Promise<string> {
   options.signal?.throwIfAborted();
@@ -95,6 +101,32 @@ async function download(
 ) {
   const present = await Promise.all(files.map((file) => cache.has(commit, file.name, file.size)));
   const missing = files.filter((_, i) => !present[i]);
+  if (missing.length === 0) return;
+  const lock = await lockOnceFree(cache.folder, options.signal);
+  try {
+    await downloadMissing(cache, missing, headers, options);
+    for (const file of missing) await cache.link(commit, file.name, file.hash);
+  } finally {
+    await lock.release();
+  }
+}
+
+/** The lock of a repository's cache, so that two downloads never write into one partial file. */
+async function lockOnceFree(folder: string, signal: AbortSignal | undefined): Promise<FolderLock> {
+  for (;;) {
+    try {
+      return await lockFolder(folder);
+    } catch (error) {
+      const { code, details } = error as LowrankError;
+      // Of another machine's process nobody knows whether it lives, so that it is not waited for.
+      if (code !== "LOCKED" || (details.owner as ProcessIdentity).host !== hostname()) throw error;
+      await sleep(LOOK_AGAIN_MS);
+      signal?.throwIfAborted();
+    }
+  }
+}
+
+async function downloadMissing(cache: HubCache, missing: RemoteFile[], headers: Record<string, string>, options: ResolveOptions) {
   // Files of one content are one blob: downloaded twice at once they would write into each other.
   const blobs = new Map(missing.map((file) => [file.hash, file]));
   const absent = [...blobs.values()].filter((file) => !existsSync(cache.blob(file.hash)));
@@ -121,7 +153,6 @@ async function download(
   await Promise.all(outcomes);
   if (stop.signal.aborted) throw stop.signal.reason;
   stop.abort(); // forgets the caller's signal
-  for (const file of missing) await cache.link(commit, file.name, file.hash);
 }
 
 /** The body of an answer; no more of it than a listing may have. */
@@ -167,6 +198,8 @@ function readListing(id: string, text: string): { commit: string; files: RemoteF
         throw bad(`has no size or hash for ${rfilename}`);
       return { name: rfilename, url: `${endpoint()}/${id}/resolve/${sha}/${encodeURIComponent(rfilename)}`, size, hash };
     });
+  if (files.length > LIMITS.hubFiles) throw bad(`names ${files.length} files to read, more than ${LIMITS.hubFiles}`);
+  if (new Set(files.map(({ name }) => name)).size < files.length) throw bad("names a file twice");
   return { commit: sha, files };
 }
 

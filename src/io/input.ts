@@ -40,6 +40,8 @@ export const LIMITS = {
   commas: 100_000,
   /** Rows that num_samples of dataset_info.json makes of fewer. */
   samples: 1_000_000,
+  /** Files of a repository on the Hub that a model is read from; the largest models have some two hundred. */
+  hubFiles: 2000,
   /** Nesting of JSON and YAML, whatever the file. */
   depth: 128,
 } as const;

@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { type ResolveOptions, resolveModel } from "../../src/io/hub.js";
 import { HubCache, hubCacheFolder, hubHome } from "../../src/io/hub-cache.js";
+import { thisProcess } from "../../src/io/process-identity.js";
 import { errorOf, tempFolder } from "./files.js";
 
 const COMMIT = "0123456789abcdef0123456789abcdef01234567";
@@ -100,6 +101,28 @@ describe("resolveModel", () => {
     const folder = await resolveModel("org/name", options);
     for (const name of ["config.json", ...names]) expect(readFileSync(join(folder, name))).toEqual(config);
     expect(requests.filter(({ url }) => url.endsWith(".json"))).toHaveLength(1);
+  });
+
+  it("waits while somebody else downloads the same model, and then asks for no file again", async () => {
+    const folders = await Promise.all([resolveModel("org/name", options), resolveModel("org/name", options)]);
+    for (const folder of folders) expect(readFileSync(join(folder, "model.safetensors"))).toEqual(weights);
+    expect(requests.filter(({ url }) => url.endsWith(".safetensors"))).toHaveLength(1);
+    expect(readdirSync(repository()).sort()).toEqual(["blobs", "refs", "snapshots"]);
+  });
+
+  it("stops waiting at an abort, and does not wait for another machine, whose processes cannot be seen", async () => {
+    mkdirSync(repository(), { recursive: true });
+    const lock = join(repository(), ".lowrank.lock");
+    writeFileSync(lock, JSON.stringify(thisProcess()));
+    const controller = new AbortController();
+    setTimeout(() => controller.abort(new Error("enough")), 300);
+    await expect(resolveModel("org/name", { ...options, signal: controller.signal })).rejects.toThrow("enough");
+    writeFileSync(lock, JSON.stringify({ ...thisProcess(), host: "elsewhere" }));
+    expect(await errorOf(resolveModel("org/name", options))).toMatchObject({
+      code: "LOCKED",
+      message: expect.stringContaining("on elsewhere"),
+    });
+    expect(requests.every(({ url }) => url.startsWith("/api/"))).toBe(true);
   });
 
   it("continues where a dropped connection stopped", async () => {
@@ -264,6 +287,22 @@ describe("resolveModel", () => {
       return true;
     };
     expect((await errorOf(resolveModel("org/name", options))).message).toContain("cannot be understood");
+  });
+
+  it("refuses a listing that names a file twice or too many, and takes the most it may name", async () => {
+    behave = (_, response, file) => {
+      if (file.startsWith("x")) response.end(config);
+      return file.startsWith("x");
+    };
+    const many = (count: number) =>
+      Array.from({ length: count }, (_, i) => ({ rfilename: `x${i}.json`, size: config.length, blobId: gitSha1 }));
+    const given = siblings;
+    siblings = [...given, ...many(1999)];
+    expect((await errorOf(resolveModel("org/name", options))).message).toContain("2001 files to read, more than 2000");
+    siblings = [...given, ...many(2), ...many(1)];
+    expect((await errorOf(resolveModel("org/name", options))).message).toContain("names a file twice");
+    siblings = [...given, ...many(1998)];
+    expect(readdirSync(await resolveModel("org/name", options))).toHaveLength(2000);
   });
 
   it("sends the token that is stored, and looks where Python's library looks", async () => {
