@@ -7,6 +7,7 @@ import { promisify } from "node:util";
 import { describe, expect, it } from "vitest";
 import { loadAddon } from "../../src/native/load.js";
 import { sharedFolder } from "./folder.js";
+import { mayBeAbsent, mustBeOk } from "./required.js";
 import { findCases, type GoldenLine, runCase } from "./runner.js";
 
 const here = fileURLToPath(new URL(".", import.meta.url));
@@ -14,8 +15,6 @@ const cases = join(here, "cases");
 const isas = loadAddon().availableIsas();
 /** The chat templates of this version; their cases are other people's text and stay outside. */
 const TEMPLATES = ["chatml", "smollm2", "llama3", "qwen2_5"];
-/** Kinds that tests beside the library's code read. */
-const ELSEWHERE = ["yaml"];
 
 /** What the command prints for a folder, on one variant of the kernels. Loading the addon fixes the variant, hence a child for all but one. */
 async function golden(folder: string, isa: string): Promise<GoldenLine[]> {
@@ -34,15 +33,17 @@ async function golden(folder: string, isa: string): Promise<GoldenLine[]> {
     .map((line) => JSON.parse(line));
 }
 
-/** Data that a clone may lack: a case that needs it is skipped, saying so. */
-function mayBeAbsent({ kind, reason }: GoldenLine): boolean {
-  if (kind.startsWith("real_")) return /is absent/.test(reason ?? "");
-  return kind === "convert_demo" && !existsSync(join(sharedFolder(), "data"));
+/** Whether a case was skipped for data that is not there. */
+function isAbsent({ kind, reason }: GoldenLine): boolean {
+  return (
+    mayBeAbsent(kind) && (kind === "convert_demo" ? !existsSync(join(sharedFolder(), "data")) : /is absent/.test(reason ?? ""))
+  );
 }
 
 function expectAllOk(lines: readonly GoldenLine[]): void {
   expect(lines.length).toBeGreaterThan(0);
-  const wrong = lines.filter((line) => !line.ok && !(line.skipped && (ELSEWHERE.includes(line.kind) || mayBeAbsent(line))));
+  const maySkip = (line: GoldenLine) => !mustBeOk(line.kind) && (!mayBeAbsent(line.kind) || isAbsent(line));
+  const wrong = lines.filter((line) => !line.ok && !(line.skipped && maySkip(line)));
   expect(wrong).toEqual([]);
 }
 
