@@ -1,6 +1,7 @@
 /** The cost model of `lowrank bench model`: its sizes are those of the sources, its counts those of loops written out here. */
 import { beforeAll, describe, expect, it } from "vitest";
-import { adamwCase, dequantizeCase, linearCase } from "../../src/cli/bench/cases.js";
+import { linearCase } from "../../src/cli/bench/cases-linear.js";
+import { adamwCase, dequantizeCase } from "../../src/cli/bench/cases-memory.js";
 import { modelledMs } from "../../src/cli/bench/model/case.js";
 import { costOf, gemm, launchesOf } from "../../src/cli/bench/model/cost.js";
 import { GPUS } from "../../src/cli/bench/model/devices.js";

@@ -5,11 +5,12 @@ export interface GenerateBenchOptions {
   model: string;
   prompt: number;
   new: number;
+  loadIn4bit?: true;
 }
 
 /** Times the prompt and the decoding of one sequence, greedy, after a short warm-up. */
 export async function benchGenerate(options: GenerateBenchOptions): Promise<Record<string, unknown>> {
-  const model = await loadModel(options.model);
+  const model = await loadModel(options.model, { loadIn4bit: options.loadIn4bit === true });
   try {
     const ids = Array.from({ length: options.prompt }, (_, i) => (i * 7919) % model.vocabSize);
     await model.generateIds([ids.slice(0, 16)], { maxNewTokens: 4, doSample: false, eosTokenId: null });

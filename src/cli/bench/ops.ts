@@ -1,7 +1,10 @@
 import { type Device, getDevice } from "../../tensor/device.js";
-import { adamwCase, dequantizeCase, gluCase, linearCase, linearDxCase, type OpCase, rmsNormCase } from "./cases.js";
+import { type AttentionShape, attentionCase, attentionGradCase } from "./cases-attention.js";
+import { headCase, linearCase, linearDxCase } from "./cases-linear.js";
+import { adamwCase, dequantizeCase, gluCase, quantizeCase, rmsNormCase, ropeCase } from "./cases-memory.js";
 import { modelledMs } from "./model/case.js";
 import { GPUS } from "./model/devices.js";
+import type { OpCase } from "./op-case.js";
 import { measurePeaks, type Peaks } from "./peaks.js";
 import { quantiles, rounded } from "./statistics.js";
 
@@ -14,6 +17,11 @@ const LLAMA3 = [
   [4096, 4096],
   [14336, 4096],
 ] as const;
+/** Attention of the same two models. */
+const ATTENTION: readonly AttentionShape[] = [
+  [512, 9, 3, 64],
+  [1024, 32, 8, 128],
+];
 const REPEATS = 9;
 
 export interface OpsBenchOptions {
@@ -36,7 +44,7 @@ export async function* benchOps(options: OpsBenchOptions): AsyncGenerator<Record
     bf16_gflops: rounded(peaks.bf16Gflops),
     memory_gb_s: rounded(peaks.memoryGbS),
   };
-  for (const make of cases(bf16 ? [false, true] : [false])) {
+  for (const make of cases(bf16 ? [false, true] : [false], bf16 && device.info.separate)) {
     const modelled = gpu && modelledMs(make, gpu);
     const bench = make(device);
     try {
@@ -50,7 +58,8 @@ export async function* benchOps(options: OpsBenchOptions): AsyncGenerator<Record
   }
 }
 
-function* cases(maths: readonly boolean[]): Generator<(device: Device) => OpCase> {
+/** `attentionBf16`: whether the device multiplies bfloat16 in attention too. */
+function* cases(maths: readonly boolean[], attentionBf16: boolean): Generator<(device: Device) => OpCase> {
   for (const bf16 of maths) {
     for (const [n, k] of [...SMOLLM2, ...LLAMA3]) {
       yield (device) => linearCase(device, "nf4", [512, n, k], bf16);
@@ -58,9 +67,16 @@ function* cases(maths: readonly boolean[]): Generator<(device: Device) => OpCase
       yield (device) => linearCase(device, "nf4", [1, n, k], bf16);
     }
     for (const [n, k] of SMOLLM2) yield (device) => linearCase(device, "dense", [512, n, k], bf16);
+    yield (device) => headCase(device, [256, 49_152, 576], bf16);
+  }
+  for (const shape of ATTENTION) {
+    yield (device) => attentionCase(device, shape, attentionBf16);
+    yield (device) => attentionGradCase(device, shape, attentionBf16);
   }
   yield (device) => rmsNormCase(device, 4096, 2048);
+  yield (device) => ropeCase(device, [4096, 32, 128]);
   yield (device) => gluCase(device, 2048, 4096);
+  yield (device) => quantizeCase(device, 4096, 4096);
   yield (device) => dequantizeCase(device, 4096, 4096);
   yield (device) => adamwCase(device, 1 << 24);
 }

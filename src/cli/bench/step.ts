@@ -17,6 +17,7 @@ export interface StepBenchOptions {
   steps: number;
   dtype: "auto" | "float32";
   checkpointing?: true;
+  loadIn4bit?: true;
 }
 
 /**
@@ -24,9 +25,9 @@ export interface StepBenchOptions {
  * `share_of_peak` is the step's floating-point work (see `stepFlops`) over the rate of a dense product measured afterwards.
  */
 export async function benchStep(options: StepBenchOptions): Promise<Record<string, unknown>> {
-  const model = await loadModel(options.model, { dtype: options.dtype });
+  const model = await loadModel(options.model, { dtype: options.dtype, loadIn4bit: options.loadIn4bit === true });
   const { device } = model;
-  const quant = model.config.quantization?.quantType ?? "none";
+  const quant = options.loadIn4bit ? "nf4" : (model.config.quantization?.quantType ?? "none");
   const peft = getPeftModel(model, { r: options.rank, loraAlpha: 2 * options.rank, targetModules: "all-linear" });
   const { arena } = peft.trainable;
   const optimizer = new AdamW(arena, { maxGradNorm: 1 });

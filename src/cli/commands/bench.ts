@@ -11,6 +11,7 @@ import { printJson } from "../output.js";
 /** `lowrank bench ops|step|generate|adapters|model`: JSON lines on stdout. */
 export function benchCommand(): Command {
   const json = new Option("--json", "JSON lines on stdout (always so)");
+  const fourBit = new Option("--load-in-4bit", "quantise to NF4 while loading");
   const step = new Command("step")
     .description("a whole training step with LoRA on all linears")
     .requiredOption("--model <folder or id>", "folder, Hub id or lowrank/tiny")
@@ -20,6 +21,7 @@ export function benchCommand(): Command {
     .option("--steps <n>", "steps to time", integerFrom(1), 3)
     .addOption(new Option("--dtype <dtype>", "how products are computed").choices(["auto", "float32"]).default("auto"))
     .option("--checkpointing", "recompute layers in the backward pass")
+    .addOption(fourBit)
     .addOption(json)
     .action(async (options: StepBenchOptions) => printJson(await benchStep(options)));
   const generate = new Command("generate")
@@ -27,6 +29,7 @@ export function benchCommand(): Command {
     .requiredOption("--model <folder or id>", "folder, Hub id or lowrank/tiny")
     .option("--prompt <n>", "tokens of the prompt", integerFrom(1), 512)
     .option("--new <n>", "tokens to generate", integerFrom(2), 64)
+    .addOption(fourBit)
     .addOption(json)
     .action(async (options: GenerateBenchOptions) => printJson(await benchGenerate(options)));
   const adapters = new Command("adapters")

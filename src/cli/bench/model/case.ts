@@ -1,6 +1,6 @@
 import { loadAddon } from "../../../native/load.js";
 import { Device } from "../../../tensor/device.js";
-import type { OpCase } from "../cases.js";
+import type { OpCase } from "../op-case.js";
 import { costOf, launchesOf } from "./cost.js";
 import type { Gpu } from "./devices.js";
 import { Trace } from "./trace.js";

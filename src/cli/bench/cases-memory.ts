@@ -1,140 +1,16 @@
-import { valueAndGrad } from "../../autograd/tape.js";
-import { weightedSum } from "../../ops/elementwise.js";
 import { glu } from "../../ops/glu.js";
-import { linearGroup } from "../../ops/linear.js";
 import { fillRandom } from "../../ops/random.js";
 import { rmsNorm } from "../../ops/rms-norm.js";
+import { rope, ropeTable } from "../../ops/rope.js";
 import { AdamW } from "../../optim/adamw.js";
 import { ParameterArena } from "../../optim/arena.js";
 import { Weight } from "../../quant/weight.js";
 import type { Device } from "../../tensor/device.js";
 import { randomKey } from "../../tensor/random.js";
 import { scope } from "../../tensor/scope.js";
-import type { Tensor } from "../../tensor/tensor.js";
+import { Tensor } from "../../tensor/tensor.js";
+import { dot, type OpCase, places, relativeError, row } from "./op-case.js";
 import { randomTensor } from "./peaks.js";
-
-/** One thing to time: `run` enqueues it once. */
-export interface OpCase {
-  op: string;
-  /** Names of {@link Kernels} whose time counts. */
-  kernels: readonly string[];
-  dtype: string;
-  m: number;
-  n: number;
-  k: number;
-  /** Work of one run: operations where arithmetic bounds it, bytes where memory does. */
-  work: { flops: number } | { bytes: number };
-  run(): void;
-  /** Largest difference from float64 over the root mean square of the expected values, at sampled places. */
-  error(): Promise<number>;
-  dispose(): void;
-}
-
-/** Sampled places a check computes in float64. */
-const SAMPLES = 8;
-const places = (size: number) => Array.from({ length: SAMPLES }, (_, i) => Math.floor(((i + 0.5) * size) / SAMPLES));
-
-function relativeError(pairs: readonly (readonly [actual: number, expected: number])[]): number {
-  const rms = Math.sqrt(pairs.reduce((sum, [, e]) => sum + e * e, 0) / pairs.length) || 1;
-  return Math.max(...pairs.map(([a, e]) => Math.abs(a - e))) / rms;
-}
-
-async function row(t: Tensor, i: number): Promise<Float32Array> {
-  const slice = scope(() => t.slice(i, i + 1));
-  const values = slice.readFloat32();
-  slice.dispose();
-  return values;
-}
-
-const dot = (a: Float32Array, b: Float32Array) => a.reduce((sum, v, i) => sum + v * b[i]!, 0);
-
-/** A frozen linear y = x Wᵀ, forward, dense or 4-bit. */
-export function linearCase(
-  device: Device,
-  kind: "nf4" | "dense",
-  [m, n, k]: readonly [number, number, number],
-  bf16: boolean,
-): OpCase {
-  const x = randomTensor(device, [m, k], "x");
-  const dense = randomTensor(device, [n, k], "w");
-  const weight = kind === "dense" ? Weight.dense(dense) : scope(() => Weight.quantize4bit(dense, { round: bf16 }));
-  if (kind === "nf4") dense.dispose();
-  const forward = () => linearGroup(x, [{ weight, bias: undefined, segments: [] }], { bf16 })[0]!;
-  const bytes = (kind === "dense" ? 4 : 0.516) * n * k + 4 * m * (n + k);
-  return {
-    op: kind === "nf4" ? "linear_nf4" : "linear",
-    kernels: ["linear"],
-    dtype: bf16 ? "bfloat16" : "float32",
-    m,
-    n,
-    k,
-    work: m < 8 ? { bytes } : { flops: 2 * m * n * k },
-    run: () => scope(() => void forward()),
-    error: async () => {
-      const [y, w] = scope(() => [forward(), weight.dequantize("float32")] as const);
-      try {
-        const pairs: [number, number][] = [];
-        for (const i of places(m)) {
-          const [actual, xi] = [await row(y, i), await row(x, i)];
-          for (const j of places(n)) pairs.push([actual[j]!, dot(xi, await row(w, j))]);
-        }
-        return relativeError(pairs);
-      } finally {
-        y.dispose();
-        w.dispose();
-      }
-    },
-    dispose: () => {
-      x.dispose();
-      weight.dispose();
-    },
-  };
-}
-
-/** dX = dY W of the same linear, with W frozen in 4 bits. */
-export function linearDxCase(device: Device, [m, n, k]: readonly [number, number, number], bf16: boolean): OpCase {
-  const x = randomTensor(device, [m, k], "x");
-  const dy = randomTensor(device, [m, n], "dy");
-  const arena = new ParameterArena([{ name: "x", shape: [m, k] }], device);
-  arena.setTrainable(true);
-  const weight = scope(() => Weight.quantize4bit(randomTensor(device, [n, k], "w"), { round: bf16 }));
-  const run = () =>
-    scope(
-      () =>
-        void valueAndGrad(() =>
-          weightedSum(linearGroup(arena.get("x"), [{ weight, bias: undefined, segments: [] }], { bf16 })[0]!, 1, dy),
-        ),
-    );
-  return {
-    op: "linear_nf4_dx",
-    kernels: ["linearDx"],
-    dtype: bf16 ? "bfloat16" : "float32",
-    m,
-    n,
-    k,
-    work: { flops: 2 * m * n * k },
-    run,
-    error: async () => {
-      arena.zeroGrad();
-      run();
-      const w = scope(() => weight.dequantize("float32"));
-      try {
-        const [values, dx] = [await w.readFloat32(), await arena.gradients!.readFloat32()];
-        const pairs: [number, number][] = [];
-        for (const i of places(m)) {
-          const dyi = await row(dy, i);
-          for (const j of places(k)) pairs.push([dx[i * k + j]!, dyi.reduce((sum, v, o) => sum + v * values[o * k + j]!, 0)]);
-        }
-        return relativeError(pairs);
-      } finally {
-        w.dispose();
-      }
-    },
-    dispose: () => {
-      for (const owned of [x, dy, arena, weight]) owned.dispose();
-    },
-  };
-}
 
 export function rmsNormCase(device: Device, m: number, n: number): OpCase {
   const [x, w] = [randomTensor(device, [m, n], "x"), randomTensor(device, [n], "w")];
@@ -203,6 +79,75 @@ export function dequantizeCase(device: Device, n: number, k: number): OpCase {
       );
     },
     dispose: () => weight.dispose(),
+  };
+}
+
+/** What quantising a float32 matrix reads and writes. */
+export function quantizeCase(device: Device, n: number, k: number): OpCase {
+  const x = randomTensor(device, [n, k], "w");
+  const quantize = () => Weight.quantize4bit(x, { doubleQuant: false });
+  return {
+    ...elementwise("quantize_nf4", ["quantize4bit"], n, k, 4.5625 * n * k),
+    run: () => quantize().dispose(),
+    error: async () => {
+      const weight = quantize();
+      const parts = weight.fourBitParts!;
+      const [codes, absmax, code] = await Promise.all([parts.codes.read(), parts.absmax.readFloat32(), parts.code.readFloat32()]);
+      const pairs: [number, number][] = [];
+      for (const i of places(n)) {
+        const values = await row(x, i);
+        for (const j of places(k)) {
+          const at = Math.floor(j / parts.blocksize) * parts.blocksize;
+          const block = values.subarray(at, at + parts.blocksize);
+          const scale = Math.max(...block.map(Math.abs));
+          const near = code.reduce((best, c) =>
+            Math.abs(c * scale - values[j]!) < Math.abs(best * scale - values[j]!) ? c : best,
+          );
+          const e = i * k + j;
+          const byte = (codes as Uint8Array)[e >> 1]!;
+          pairs.push([code[e % 2 === 0 ? byte >> 4 : byte & 15]! * absmax[Math.floor(e / parts.blocksize)]!, near * scale]);
+        }
+      }
+      weight.dispose();
+      return relativeError(pairs);
+    },
+    dispose: () => x.dispose(),
+  };
+}
+
+/** Rotary embedding of one sequence, all dimensions of each head rotated. */
+export function ropeCase(device: Device, [s, heads, d]: readonly [number, number, number]): OpCase {
+  const x = randomTensor(device, [s, heads, d], "x");
+  const half = d / 2;
+  const frequencies = Float32Array.from({ length: half }, (_, i) => 10_000 ** (-i / half));
+  const invFreq = Tensor.from(frequencies, [half], { device });
+  const positions = Tensor.from(
+    Int32Array.from({ length: s }, (_, i) => i),
+    [s],
+    { dtype: "int32", device },
+  );
+  const table = scope(() => ropeTable(positions, invFreq));
+  const size = heads * d;
+  return {
+    ...elementwise("rope", ["rope"], s, size, 8 * s * size + 4 * s * d),
+    run: () => scope(() => void rope(x, table)),
+    error: async () => {
+      const y = scope(() => rope(x, table));
+      const pairs: [number, number][] = [];
+      for (const i of places(s)) {
+        const [actual, xi] = [await row(y, i), await row(x, i)];
+        for (const at of places(heads).map((h) => h * d))
+          for (const j of places(half)) {
+            const angle = i * frequencies[j]!;
+            const [a, b] = [xi[at + j]!, xi[at + j + half]!];
+            pairs.push([actual[at + j]!, a * Math.cos(angle) - b * Math.sin(angle)]);
+            pairs.push([actual[at + j + half]!, b * Math.cos(angle) + a * Math.sin(angle)]);
+          }
+      }
+      y.dispose();
+      return relativeError(pairs);
+    },
+    dispose: () => [x, invFreq, positions, table].forEach((owned) => void owned.dispose()),
   };
 }
 
