@@ -1,4 +1,5 @@
 import { spawnSync } from "node:child_process";
+import { createHash } from "node:crypto";
 import { mkdirSync, readdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
@@ -158,6 +159,45 @@ describe("the Hub", () => {
     };
     try {
       await fails(["chat", "--model", "org/name"], 1, sentence, { env });
+    } finally {
+      server.closeAllConnections();
+      server.close();
+    }
+  });
+
+  it("is asked once for a model that is merged, in its files or in memory", async () => {
+    const peft = await tinyPeft();
+    const folder = tempFolder();
+    await peft.savePretrained(join(folder, "adapter"));
+    peft.dispose();
+    const model = await makeModel(join(folder, "model"));
+    const commit = "0123456789abcdef0123456789abcdef01234567";
+    let asked = 0;
+    const server = createServer((request, response) => {
+      const [, file] = request.url!.split(`/org/name/resolve/${commit}/`);
+      if (file !== undefined) return response.end(readFileSync(join(model, file)));
+      asked++;
+      const siblings = readdirSync(model).map((rfilename) => {
+        const bytes = readFileSync(join(model, rfilename));
+        const blobId = createHash("sha1").update(`blob ${bytes.length}\0`).update(bytes).digest("hex");
+        return { rfilename, size: bytes.length, blobId };
+      });
+      return response.end(JSON.stringify({ sha: commit, siblings }));
+    });
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    const env = {
+      HF_HUB_OFFLINE: "0",
+      HF_HOME: tempFolder(),
+      HF_ENDPOINT: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    };
+    try {
+      for (const more of [["--adapter", join(folder, "adapter")], []]) {
+        asked = 0;
+        const out = join(folder, `merged${more.length}`);
+        expect(await lowrank(["merge", "--model", "org/name", ...more, "--out", out], { env })).toMatchObject({ code: 0 });
+        expect(readdirSync(out)).toContain("model.safetensors");
+        expect(asked).toBe(1);
+      }
     } finally {
       server.closeAllConnections();
       server.close();

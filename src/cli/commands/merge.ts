@@ -49,18 +49,20 @@ export function mergeCommand(): Command {
         const loading = loadingBar(flags.model);
         const folder = await resolveFolder(flags.model, { signal, onProgress: loading.onProgress });
         loading.finish();
+        // From here on the folder: asked again, the Hub might have another model under that id.
+        const found = { ...flags, model: folder };
         const { quantization } = resolveConfig(await readConfigFile(folder)).config;
-        if (flags.adapter !== undefined && !quantization) await mergeFiles(flags, flags.adapter, folder, signal);
-        else await mergeInMemory(flags, signal);
+        if (flags.adapter !== undefined && !quantization) await mergeFiles(found, flags.adapter, signal);
+        else await mergeInMemory(found, signal);
       });
       say(`Saved in ${flags.out}. Talk to it: lowrank chat --model ${flags.out}`);
     });
 }
 
 /** Merges into the files of a model that is not quantised, one tensor in memory at a time. */
-async function mergeFiles(flags: MergeFlags, adapterName: string, folder: string, signal: AbortSignal): Promise<void> {
+async function mergeFiles(flags: MergeFlags, adapterName: string, signal: AbortSignal): Promise<void> {
   const adapter = await resolveModel(adapterName, { signal });
-  const stored = await storedDType(folder);
+  const stored = await storedDType(flags.model);
   const dtype = flags.dtype ?? (stored === "float32" ? "bfloat16" : undefined);
   const tokenizer = existsSync(join(adapter, "tokenizer.json"))
     ? await AutoTokenizer.fromPretrained(adapter, { onNote: sayNote })
