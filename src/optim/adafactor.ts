@@ -3,7 +3,7 @@ import type { Device } from "../tensor/device.js";
 import { detached } from "../tensor/scope.js";
 import { Tensor } from "../tensor/tensor.js";
 import type { ArenaSegment, ParameterArena } from "./arena.js";
-import { ArenaOptimizer, type OptimizerOptions } from "./optimizer.js";
+import { ArenaOptimizer, float32Only, type OptimizerOptions } from "./optimizer.js";
 import type { ArenaPart } from "./states.js";
 
 /** Weight decay is times the parameter and the learning rate. */
@@ -37,10 +37,7 @@ export class Adafactor extends ArenaOptimizer {
   constructor(arena: ParameterArena, options: AdafactorOptions = {}) {
     const { eps = [1e-30, 1e-3], clipThreshold = 1, decayRate = -0.8, maxGradNorm = 0, ...others } = options;
     const { beta1, scaleParameter = false, relativeStep = false, warmupInit = false, ...rest } = others;
-    const problems = [
-      ...(arena.dtype === "float32" ? [] : [`parameters must be float32 but are ${arena.dtype}`]),
-      ...(warmupInit && !relativeStep ? ["warmupInit needs relativeStep"] : []),
-    ];
+    const problems = [...float32Only(arena), ...(warmupInit && !relativeStep ? ["warmupInit needs relativeStep"] : [])];
     if (problems.length > 0) throw new LowrankError("INVALID_ARGUMENT", `[adafactor] ${problems.join("; ")}`);
     const { bytes, sizes } = shapeTable(arena.segments);
     super("adafactor", arena, beta1 === undefined ? [] : ["exp_avg"], { ...rest, others: sizes });

@@ -80,6 +80,10 @@ export interface ArenaOptions extends MomentWidth, Omit<OptimizerOptions, "maxGr
 
 const HEADER_BYTES = 64;
 
+/** What is wrong with an arena for an optimizer that neither rounds its arithmetic to bfloat16 as torch does, nor keeps float32 beside it. */
+export const float32Only = ({ dtype }: ParameterArena): string[] =>
+  dtype === "float32" ? [] : [`parameters must be float32 but are ${dtype}; AdamW, Adam and Lion take both`];
+
 /**
  * What all optimizers share: state laid out as the arena, the header in which the device counts, the table of segments. The device itself
  * decides whether a step happens: one whose loss or gradient is not finite leaves every byte as it was.

@@ -1,6 +1,6 @@
 import { LowrankError } from "../errors.js";
 import type { ParameterArena } from "./arena.js";
-import { ArenaOptimizer, type OptimizerOptions } from "./optimizer.js";
+import { ArenaOptimizer, float32Only, type OptimizerOptions } from "./optimizer.js";
 import type { ArenaPart } from "./states.js";
 
 /** Weight decay is times the parameter, added to the clipped gradient. */
@@ -16,10 +16,11 @@ export interface SGDOptions extends OptimizerOptions {
 export class SGD extends ArenaOptimizer {
   readonly #options: Required<Omit<SGDOptions, "weightDecay" | "groups">>;
 
-  /** Throws INVALID_ARGUMENT for a negative momentum, and for nesterov without momentum or with dampening. */
+  /** Throws INVALID_ARGUMENT for a bfloat16 arena, for a negative momentum, and for nesterov without momentum or with dampening. */
   constructor(arena: ParameterArena, options: SGDOptions = {}) {
     const { momentum = 0, dampening = 0, nesterov = false, maxGradNorm = 0, ...rest } = options;
     const problems = [
+      ...float32Only(arena),
       ...(momentum >= 0 ? [] : [`momentum must not be negative but is ${momentum}`]),
       ...(nesterov && !(momentum > 0) ? ["nesterov needs a momentum"] : []),
       ...(nesterov && dampening !== 0 ? [`nesterov allows no dampening but it is ${dampening}`] : []),

@@ -4,6 +4,7 @@ import { Adam, AdamW } from "../../src/optim/adamw.js";
 import { ParameterArena } from "../../src/optim/arena.js";
 import { Lion } from "../../src/optim/lion.js";
 import type { Optimizer } from "../../src/optim/optimizer.js";
+import { SGD } from "../../src/optim/sgd.js";
 import { getDevice } from "../../src/tensor/device.js";
 import { adamwStep } from "../reference/adamw.js";
 import { lionStep } from "../reference/lion.js";
@@ -128,7 +129,7 @@ describe("widths of moments", () => {
 });
 
 describe("what optimizers refuse", () => {
-  it("a frozen arena; Adafactor: bfloat16 parameters, and warm-up without relative step", () =>
+  it("a frozen arena; Adafactor and SGD: bfloat16 parameters; Adafactor: warm-up without relative step", () =>
     leavesNothing(() => {
       const arena = trainable();
       const half = trainable("bfloat16");
@@ -138,7 +139,7 @@ describe("what optimizers refuse", () => {
         expect(codeOf(() => optimizer.step(0.1))).toBe("INVALID_ARGUMENT");
         optimizer.dispose();
       }
-      expect(codeOf(() => new Adafactor(half))).toBe("INVALID_ARGUMENT");
+      for (const Kind of [Adafactor, SGD]) expect(codeOf(() => new Kind(half))).toBe("INVALID_ARGUMENT");
       expect(codeOf(() => new Adafactor(arena, { warmupInit: true }))).toBe("INVALID_ARGUMENT");
       half.dispose();
       arena.dispose();
