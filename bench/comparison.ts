@@ -19,6 +19,7 @@ const MEASURED: Record<string, readonly { value: string; better: "less" | "more"
   ],
   adapters: [
     { value: "register_ms", better: "less" },
+    { value: "register_cpu_ms", better: "less" },
     { value: "switch_us", better: "less" },
     { value: "bytes_per_adapter", better: "less" },
   ],

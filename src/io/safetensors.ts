@@ -44,7 +44,7 @@ export interface TensorSource {
 }
 
 /** Small tensors are read together up to this many bytes. */
-const TOGETHER_BYTES = 16 << 20;
+const TOGETHER_BYTES = 1 << 20;
 const PICKLE = /\.(bin|pt|pth|ckpt|pkl)$/i;
 
 export class SafetensorsFile implements TensorSource {
@@ -105,26 +105,31 @@ export class SafetensorsFile implements TensorSource {
     await readFully(this.path, this.handle, target.subarray(0, length), begin + offset);
   }
 
-  /** The tensors of these names in the order of the file, neighbours read together: a file of many small ones takes few reads. */
+  /**
+   * The tensors of these names in the order of the file, neighbours read together: a file of many small ones takes few reads. The bytes
+   * are valid until the next tensor is asked for: one buffer serves them all, since fresh memory costs more than reading does.
+   */
   async *readMany(names: readonly string[]): AsyncGenerator<[name: string, bytes: Uint8Array<ArrayBuffer>]> {
     const wanted = names.map((name) => ({ name, ...this.info(name) })).sort((a, b) => a.begin - b.begin);
+    const buffer = new Uint8Array(
+      Math.min(
+        TOGETHER_BYTES,
+        wanted.reduce((sum, { begin, end }) => sum + end - begin, 0),
+      ),
+    );
     for (let first = 0, last = 0; first < wanted.length; first = last) {
       const { begin } = wanted[first]!;
       let end = begin;
-      while (
-        last < wanted.length &&
-        wanted[last]!.begin === end &&
-        (last === first || wanted[last]!.end - begin <= TOGETHER_BYTES)
-      )
+      while (last < wanted.length && wanted[last]!.begin === end && wanted[last]!.end - begin <= buffer.length)
         end = wanted[last++]!.end;
-      if (last - first === 1) {
+      if (last === first) {
         yield [wanted[first]!.name, await this.read(wanted[first]!.name)];
+        last++;
         continue;
       }
-      const bytes = new Uint8Array(end - begin);
-      await readFully(this.path, this.handle, bytes, begin);
+      await readFully(this.path, this.handle, buffer.subarray(0, end - begin), begin);
       for (const tensor of wanted.slice(first, last))
-        yield [tensor.name, bytes.subarray(tensor.begin - begin, tensor.end - begin)];
+        yield [tensor.name, buffer.subarray(tensor.begin - begin, tensor.end - begin)];
     }
   }
 

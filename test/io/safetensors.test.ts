@@ -37,6 +37,28 @@ describe("openSafetensors", () => {
     await st.close();
   });
 
+  it("reads many tensors, however small or large, in the order of the file", async () => {
+    // Around the size up to which neighbours are read together.
+    const sizes = { c: 700_000, a: 400_000, f: 8, d: 1_500_000, b: 0, e: 12 };
+    let end = 0;
+    const entries = Object.entries(sizes).map(([name, size]) => {
+      end += size;
+      return [name, F32(end - size, end)] as const;
+    });
+    const data = Uint8Array.from({ length: end }, (_, i) => (i * 31) % 251);
+    const st = await openSafetensors(file(safetensorsBytes(Object.fromEntries(entries), data)));
+    for (const names of [["a", "b", "c", "d", "e", "f"], ["e", "a"], ["d"], ["b"], []]) {
+      const read: string[] = [];
+      for await (const [name, bytes] of st.readMany(names)) {
+        read.push(name);
+        const [begin, end] = entries.find(([other]) => other === name)![1].data_offsets;
+        expect(Buffer.compare(bytes, data.subarray(begin, end)), name).toBe(0);
+      }
+      expect(read).toEqual(Object.keys(sizes).filter((name) => names.includes(name)));
+    }
+    await st.close();
+  });
+
   it("takes a tensor called __proto__, empty tensors and scalars", async () => {
     const header = `{"__proto__":{"dtype":"F32","shape":[],"data_offsets":[0,4]},"e":{"dtype":"I64","shape":[0,9007199254740991],"data_offsets":[4,4]}}`;
     const st = await openSafetensors(file(safetensorsBytes(header, new Uint8Array(4))));
