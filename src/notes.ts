@@ -7,6 +7,9 @@ export type OnNote = (note: string) => void;
 /** A process warning of type LowrankNote: printed to stderr unless the program listens and says otherwise. */
 export const warn: OnNote = (note) => process.emitWarning(note, "LowrankNote");
 
+/** For what has been said before. */
+export const quiet: OnNote = () => {};
+
 /** An object of a file that remembers which of its keys were read. */
 export class Keys {
   readonly json: Readonly<Record<string, unknown>>;

@@ -10,7 +10,7 @@ import { AdapterPart, type Delta, LoraPair, TokenRows } from "../nn/adapter-part
 import { Embedding } from "../nn/embedding.js";
 import { Linear } from "../nn/linear.js";
 import { adaptables } from "../nn/watch.js";
-import { noteUnread, type OnNote } from "../notes.js";
+import { noteUnread, type OnNote, quiet, warn } from "../notes.js";
 import { copyInto } from "../ops/copy.js";
 import { sameShape } from "../ops/kernel.js";
 import { ParameterArena } from "../optim/arena.js";
@@ -119,9 +119,9 @@ export class Adapter {
       try {
         adapter.#loadedFor = loadedFor;
         adapter.#ownBase = false;
-        await fill(adapter.arena, plan, file, path);
         if (takesAtRandom(config) && !loadedFor) throw unknownStart(config, source);
         adapter.#keep(await startsOf(model, config, plan));
+        await fill(adapter.arena, plan, file, path);
         if (!options.ignoreMismatchedBase) await assertBaseCopies(plan, file, model, path, adapter.#taken);
       } catch (error) {
         adapter.dispose();
@@ -215,7 +215,7 @@ export class Adapter {
       alphaPattern: times(config.alphaPattern, alphaFactor),
       initLoraWeights: true,
     });
-    const plain = new Adapter(doubled, planAdapter(shapeOf(model), doubled), model.device);
+    const plain = new Adapter(doubled, planAdapter(shapeOf(model), doubled, undefined, quiet), model.device);
     try {
       for (const { key } of plain.plan.tensors) {
         const from = this.arena.get(key);
@@ -328,7 +328,7 @@ export class Adapter {
 async function readConfig(folder: string, shape: ModelShape, onNote: OnNote | undefined) {
   const source = await pathInside(folder, CONFIG_FILE);
   const config = LoraConfig.fromJSON(await readJsonFile(source), source);
-  const plan = planAdapter(shape, config, source);
+  const plan = planAdapter(shape, config, source, onNote ?? warn);
   // Before the keys of the weights: an adapter of another kind holds other tensors, and its kind is what is to be said.
   config.assertRunnable(false, source);
   noteUnread(CONFIG_FILE, folder, Object.entries(config.unknownKeys), onNote);

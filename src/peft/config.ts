@@ -128,6 +128,11 @@ export class LoraConfig extends Fields {
     return this.alphaOf(moduleName) / (this.useRslora ? Math.sqrt(rank) : rank);
   }
 
+  /** Whether A and B start from the two halves of an orthogonal matrix, for which the rank must be even. */
+  get isOrthogonal(): boolean {
+    return /^orthogonal$/i.test(String(this.initLoraWeights));
+  }
+
   /** Refuses, all at once, what would change the maths and is not computed here; `creating` also checks the initialisation. */
   assertRunnable(creating: boolean, source = "the LoRA configuration"): void {
     const matter = creating ? NOT_COMPUTED : NOT_COMPUTED.filter((name) => !OF_BEGINNING.includes(name));
@@ -172,7 +177,7 @@ export class LoraConfig extends Fields {
     if (this.loraBias && typeof this.initLoraWeights === "string")
       problems.push(`lora_bias goes with init_lora_weights true or false, found "${this.initLoraWeights}"`);
     if (this.aloraInvocationTokens !== null && this.useDora) problems.push("alora_invocation_tokens does not go with use_dora");
-    if (/^orthogonal$/i.test(String(this.initLoraWeights)) && this.r % 2 !== 0)
+    if (this.isOrthogonal && this.r % 2 !== 0 && Object.keys(this.rankPattern).length === 0)
       problems.push(`orthogonal initialisation needs an even r, found ${this.r}`);
     problems.push(...this.tokenProblems(), ...this.patternProblems());
     return problems;

@@ -20,9 +20,8 @@ import type { AdapterPlan, BaseModel, PlannedTensor } from "./plan.js";
  */
 export function initialize(model: BaseModel, config: LoraConfig, plan: AdapterPlan, arena: ParameterArena, seed: number): void {
   const modules = new Map(model.modules());
-  const orthogonal = /^orthogonal$/i.test(String(config.initLoraWeights));
   for (const planned of plan.tensors) {
-    if (orthogonal && (planned.role === "lora_A" || planned.role === "lora_B")) {
+    if (config.isOrthogonal && (planned.role === "lora_A" || planned.role === "lora_B")) {
       scope(() => orthogonalStart(arena.get(planned.key), planned, seed));
       continue;
     }

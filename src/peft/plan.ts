@@ -3,6 +3,7 @@ import { withinTime } from "../io/time-limit.js";
 import type { AdapterSelection } from "../nn/adapter-slot.js";
 import type { Linear } from "../nn/linear.js";
 import type { Module } from "../nn/module.js";
+import type { OnNote } from "../notes.js";
 import { didYouMean } from "../suggest.js";
 import type { Device } from "../tensor/device.js";
 import type { LoraConfig } from "./config.js";
@@ -85,9 +86,15 @@ export interface AdapterPlan {
 
 /**
  * Throws INVALID_CONFIG or ADAPTER_MISMATCH, with every mistake listed, when the configuration does not fit the model. `source` is what
- * errors call the configuration: its file, where there is one.
+ * errors call the configuration: its file, where there is one. `onUnmatched` makes a note of entries that match nothing: those of an
+ * adapter that exists never had an effect, and what it has to hold its file shows.
  */
-export function planAdapter(model: ModelShape, config: LoraConfig, source = "the LoRA configuration"): AdapterPlan {
+export function planAdapter(
+  model: ModelShape,
+  config: LoraConfig,
+  source = "the LoRA configuration",
+  onUnmatched?: OnNote,
+): AdapterPlan {
   for (const [key, entries] of Object.entries({
     target_modules: config.targetModules,
     exclude_modules: config.excludeModules,
@@ -98,7 +105,7 @@ export function planAdapter(model: ModelShape, config: LoraConfig, source = "the
   // Patterns may backtrack without end.
   return withinTime(
     PATTERN_MS,
-    () => new Planner(model, config, source).plan(),
+    () => new Planner(model, config, source).plan(onUnmatched),
     () => {
       return new LowrankError("INVALID_CONFIG", `${source}: its patterns were not matched within ${PATTERN_MS} ms`, {
         hint: "Name the modules as a list, or simplify the regular expressions of target_modules, exclude_modules, rank_pattern and alpha_pattern.",
@@ -125,8 +132,8 @@ class Planner {
     this.#modules = new Map(model.modules.map((module) => [module.name, module]));
   }
 
-  plan(): AdapterPlan {
-    const selection = resolveTargets(this.model, this.config, this.source);
+  plan(onUnmatched?: OnNote): AdapterPlan {
+    const selection = resolveTargets(this.model, this.config, this.source, onUnmatched);
     const { targeted, saved, tiedTargets, tiedCopies } = this.#tie(selection.targeted, selection.modulesToSave);
     const { inputEmbedding: embedding, outputEmbedding: head } = this.model;
     for (const name of targeted) this.#target(this.#modules.get(name)!);
@@ -179,6 +186,8 @@ class Planner {
       this.#part(name).pair = { module: name, a, b, bias: undefined, magnitude, rank, scale, transposed: true };
       return;
     }
+    if (config.isOrthogonal && rank % 2 !== 0)
+      throw this.#invalid(`orthogonal initialisation needs an even rank, found ${rank} for ${name}`);
     const [a, b] = [`${base}.lora_A.weight`, `${base}.lora_B.weight`];
     const bias = config.loraBias ? `${base}.lora_B.bias` : undefined;
     this.#add(a, [rank, input], "lora_A", name);
@@ -246,7 +255,14 @@ class Planner {
     }
     const follows = tied && ofEmbedding !== undefined && same;
     for (const [name, ids] of wanted) if (!(follows && name === head)) this.#rowsOf(name, ids);
-    if (follows) Object.assign(this.#part(head!), { rows: this.#parts.get(embedding!)!.rows, follows: true });
+    if (!follows) return;
+    const part = this.#part(head!);
+    if (part.weight)
+      throw this.#invalid(
+        `${head} is in modules_to_save, and ${embedding}, tied to it, has trainable_token_indices: one of the two`,
+      );
+    part.rows = this.#parts.get(embedding!)!.rows!;
+    if (!part.pair) part.follows = true;
   }
 
   #rowsOf(name: string, ids: readonly number[]): void {

@@ -1,4 +1,5 @@
 import { LowrankError } from "../errors.js";
+import type { OnNote } from "../notes.js";
 import { didYouMean } from "../suggest.js";
 import { compiled, type LoraConfig, matchesPattern } from "./config.js";
 
@@ -124,19 +125,24 @@ export function selectTargets(model: ModelModules, config: LoraConfig, source = 
 }
 
 /**
- * selectTargets for a new adapter: everything the configuration names must exist and be of a class LoRA is made for.
- * Throws ADAPTER_MISMATCH that lists all misses, with near ones.
+ * selectTargets, where everything the configuration names must exist and be of a class LoRA is made for. Throws ADAPTER_MISMATCH that
+ * lists all misses, with near ones; `onUnmatched` is told instead of entries that match nothing, as long as others match.
  */
-export function resolveTargets(model: ModelModules, config: LoraConfig, source = "the LoRA configuration"): TargetSelection {
+export function resolveTargets(
+  model: ModelModules,
+  config: LoraConfig,
+  source = "the LoRA configuration",
+  onUnmatched?: OnNote,
+): TargetSelection {
   const selection = selectTargets(model, config, source);
   const parts = new Set(model.modules.flatMap(({ name }) => [name, name.slice(name.lastIndexOf(".") + 1)]));
-  const problems: string[] = [];
-  for (const [key, entries] of Object.entries(selection.unmatched)) {
-    for (const entry of entries)
-      problems.push(
-        `${key}: '${entry}' matches no module${key.endsWith("pattern") ? " that is targeted" : ""}${didYouMean(entry, parts)}`,
-      );
-  }
+  const unmatched = Object.entries(selection.unmatched).flatMap(([key, entries]) => {
+    const what = key.endsWith("_pattern") ? " that is targeted" : "";
+    return entries.map((entry) => `${key}: '${entry}' matches no module${what}${didYouMean(entry, parts)}`);
+  });
+  const only = onUnmatched !== undefined && selection.targeted.length > 0;
+  const problems = only ? [] : unmatched;
+  if (only && unmatched.length > 0) onUnmatched(`${source} has entries without effect here: ${unmatched.join("; ")}`);
   const kinds = new Map(model.modules.map(({ name, kind }) => [name, kind]));
   const unfit = selection.targeted.filter((name) => !ADAPTABLE.has(kinds.get(name) ?? ""));
   if (unfit.length > 0) {

@@ -1,4 +1,5 @@
 import { LowrankError } from "../errors.js";
+import { quiet } from "../notes.js";
 import { fillRandom } from "../ops/random.js";
 import { randomKey } from "../tensor/random.js";
 import { Tensor } from "../tensor/tensor.js";
@@ -31,7 +32,7 @@ export async function weightedAdapter(
     adapters.map(([, adapter]) => adapter),
     rank,
   );
-  const plan = planAdapter(shape, config);
+  const plan = planAdapter(shape, config, undefined, quiet);
   const result = Adapter.empty(base, config, plan);
   try {
     const flat = new Float32Array(result.arena.values.size);
@@ -120,7 +121,7 @@ function combinedConfig(shape: ReturnType<typeof shapeOf>, adapters: readonly Ad
     });
   if (lists.every((list) => Array.isArray(list))) {
     const union = with_([...new Set(lists.flat() as string[])].sort());
-    const planned = planAdapter(shape, union).pairs;
+    const planned = planAdapter(shape, union, undefined, quiet).pairs;
     if (planned.length === modules.size && planned.every(({ module }) => modules.has(module))) return union;
   }
   return with_([...modules]);

@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { CausalLM } from "../../src/models/causal-lm.js";
 import { getPeftModel, PeftModel } from "../../src/peft/peft-model.js";
 import { readTensors } from "../golden/tensors.js";
+import { codeOf } from "../tensor/live.js";
 import { adapterFolder, largestDifference, loadBase, logits, readJson } from "./models.js";
 
 describe("adapter files", () => {
@@ -113,5 +114,40 @@ describe("adapter files", () => {
     expect(await load(pickle)).toMatchObject({ message: expect.stringMatching(/pickle/i) });
     expect(await load(join(folder, "absent"))).toMatchObject({ code: "NOT_FOUND" });
     expect(model.adapters).toEqual({ names: [] });
+  });
+
+  it("loads, with a note, what was trained with entries that matched nothing, and combines and saves it", async () => {
+    const copy = join(folder, "unmatched");
+    cpSync(adapterFolder("adapter-lora-qv", "adapter"), copy, { recursive: true });
+    const config = readJson(join(copy, "adapter_config.json"));
+    const more = { target_modules: [...config.target_modules, "Wqkv"], rank_pattern: { k_proj: 2 }, exclude_modules: ["x9"] };
+    writeFileSync(join(copy, "adapter_config.json"), JSON.stringify({ ...config, ...more }));
+    const notes: string[] = [];
+    const peft = await PeftModel.fromPretrained(model, copy, { onNote: (note) => notes.push(note) });
+    expect(notes).toEqual([
+      expect.stringMatching(
+        /target_modules: 'Wqkv' matches no.*exclude_modules: 'x9' .*rank_pattern: 'k_proj' matches no module that/,
+      ),
+    ]);
+    const on = await logits(model);
+    await peft.loadAdapter(adapterFolder("adapter-lora-qv", "adapter"), "plain");
+    await peft.addWeightedAdapter(["default", "plain"], [0.5, 0.5], "mean");
+    for (const name of ["plain", "mean"]) {
+      peft.setAdapter(name);
+      expect(largestDifference(await logits(model), on)).toBeLessThan(2e-5);
+    }
+    await peft.savePretrained(join(folder, "unmatched-again"), { selectedAdapters: ["default"] });
+    peft.unload();
+    // Unlike the file of an adapter that exists, a new one must mean what it names.
+    expect(codeOf(() => getPeftModel(model, { targetModules: ["q_proj", "Wqkv"] }))).toBe("ADAPTER_MISMATCH");
+  });
+
+  it("orthogonal starts need even ranks, those of patterns too, where a linear has them", () => {
+    const config = { targetModules: ["q_proj", "v_proj"], initLoraWeights: "orthogonal" as const };
+    expect(() => getPeftModel(model, { ...config, r: 4, rankPattern: { q_proj: 3 } })).toThrow(
+      /orthogonal initialisation needs an even rank, found 3 for model.layers.0.self_attn.q_proj/,
+    );
+    expect(codeOf(() => getPeftModel(model, { ...config, r: 3 }))).toBe("INVALID_CONFIG");
+    getPeftModel(model, { ...config, r: 3, rankPattern: { "[qv]_proj": 2 } }).unload();
   });
 });

@@ -36,6 +36,10 @@ const configs: Record<string, [base: string, options: LoraConfigOptions]> = {
     { targetModules: ["q_proj"], modulesToSave: ["lm_head"], ensureWeightTying: true },
   ],
   "rows of a tied table": ["llama_tied", { targetModules: ["q_proj"], trainableTokenIndices: [9, 1, 200] }],
+  "rows of a tied table whose head has LoRA": [
+    "llama_tied",
+    { targetModules: ["q_proj", "lm_head"], trainableTokenIndices: [9, 1, 200] },
+  ],
   "other rows at the two ends": [
     "llama_tied",
     { targetModules: ["q_proj"], trainableTokenIndices: { embed_tokens: [9, 1], lm_head: [2, 6, 3] } },
@@ -162,6 +166,12 @@ describe.each(Object.entries(configs))("%s", (_, [base, options]) => {
     expect(Math.abs(got - wanted) / Math.abs(wanted)).toBeLessThan(1e-2);
     peft.unload();
   });
+});
+
+it("a copy of a tied head does not go with rows of its embedding", async () => {
+  await using model = await loadBase("llama_tied");
+  const options = { targetModules: ["q_proj"], modulesToSave: ["lm_head"], trainableTokenIndices: [9, 1] };
+  expect(codeOf(() => getPeftModel(model, options))).toBe("INVALID_CONFIG");
 });
 
 describe("merging into a checkpoint", () => {

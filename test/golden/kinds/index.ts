@@ -3,8 +3,13 @@ import { handlers as dataHandlers } from "./data.js";
 import { modelHandlers } from "./models.js";
 import { opHandlers } from "./op.js";
 import { optimizerHandlers } from "./optimizer.js";
-import { peftHandlers } from "./peft.js";
+import { adapterHandlers } from "./peft-adapter.js";
+import { combineHandlers } from "./peft-combine.js";
 import { peftConfigHandlers } from "./peft-config.js";
+import { errorHandlers } from "./peft-error.js";
+import { hotswapHandlers } from "./peft-hotswap.js";
+import { qloraHandlers } from "./peft-qlora.js";
+import { swapHandlers } from "./peft-swap.js";
 import { quantHandlers } from "./quant.js";
 import { realHandlers } from "./real.js";
 import { samplingHandlers } from "./sampling.js";
@@ -26,7 +31,12 @@ const modules: Record<string, GoldenHandler>[] = [
   peftConfigHandlers,
   scheduleHandlers,
   trainHandlers,
-  peftHandlers,
+  adapterHandlers,
+  qloraHandlers,
+  swapHandlers,
+  hotswapHandlers,
+  combineHandlers,
+  errorHandlers,
 ];
 const table = new Map<string, GoldenHandler>(modules.flatMap((handlers) => Object.entries(handlers)));
 

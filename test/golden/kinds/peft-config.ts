@@ -1,9 +1,15 @@
+/** Kinds of golden/peft about configurations alone: `targets`, and `api_text`, what is counted and printed. */
 import { isDeepStrictEqual } from "node:util";
 import { LowrankError } from "../../../src/errors.js";
 import type { JsonObject } from "../../../src/io/json.js";
 import { LoraConfig } from "../../../src/peft/config.js";
+import { countBase, parametersText } from "../../../src/peft/count.js";
+import { shapeOf } from "../../../src/peft/model-shape.js";
+import { countAdded, countParameters, planAdapter } from "../../../src/peft/plan.js";
 import { DEFAULT_TARGETS, type ModelModules, type ModuleInfo, resolveTargets, selectTargets } from "../../../src/peft/targets.js";
+import { Errors } from "../errors.js";
 import type { GoldenCase, GoldenHandler, GoldenOutcome } from "../types.js";
+import { load } from "./peft-model.js";
 
 interface TargetEntry {
   model: string;
@@ -95,4 +101,17 @@ export function llamaModules(config: { model_type: string; num_hidden_layers: nu
   return { modules, modelType: config.model_type, outputEmbedding: "lm_head" };
 }
 
-export const peftConfigHandlers: Record<string, GoldenHandler> = { targets };
+const apiText: GoldenHandler = async (c) => {
+  const errors = new Errors();
+  for (const { base, quantised, config, name, trainable, all, text } of c.spec.entries) {
+    const fourBit = quantised ? { loadIn4bit: true, bnb4bitUseDoubleQuant: quantised === "nf4-dq" } : {};
+    await using model = await load(c, base, fourBit);
+    const plan = planAdapter(shapeOf(model), LoraConfig.fromJSON({ peft_type: "LORA", ...config }));
+    const [count, sum] = [countParameters(plan), countBase(model) + countAdded(plan)];
+    errors.same(`${name} on ${quantised ?? "float32"}`, [count, sum], [trainable, all]);
+    errors.same(`${name} on ${quantised ?? "float32"}: text`, parametersText(count, sum), text);
+  }
+  return errors.outcome();
+};
+
+export const peftConfigHandlers: Record<string, GoldenHandler> = { targets, api_text: apiText };
