@@ -16,7 +16,10 @@ export interface PythonRegex {
 export function pythonRegex(pattern: string): PythonRegex {
   const { source, flags } = new Translator(pattern).run();
   try {
-    return wrap(new RegExp(`^(?:${source})$`, flags), new RegExp(`^(?:${source})`, flags));
+    const [full, start] = [new RegExp(`^(?:${source})$`, flags), new RegExp(`^(?:${source})`, flags)];
+    // Compiled when first used: only then is one refused that is too large.
+    for (const regex of [full, start]) regex.test("");
+    return wrap(full, start);
   } catch (error) {
     throw bad(pattern, (error as Error).message.replace(/^Invalid regular expression: .*: /, ""));
   }

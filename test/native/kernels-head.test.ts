@@ -109,6 +109,13 @@ describe.each(devices)("the head on %s", (device) => {
       await check(device, { kind: "products", t, k: v, v, options });
   });
 
+  it("sums over a vocabulary that is cut into slabs, and these into parts", async () => {
+    for (const options of [variants[0]![1], variants[4]![1]]) {
+      await check(device, { kind: "float32", t: 3, k: 5, v: 4700, options });
+      await check(device, { kind: "products", t: 2, k: 600, v: 600, options });
+    }
+  });
+
   it("gives 0, and argmax -1, where every label is -100", async () => {
     await withRaw(device, async (raw) => {
       const { out, w } = run(raw, { kind: "float32", t: 5, k: 8, v: 20, options: plain, labels: new Int32Array(5).fill(-100) });
@@ -122,7 +129,7 @@ describe.each(devices)("the head on %s", (device) => {
 describe("the head", () => {
   it("cuts the rows into chunks that do not show", async () => {
     await withRaw("cpu", async (raw) => {
-      const [t, k, v] = [300, 4, 60_000]; // about 100 rows of logits a chunk
+      const [t, k, v] = [500, 4, 60_000]; // about 200 rows of logits a chunk
       const c: HeadCase = { kind: "bfloat16", t, k, v, options: plain };
       const whole = run(raw, c);
       const value = await raw.f32(whole.out.value);
@@ -137,7 +144,7 @@ describe("the head", () => {
     const raws = [new Raw(`cpu:${isas.at(-1)}`, 1), new Raw("cpu", 2), new Raw("cpu:", 4)];
     const results = await Promise.all(
       raws.map(async (raw) => {
-        const { out, w } = run(raw, { kind: "4bit", t: 90, k: 200, v: 700, options: variants[4]?.[1] as HeadOptions });
+        const { out, w } = run(raw, { kind: "4bit", t: 90, k: 40, v: 4700, options: variants[4]?.[1] as HeadOptions });
         const result = await Promise.all([out.value, out.entropy, out.dxUnit, out.dx, out.dweight].map((h) => raw.f32(h)));
         addon.freeWeight(w.handle);
         raw.dispose();

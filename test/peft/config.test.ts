@@ -172,6 +172,10 @@ describe("pythonRegex", () => {
     expect(pythonRegex(pattern).fullMatch(text)).toBe(expected);
   });
 
+  it("refuses what is too large to compile, which shows at the first use only", () => {
+    expect(errorOf(() => pythonRegex("a".repeat(40_000)))).toMatchObject({ code: "INVALID_CONFIG" });
+  });
+
   it("matches at the start only, with $ before a last newline", () => {
     expect(pythonRegex("b").match("ab")).toBeNull();
     expect(pythonRegex("(a)b").match("abc")?.[1]).toBe("a");
