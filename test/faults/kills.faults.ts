@@ -104,7 +104,8 @@ it("loses nothing", async () => {
     for (let turn = 0; kills < KILLS; turn++) {
       const folder = join(root, `lane-${number}-${turn}`);
       let announced = 0;
-      for (let done = false; !done; ) {
+      let ending: Ending;
+      do {
         launches++;
         // One in eight before training begins: while the folder is locked, read and settled.
         const early = random() < 1 / 8;
@@ -112,18 +113,17 @@ it("loses nothing", async () => {
         const kill = early
           ? { launch: when * startTime }
           : { start: (step: number) => (when * trainTime * (STEPS - step + 1)) / STEPS };
-        const ending = await train(folder, kills < KILLS ? kill : undefined);
+        ending = await train(folder, kills < KILLS ? kill : undefined);
         if (ending.start !== undefined && ending.start < announced)
           wrong.push(`step ${announced} was saved, the run went on from ${ending.start}`);
         announced = Math.max(announced, ending.saved);
-        if (ending.killed) {
-          if (++kills % 100 === 0) console.log(`${kills} kills, ${wrong.length} wrong`);
-        } else {
-          done = true;
-          if (!ending.done || ending.code !== 0) wrong.push(`after step ${announced}: ${ending.errors}`);
-        }
-      }
+        if (ending.killed && ++kills % 100 === 0) console.log(`${kills} kills, ${wrong.length} wrong`);
+      } while (ending.killed);
       runs++;
+      if (!ending.done || ending.code !== 0) {
+        wrong.push(`run ${number}-${turn} failed after step ${announced}: ${ending.errors}`);
+        continue;
+      }
       const found = result(folder);
       const differing = [...new Set([...Object.keys(whole), ...Object.keys(found)])].filter(
         (name) => found[name] !== whole[name],
