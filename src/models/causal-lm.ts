@@ -123,7 +123,8 @@ export abstract class CausalLM extends Module implements TextModel {
       cache: options.cache && ((layer) => options.cache!.layer(layer)),
     };
     let x = this.model.embedTokens.forward(batch.inputIds, context.mode);
-    if (options.embeddingNoise) x = add(x, options.embeddingNoise);
+    const { embeddingNoiseScale: factor } = this.config;
+    if (options.embeddingNoise) x = add(x, factor === 1 ? options.embeddingNoise : scale(options.embeddingNoise, factor));
     let residual: Tensor | undefined;
     options.observe?.(x);
     for (const layer of this.model.layers) {

@@ -38,6 +38,8 @@ export interface DecoderConfig {
   attention: { scale: number; softcap: number | undefined };
   /** What embeddings are multiplied with, in float32 and in bfloat16 math. */
   embeddingScale: { float32: number; bfloat16: number };
+  /** What noise on the embeddings (NEFTune) is multiplied with: 1 where it comes after their own factor. */
+  embeddingNoiseScale: number;
   /** What attention and MLP are multiplied with before they are added to the stream. */
   residualScale: number;
   /** Logits are softcap(scale · hidden · Wᵀ). */
@@ -136,6 +138,7 @@ export function readDecoderConfig(config: ConfigReader, keys: FamilyKeys): Decod
     ropes,
     attention: { scale: 1 / Math.sqrt(headDim), softcap: undefined },
     embeddingScale: { float32: 1, bfloat16: 1 },
+    embeddingNoiseScale: 1,
     residualScale: 1,
     logits: { scale: 1, softcap: undefined },
     tieWordEmbeddings: config.boolean("tie_word_embeddings", false),

@@ -17,6 +17,7 @@ import warnings
 import peft_bases as bases
 import safetensors.torch
 import torch
+from in_float64 import float64
 
 from peft import LoraConfig, PeftModel, get_peft_model
 
@@ -77,7 +78,7 @@ def case(name, base, config, seed, mutate=None):
             shutil.rmtree(d)
             print("PEFT CANNOT RUN ITS OWN", name, json.dumps(config), str(e)[:300].replace("\n", " "))
             return
-    with bases.float64():
+    with float64():
         expect(name, base, config, seed, m.double(), narrow, w)
 
 

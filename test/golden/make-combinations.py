@@ -1,5 +1,5 @@
-"""Makes golden cases of kinds combine, swap, hotswap, targets, api_text and nf4 beyond the shared set, at random by SEED (1):
-python make-combinations.py OUT [combine|swap|hotswap|targets|api|nf4 …], after make-adapters.py OUT, which makes the bases.
+"""Makes golden cases of kinds combine, targets, api_text and nf4 beyond the shared set, at random by SEED (1):
+python make-combinations.py OUT [combine|targets|api|nf4 …], after make-adapters.py OUT, which makes the bases.
 
 Needs torch, transformers 5, peft 0.21 and, for nf4, bitsandbytes.
 """
@@ -12,10 +12,9 @@ import re
 import warnings
 import contextlib
 import io
-import shutil
 import torch
-import safetensors.torch
 import peft_bases as bases
+from in_float64 import float64
 import transformers
 
 transformers.utils.logging.disable_progress_bar()
@@ -23,27 +22,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 warnings.simplefilter("ignore")
 OUT = sys.argv[1] + "/peft"
-KINDS = sys.argv[2:] or ["combine", "swap", "hotswap", "targets", "api", "nf4"]
+KINDS = sys.argv[2:] or ["combine", "targets", "api", "nf4"]
 SEED = int(os.environ.get("SEED", "1"))
 rng = random.Random(SEED)
-save = safetensors.torch.save_file
 
 
-def adapter(path, base, seed, **c):
-    m = get_peft_model(bases.load(f"{OUT}/bases/{base}"), LoraConfig(task_type="CAUSAL_LM", **c)).eval()
-    bases.perturb(m, torch.Generator().manual_seed(seed))
-    shutil.rmtree(path, ignore_errors=True)
-    m.save_pretrained(path)
-
-
-def fresh(name, spec, ins=None, exp=None):
-    d = f"{OUT}/{name}"
-    os.makedirs(d, exist_ok=True)
-    if ins is not None:
-        save({k: v.contiguous() for k, v in ins.items()}, f"{d}/inputs.safetensors")
-    if exp is not None:
-        save({k: v.detach().contiguous().clone() for k, v in exp.items()}, f"{d}/expected.safetensors")
-    json.dump(spec, open(f"{d}/case.json", "w"), indent=1)
+def fresh(name, spec, inputs=None, expected=None):
+    bases.write_case(f"{OUT}/{name}", spec, inputs, expected)
 
 
 P = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -78,7 +63,7 @@ if "combine" in KINDS:
     real = torch.bernoulli
     for sname, ads in sets.items():
         for k, c in ads.items():
-            adapter(f"{OUT}/adapters-c{SEED}-{sname}/{k}", base, SEED * 100 + ord(k), **c)
+            bases.adapter(f"{OUT}/adapters-c{SEED}-{sname}/{k}", f"{OUT}/bases/{base}", SEED * 100 + ord(k), **c)
         for typ in [
             "linear",
             "cat",
@@ -109,6 +94,7 @@ if "combine" in KINDS:
                 ).eval()
                 for k in order[1:]:
                     m.load_adapter(f"{OUT}/adapters-c{SEED}-{sname}/{k}", k)
+                m.double()
                 rec = []
 
                 def fake(t, **kw):
@@ -119,7 +105,9 @@ if "combine" in KINDS:
                 torch.bernoulli = fake
                 torch.manual_seed(SEED)
                 try:
-                    m.base_model.add_weighted_adapter(order, w, "mix", combination_type=typ, **o)
+                    with float64():  # the library's SVD too
+                        m.base_model.add_weighted_adapter(order, w, "mix", combination_type=typ, **o)
+                    m.double()
                     err = None
                 except Exception as e:
                     err = f"{type(e).__name__}: {e}"
@@ -178,7 +166,7 @@ if "combine" in KINDS:
                                     ins[f"mask.{n}.{k}.{q}"] = next(ri)
                 assert next(ri, None) is None
                 m.base_model.set_adapter("mix")
-                with torch.no_grad():
+                with torch.no_grad(), float64():
                     exp["logits"] = m(input_ids=ids, attention_mask=mask).logits
                 c = m.peft_config["mix"]
                 tm = sorted(ranks) if isinstance(c.target_modules, str) or "regex" in sname else sorted(c.target_modules)
@@ -200,217 +188,6 @@ if "combine" in KINDS:
                     ins,
                     exp,
                 )
-
-if "swap" in KINDS:
-    for si, (base, ads) in enumerate(
-        [
-            (
-                "llama",
-                dict(
-                    a=dict(r=3, lora_alpha=5, target_modules=["q_proj", "v_proj"]),
-                    b=dict(r=2, lora_alpha=3, target_modules=P, use_dora=True),
-                    c=dict(r=4, lora_alpha=7, target_modules=["v_proj", "up_proj"], lora_bias=True, use_rslora=True),
-                ),
-            ),
-            (
-                "llama",
-                dict(
-                    a=dict(r=3, lora_alpha=5, target_modules=["o_proj", "v_proj"], use_dora=True),
-                    b=dict(r=2, lora_alpha=3, target_modules=P, use_dora=True),
-                    c=dict(r=4, lora_alpha=7, target_modules=["v_proj", "embed_tokens"]),
-                ),
-            ),
-            (
-                "phi3",
-                dict(
-                    a=dict(r=3, lora_alpha=5, target_modules=["qkv_proj"]),
-                    b=dict(r=2, lora_alpha=3, target_modules="all-linear"),
-                    c=dict(r=4, lora_alpha=7, target_modules=["gate_up_proj", "lm_head"], rank_pattern={"lm_head": 1}),
-                ),
-            ),
-            (
-                "llama_plain",
-                dict(
-                    a=dict(r=3, lora_alpha=5, target_modules=["q_proj", "embed_tokens"]),
-                    b=dict(r=2, lora_alpha=3, target_modules=["v_proj"], modules_to_save=["lm_head"]),
-                    c=dict(r=4, lora_alpha=7, target_modules=["down_proj"]),
-                ),
-            ),
-            (
-                "llama",
-                dict(
-                    a=dict(r=3, lora_alpha=5, target_modules=["q_proj"], lora_bias=True),
-                    b=dict(r=2, use_dora=True, lora_alpha=3, target_modules=["v_proj"]),
-                    c=dict(r=4, lora_alpha=7, target_modules=["down_proj", "q_proj"], modules_to_save=["norm"]),
-                ),
-            ),
-            (
-                "gemma3",
-                dict(
-                    a=dict(r=3, lora_alpha=5, target_modules=["q_proj", "embed_tokens"]),
-                    b=dict(r=2, lora_alpha=3, target_modules=["v_proj", "embed_tokens"]),
-                    c=dict(r=4, lora_alpha=7, target_modules=["down_proj", "q_proj"]),
-                ),
-            ),
-            (
-                "llama_plain",
-                dict(
-                    a=dict(r=3, lora_alpha=5, target_modules=["q_proj", "v_proj"], init_lora_weights="olora"),
-                    b=dict(r=2, lora_alpha=3, target_modules=["v_proj"]),
-                    c=dict(r=4, lora_alpha=7, target_modules=["down_proj"]),
-                ),
-            ),
-        ]
-    ):
-        folder = f"{OUT}/bases/{base}"
-        ag = f"adapters-s{SEED}-{si}"
-        for k, c in ads.items():
-            adapter(f"{OUT}/{ag}/{k}", base, SEED * 1000 + si * 10 + ord(k), **c)
-        g = torch.Generator().manual_seed(SEED * 77 + si)
-        ids, mask, _ = bases.inputs(g, 4, 9)
-
-        def loadall():
-            m = PeftModel.from_pretrained(bases.load(folder), f"{OUT}/{ag}/a", adapter_name="a").eval()
-            for k in "bc":
-                m.load_adapter(f"{OUT}/{ag}/{k}", k)
-            return m
-
-        olora = any("init_lora_weights" in c for c in ads.values())
-        exp = {}
-        steps = []
-        with torch.no_grad():
-
-            def F(m, **kw):
-                return m(input_ids=ids, attention_mask=mask, **kw).logits
-
-            exp["logits.base"] = F(bases.load(folder))
-
-            def step(key, active, call, fn, rows=None):
-                try:
-                    m = loadall()
-                    lg = fn(m)
-                    exp["logits." + key] = lg
-                    s = dict(key=key, call=call)
-                    if active:
-                        s["active"] = active
-                    if rows:
-                        s["rows"] = rows
-                    steps.append(s)
-                except Exception as e:
-                    print("swap", si, base, key, type(e).__name__, str(e)[:160])
-
-            def act(m, l):
-                m.base_model.set_adapter(l)
-                return F(m)
-
-            for k in "abc":
-                step(k, [k], f"set_adapter('{k}')", lambda m: act(m, [k]))
-            for l in (["a", "b"], ["b", "a"], ["a", "c"], ["c", "a"], ["b", "c"], ["a", "b", "c"], ["c", "b", "a"]):
-                step("sum_" + "".join(l), l, "base_model.set_adapter([%s])" % ", ".join(f"'{x}'" for x in l), lambda m: act(m, l))
-            for rows in (["a", "b", "__base__", "c"], ["b", "b", "a", "__base__"], ["c", "__base__", "a", "a"]):
-                step(
-                    "mixed_" + "".join(r[0] for r in rows),
-                    ["a"],
-                    "forward()",
-                    lambda m: (m.set_adapter("a"), F(m, adapter_names=rows))[1],
-                    rows,
-                )
-
-            def merged(m, l):
-                m.merge_adapter(l)
-                return F(m)
-
-            for l in (["a"], ["b"], ["a", "c"], ["b", "c"], ["c", "b", "a"]):
-                ls = ", ".join(f"'{x}'" for x in l)
-                step(
-                    "merged_" + "".join(l),
-                    None,
-                    f"unmerge_adapter(); set_adapter('a'); merge_adapter([{ls}])",
-                    lambda m: merged(m, l),
-                )
-                step("unmerged_" + "".join(l), ["b"], "unmerge_adapter(); set_adapter('b')", lambda m: act(m, ["b"]))
-            step("del", ["c"], "set_adapter('c'); delete_adapter('b')", lambda m: act(m, ["c"]))
-            if steps and steps[-1]["key"] == "del":
-                steps[-1]["adaptersLeft"] = ["a", "c"]
-            steps.append(dict(key="unloaded", call="unload()"))
-            exp["logits.unloaded"] = exp["logits.base"]
-            for l in (["a", "c"],):
-                step(
-                    "mau_" + "".join(l),
-                    None,
-                    "merge_and_unload(adapter_names=[%s])" % ", ".join(f"'{x}'" for x in l),
-                    lambda m: (m.merge_and_unload(adapter_names=l).eval())(input_ids=ids, attention_mask=mask).logits,
-                )
-        if olora:  # PEFT leaves the base changed: other adapters act on the residual
-            keep = {"base", "a", "unloaded"}
-            steps = [s for s in steps if s["key"] in keep]
-        fresh(
-            f"s{SEED}-{si}-{base}",
-            dict(
-                kind="swap",
-                description=json.dumps(ads),
-                base=f"bases/{base}",
-                adapters={k: f"{ag}/{k}" for k in ads},
-                steps=steps,
-                refused=[],
-                tolerance=dict(logits=3e-4, unmerged=1e-4),
-            ),
-            dict(input_ids=ids.int(), attention_mask=mask.int()),
-            exp,
-        )
-
-if "hotswap" in KINDS:
-    for si, (base, ads) in enumerate(
-        [
-            (
-                "llama",
-                dict(
-                    a=dict(r=3, lora_alpha=5, target_modules=["q_proj", "v_proj"]),
-                    b=dict(r=6, lora_alpha=3, target_modules=P, use_dora=True),
-                    c=dict(r=4, lora_alpha=7, target_modules=["v_proj", "up_proj"], lora_bias=True, use_rslora=True),
-                    d=dict(r=1, lora_alpha=7, target_modules=["embed_tokens"], modules_to_save=["lm_head"]),
-                    e=dict(
-                        r=3,
-                        lora_alpha=1,
-                        target_modules=P,
-                        rank_pattern={"o_proj": 1},
-                        alpha_pattern={"q_proj": 9},
-                        trainable_token_indices=[5, 6],
-                    ),
-                ),
-            )
-        ]
-    ):
-        folder = f"{OUT}/bases/{base}"
-        ag = f"adapters-h{SEED}-{si}"
-        for k, c in ads.items():
-            adapter(f"{OUT}/{ag}/{k}", base, SEED * 1000 + si * 10 + ord(k), **c)
-        g = torch.Generator().manual_seed(SEED * 78 + si)
-        ids, mask, _ = bases.inputs(g, 3, 6)
-        exp = {}
-        steps = []
-        for k in ads:
-            m = PeftModel.from_pretrained(bases.load(folder), f"{OUT}/{ag}/{k}").eval()
-            with torch.no_grad():
-                exp["logits." + k] = m(input_ids=ids, attention_mask=mask).logits
-            for j in ads:
-                if j != k:
-                    steps.append(dict(key=f"{j}_to_{k}", loaded=j, logits="logits." + k))
-        steps.append(dict(key="while_merged"))
-        fresh(
-            f"h{SEED}-{si}-{base}",
-            dict(
-                kind="hotswap",
-                description=json.dumps(ads),
-                base=f"bases/{base}",
-                adapters={**{k: f"{ag}/{k}" for k in ads}, "same": f"{ag}/a"},
-                loaded="a",
-                steps=steps,
-                tolerance=dict(logits=3e-4, unmerged=1e-4),
-            ),
-            dict(input_ids=ids.int(), attention_mask=mask.int()),
-            exp,
-        )
 
 if "targets" in KINDS:
     gold = json.load(open(os.path.join(os.path.dirname(__file__), "../../../shared/golden/peft/targets/case.json")))

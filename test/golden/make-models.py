@@ -1,20 +1,26 @@
 """Makes golden cases of kind `model` (cases/models/README.md) that are not part of the shared set: python make-models.py OUT [CASE …].
 
+`N=40 SEED=3 python make-models.py OUT random` makes N random ones instead, of all families in turn, with odd sizes and any of their options.
+
 Needs torch and transformers 5. Every row is computed alone, so that a rope that changes with the length of a sequence goes by its own.
 `expected.safetensors` holds besides `grad.NAME`: the gradient of the loss with respect to norms, biases and the first 8 rows of the other
 tensors of layer 0, in float64.
 """
+import contextlib
 import json
 import os
+import random
+import shutil
 import sys
 
 import safetensors.torch
 import torch
 import transformers
+from in_float64 import float64
 from transformers import AutoConfig, AutoModelForCausalLM
 
-VOCAB, HIDDEN, B, S, NEW = 96, 32, 3, 24, 20
-SIZES = dict(vocab_size=VOCAB, hidden_size=HIDDEN, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
+B, S, NEW = 3, 24, 20
+SIZES = dict(vocab_size=96, hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
              num_key_value_heads=2, max_position_embeddings=256, bos_token_id=1, eos_token_id=2, pad_token_id=0)
 LLAMA_ROPE = dict(rope_theta=10000.0)
 
@@ -65,6 +71,95 @@ CASES = {
 }
 
 
+def ropes(rng, head_dim):
+    """A rope of any form that Llama's families have."""
+    theta = rng.choice([100.0, 10000.0, 500000.0])
+    kind = rng.choice(["default", "linear", "dynamic", "llama3", "yarn"])
+    factor = rng.choice([1.5, 2.0, 8.0])
+    more = dict(
+        default={}, linear=dict(factor=factor), dynamic=dict(factor=factor),
+        llama3=dict(factor=factor, low_freq_factor=1.0, high_freq_factor=rng.choice([2.0, 4.0]), original_max_position_embeddings=rng.choice([12, 40])),
+        yarn=dict(factor=factor, original_max_position_embeddings=rng.choice([16, 40])))[kind]
+    if kind == "yarn":
+        if rng.random() < 0.3:
+            more.update(mscale=rng.choice([0.7, 1.0]), mscale_all_dim=rng.choice([0.4, 1.0]))
+        if rng.random() < 0.3:
+            more.update(beta_fast=rng.choice([16.0, 40.0]), beta_slow=rng.choice([1.0, 3.0]))
+        if rng.random() < 0.3:
+            more.update(truncate=False)
+        if rng.random() < 0.3:
+            more.update(attention_factor=rng.choice([0.8, 1.3]))
+    return dict(rope_type=kind, rope_theta=theta, **more)
+
+
+def random_case(rng, family):
+    """Any of a family's options, with sizes that no tile divides."""
+    coin = lambda p=0.5: rng.random() < p
+    kv, group = rng.choice([1, 2, 3]), rng.choice([1, 2, 3])
+    head_dim = rng.choice([4, 6, 10, 14, 18, 22])
+    layers = rng.choice([1, 2, 3])
+    case = dict(model_type=family, vocab_size=rng.choice([61, 83, 97, 131]), hidden_size=kv * group * rng.choice([7, 9, 13]), num_hidden_layers=layers,
+                intermediate_size=rng.choice([17, 29, 47, 71]), num_attention_heads=kv * group, num_key_value_heads=kv, head_dim=head_dim,
+                rms_norm_eps=rng.choice([1e-6, 1e-5, 1e-3]), tie_word_embeddings=coin())
+    window = rng.choice([1, 2, 5, 9, 24, 64])
+    types = [rng.choice(["sliding_attention", "full_attention"]) for _ in range(layers)]
+    if family in ("llama", "mistral", "qwen2", "qwen3", "smollm3", "olmo2", "granite"):
+        case["rope_parameters"] = ropes(rng, head_dim)
+        if case["rope_parameters"]["rope_type"] == "dynamic":
+            case["max_position_embeddings"] = rng.choice([22, 64])
+    if family in ("llama", "granite", "smollm3"):
+        case.update(attention_bias=coin(), mlp_bias=coin())
+    if family in ("qwen3", "olmo2"):
+        case.update(attention_bias=coin())
+    if family == "mistral":
+        case.update(sliding_window=rng.choice([window, None]))
+    if family in ("qwen2", "olmo2"):  # their heads divide the hidden size
+        case.update(hidden_size=head_dim * kv * group)
+        case.pop("head_dim")
+    if family in ("qwen2", "qwen3") and coin():
+        case.update(use_sliding_window=True, sliding_window=window)
+        case.update(dict(layer_types=types) if coin() else dict(max_window_layers=rng.randint(0, layers)))
+    if family == "smollm3":
+        case.update(dict(no_rope_layers=[rng.choice([0, 1]) for _ in range(layers)]) if coin() else dict(no_rope_layer_interval=rng.choice([1, 2, 3])))
+        if coin():
+            case.update(use_sliding_window=True, sliding_window=window)
+    if family == "granite":
+        case.update(embedding_multiplier=rng.choice([1.0, 3.5, 12.0]), residual_multiplier=rng.choice([1.0, 0.22]),
+                    attention_multiplier=rng.choice([0.1, 0.5]), logits_scaling=rng.choice([1.0, 0.3, 8.0]))
+    if family in ("gemma2", "gemma3_text"):
+        case.update(sliding_window=window, query_pre_attn_scalar=rng.choice([5, 16, 31]), attention_bias=coin(),
+                    final_logit_softcapping=rng.choice([None, 2.0, 9.0]))
+    if family == "gemma2":
+        case.update(attn_logit_softcapping=rng.choice([None, 1.5, 6.0]), rope_parameters=dict(rope_type="default", rope_theta=rng.choice([100.0, 10000.0])))
+    if family == "gemma3_text":
+        full = dict(rope_type="linear", factor=rng.choice([2.0, 8.0])) if coin() else dict(rope_type="default")
+        case.update(rope_parameters={"full_attention": dict(**full, rope_theta=rng.choice([5000.0, 1e6])),
+                                     "sliding_attention": dict(rope_type="default", rope_theta=rng.choice([100.0, 10000.0]))},
+                    sliding_window_pattern=rng.choice([1, 2, 3]))
+    if family in ("gemma2", "gemma3_text") and coin(0.4):
+        case.update(layer_types=types)
+        case.pop("sliding_window_pattern", None)
+    if family == "phi3":
+        case.pop("head_dim")
+        head_dim = rng.choice([8, 16, 24])  # whose parts are even too
+        partial = rng.choice([1.0, 0.75, 0.5])
+        case.update(hidden_size=head_dim * kv * group, sliding_window=rng.choice([window, None]))
+        if coin(0.7):
+            half = int(head_dim * partial) // 2
+            factors = lambda top: [round(rng.uniform(1, top), 2) for _ in range(half)]
+            case.update(original_max_position_embeddings=rng.choice([2, 11, 16, 64]), max_position_embeddings=rng.choice([64, 128]),
+                        rope_parameters=dict(rope_type="longrope", rope_theta=10000.0, partial_rotary_factor=partial,
+                                             short_factor=factors(1.5), long_factor=factors(9)))
+        else:
+            case.update(rope_parameters=dict(rope_type="default", rope_theta=1000.0, partial_rotary_factor=partial))
+    case.update(store=rng.choice(["float32", "float32", "bfloat16", "float16"]), shard_kib=rng.choice([None, None, 9]))
+    shown = json.dumps({k: v for k, v in case.items() if k != "model_type"})
+    return dict(description=f"{family} at random: {shown}", **case)
+
+
+FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "smollm3", "olmo2", "granite"]
+
+
 def v4(config, case):
     """The same meaning in the keys of transformers 4."""
     out = dict(config)
@@ -91,7 +186,7 @@ def v4(config, case):
 
 def build(case, seed):
     torch.manual_seed(seed)
-    settings = {**SIZES, **{k: v for k, v in case.items() if k != "description"}}
+    settings = {**SIZES, **{k: v for k, v in case.items() if k not in ("description", "store", "shard_kib")}}
     config = AutoConfig.for_model(settings.pop("model_type"), **settings)
     config._attn_implementation = "eager"
     model = AutoModelForCausalLM.from_config(config).eval()
@@ -104,6 +199,7 @@ def build(case, seed):
                 p.copy_(0.3 * torch.randn_like(p))
             else:
                 p.copy_(torch.randn_like(p) * (0.6 if "embed" in name or "lm_head" in name else p.shape[-1] ** -0.5))
+            p.copy_(p.to(getattr(torch, case.get("store", "float32"))))
     model.generation_config.eos_token_id = None
     return model
 
@@ -116,7 +212,8 @@ def forget(model):
 
 def forward(model, ids):
     forget(model)
-    out = model(torch.tensor([ids]), output_hidden_states=True, use_cache=False)
+    with float64() if model.dtype == torch.float64 else contextlib.nullcontext():
+        out = model(torch.tensor([ids]), output_hidden_states=True, use_cache=False)
     return out.logits[0], out.hidden_states
 
 
@@ -129,8 +226,11 @@ def generate(model, ids):
 def make(name, case, folder, seed):
     model = build(case, seed)
     wide = build(case, seed).double()
-    os.makedirs(f"{folder}/model", exist_ok=True)
-    model.save_pretrained(f"{folder}/model")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(f"{folder}/model")
+    shard = case.get("shard_kib")
+    stored = build(case, seed).to(getattr(torch, case.get("store", "float32")))
+    stored.save_pretrained(f"{folder}/model", **(dict(max_shard_size=f"{shard}KB") if shard else {}))
     with open(f"{folder}/model/config.json") as f:
         config = json.load(f)
     if case["model_type"] == "gemma3_text":
@@ -140,20 +240,22 @@ def make(name, case, folder, seed):
         with open(f"{folder}/model/{path}", "w") as f:
             f.write(json.dumps(content, indent=1, sort_keys=True))
 
+    vocab, hidden_size = config["vocab_size"], config["hidden_size"]
+    rope = (config.get("rope_parameters") or {}).get("rope_type")
     g = torch.Generator().manual_seed(seed + 1)
     lengths = [S, 17, 10]
     ids, mask, labels = torch.zeros(B, S, dtype=torch.int32), torch.zeros(B, S, dtype=torch.int32), torch.full((B, S), -100, dtype=torch.int32)
     for b, n in enumerate(lengths):
-        ids[b, :n] = torch.randint(3, VOCAB, (n,), generator=g)
+        ids[b, :n] = torch.randint(3, vocab, (n,), generator=g)
         mask[b, :n] = 1
         labels[b, n // 3:n] = ids[b, n // 3:n]
-    prompts = [torch.randint(3, VOCAB, (n,), generator=g).tolist() for n in (12, 8, 4)]
+    prompts = [torch.randint(3, vocab, (n,), generator=g).tolist() for n in (12, 8, 4)]
     left, left_mask = torch.zeros(B, 12, dtype=torch.int32), torch.zeros(B, 12, dtype=torch.int32)
     for b, prompt in enumerate(prompts):
         left[b, 12 - len(prompt):] = torch.tensor(prompt)
         left_mask[b, 12 - len(prompt):] = 1
 
-    logits, logprobs, last = torch.zeros(B, S, VOCAB), torch.zeros(B, S), torch.zeros(B, VOCAB)
+    logits, logprobs, last = torch.zeros(B, S, vocab), torch.zeros(B, S), torch.zeros(B, vocab)
     expected, total, loss, deviation = {}, 0, 0.0, 0.0
     for b, n in enumerate(lengths):
         row = ids[b, :n].tolist()
@@ -188,11 +290,12 @@ def make(name, case, folder, seed):
     margins = []
     for prompt, tokens in zip(prompts, new):
         own = prompt + tokens
-        if "dynamic" not in name:  # the library keeps keys rotated for the length they were made at
+        if rope != "dynamic":  # the library keeps keys rotated for the length they were made at
             out = forward(wide, own)[0][len(prompt) - 1:-1]
-            steps = [forward(wide, own[:len(prompt) + i])[0][-1] for i in range(NEW)] if "longrope" in name else out
+            steps = [forward(wide, own[:len(prompt) + i])[0][-1] for i in range(NEW)] if rope == "longrope" else out
             best = [step.topk(2).values for step in steps]
-            assert [int(step.argmax()) for step in steps] == tokens, name
+            if [int(step.argmax()) for step in steps] != tokens:
+                return "float32 chooses another token"
             margins.append(min(float((m[0] - m[1]).detach()) for m in best))
     eos = new[0][NEW // 2]
     stopped = [(row[:row.index(eos) + 1] if eos in row else row) for row in new]
@@ -204,7 +307,7 @@ def make(name, case, folder, seed):
                                 f"{folder}/inputs.safetensors")
     spec = dict(kind="model", description=case["description"], madeWith=dict(torch=torch.__version__.split("+")[0], transformers=transformers.__version__),
                 seed=seed, architecture=type(model).__name__, modelType=case["model_type"], model="model", modelFiles=sorted(os.listdir(f"{folder}/model")),
-                dims=dict(batch=B, seq=S, vocab=VOCAB, hidden=HIDDEN, layers=config["num_hidden_layers"]),
+                dims=dict(batch=B, seq=S, vocab=vocab, hidden=hidden_size, layers=config["num_hidden_layers"]),
                 logitsAbsMax=float(logits.abs().max()), float32Deviation=deviation, lossFloat64=float(loss), targetTokens=total,
                 greedy=dict(maxNewTokens=NEW, minMargin=min(margins, default=None),
                             prompts=[dict(inputIds=p, newTokens=t) for p, t in zip(prompts, new)],
@@ -215,7 +318,23 @@ def make(name, case, folder, seed):
     print(name, "margin", spec["greedy"]["minMargin"], "float32", f"{deviation:.1e}", "max", f"{spec['logitsAbsMax']:.2f}")
 
 
+def make_random(out, count, seed):
+    rng = random.Random(seed)
+    for i in range(count):
+        family = FAMILIES[i % len(FAMILIES)]
+        name = f"r{seed}_{i:03d}_{family}"
+        case = random_case(rng, family)
+        trouble = next((t for t in (make(name, case, f"{out}/{name}", seed * 10000 + 100 * i + k) for k in range(5)) if not t), "five seeds gave ties")
+        if trouble:
+            print(name, trouble)
+            shutil.rmtree(f"{out}/{name}")
+
+
 if __name__ == "__main__":
+    if sys.argv[2:] == ["random"]:
+        make_random(sys.argv[1], int(os.environ.get("N", "40")), int(os.environ.get("SEED", "1")))
+        sys.exit()
     for i, (name, case) in enumerate(CASES.items()):
         if len(sys.argv) < 3 or name in sys.argv[2:]:
-            make(name, case, os.path.join(sys.argv[1], name), 7000 + 17 * i)
+            trouble = make(name, case, os.path.join(sys.argv[1], name), 7000 + 17 * i)
+            assert not trouble, f"{name}: {trouble}"

@@ -1,6 +1,5 @@
-"""What the generators of cases share: small bases of every family, with odd sizes and random weights, adapters, case folders, float64."""
+"""What the generators of cases share: small bases of every family, with odd sizes and random weights, adapters, case folders."""
 
-import contextlib
 import json
 import os
 import shutil
@@ -146,24 +145,6 @@ def load(folder):
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
 
 
-@contextlib.contextmanager
-def float64():
-    """The libraries compute norms, softmax, ropes, losses and SVD in float32 whatever a model is; inside they do so in float64."""
-    to, as_float, softmax = torch.Tensor.to, torch.Tensor.float, torch.nn.functional.softmax
-
-    def wide(x, *args, **named):
-        narrow = any(a is torch.float32 for a in (*args, named.get("dtype")))
-        return x if narrow and x.dtype == torch.float64 else to(x, *args, **named)
-
-    torch.Tensor.to = wide
-    torch.Tensor.float = lambda x: x.double()
-    torch.nn.functional.softmax = lambda x, dim=None, dtype=None, **named: softmax(x, dim=dim, **named)
-    try:
-        yield
-    finally:
-        torch.Tensor.to, torch.Tensor.float, torch.nn.functional.softmax = to, as_float, softmax
-
-
 def adapter(path, base, seed, **config):
     """Saves an adapter with random weights for the base of that folder."""
     model = get_peft_model(load(base), LoraConfig(task_type="CAUSAL_LM", **config)).eval()
@@ -176,7 +157,7 @@ def write_case(folder, spec, inputs=None, expected=None):
     os.makedirs(folder, exist_ok=True)
     for name, tensors in (("inputs", inputs), ("expected", expected)):
         if tensors is not None:
-            plain = {k: (v.float() if v.dtype == torch.float64 else v).detach().contiguous().clone() for k, v in tensors.items()}
+            plain = {k: (v.type(torch.float32) if v.dtype == torch.float64 else v).detach().contiguous().clone() for k, v in tensors.items()}
             safetensors.torch.save_file(plain, f"{folder}/{name}.safetensors")
     with open(f"{folder}/case.json", "w") as f:
         f.write(json.dumps(spec, indent=1))

@@ -23,6 +23,8 @@ export function readGraniteConfig(config: ConfigReader): DecoderConfig {
     ...decoder,
     attention: { scale: config.positive("attention_multiplier", 1), softcap: undefined },
     embeddingScale: { float32: embedding, bfloat16: embedding },
+    // The factor is no part of transformers' embedding module, whose output the noise is added to.
+    embeddingNoiseScale: embedding,
     residualScale: config.positive("residual_multiplier", 1),
     logits: { scale: 1 / config.positive("logits_scaling", 1), softcap: undefined },
   };
