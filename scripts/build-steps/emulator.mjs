@@ -1,7 +1,7 @@
 // The emulated device: one object a source, named by the hash of all it is made of, so that what is current costs nothing.
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
-import { hashFiles, walk } from "./files.mjs";
+import { hashFiles, withIncludes } from "./files.mjs";
 
 const FOLDER = "build/emu";
 const LIBRARY = `${FOLDER}/lowrank_emu.so`;
@@ -11,12 +11,11 @@ const PROGRAM = `${FOLDER}/test_emulator`;
 function plan(root) {
   const { cuda, emu } = JSON.parse(readFileSync(join(root, "native/sources.json"), "utf8"));
   const compiler = process.env.CXX || "g++";
-  const headers = walk(root, "native", (path) => /^native\/(abi|core|cuda|emu|test\/emu)\/.*\.(h|cuh)$/.test(path));
   const rules = [];
   const objects = (sources, flags) =>
     sources.map((source) => {
       const command = `${compiler} ${flags.join(" ")} -x c++ -c ${source}`;
-      const hash = hashFiles(root, [...headers, source], [command, process.arch]);
+      const hash = hashFiles(root, withIncludes(root, source), [command, process.arch]);
       const object = `${FOLDER}/${basename(source).replace(/\.\w+$/, "")}-${hash.slice(0, 16)}.o`;
       rules.push(`${object}:\n\t${command} -o $@.part && mv $@.part $@`);
       return object;

@@ -1,7 +1,7 @@
 // Content hashes of the inputs, so that a build that is current costs milliseconds.
 import { createHash } from "node:crypto";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join, normalize } from "node:path";
 
 /** All files below the folder, sorted; names relative to root. */
 export function walk(root, folder, keep = () => true) {
@@ -12,6 +12,15 @@ export function walk(root, folder, keep = () => true) {
     else if (keep(path)) files.push(path);
   }
   return files.sort();
+}
+
+/** A C++ source and all it includes by `#include "…"`, whatever `#if` stands around: those of both compilers of a kernel. Names relative to root, sorted. */
+export function withIncludes(root, source) {
+  const found = new Set([source]);
+  for (const file of found)
+    for (const [, name] of readFileSync(join(root, file), "utf8").matchAll(/^\s*#\s*include\s*"([^"]+)"/gm))
+      found.add(normalize(join(dirname(file), name)));
+  return [...found].sort();
 }
 
 /** One hash over names and contents of the files and some words that matter besides. */

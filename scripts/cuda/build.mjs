@@ -8,7 +8,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync
 import { availableParallelism } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { hashFiles, walk } from "../build-steps/files.mjs";
+import { hashFiles, withIncludes } from "../build-steps/files.mjs";
 import { withLock } from "../build-steps/lock.mjs";
 import { judge, parseReport } from "./ptxas.mjs";
 import { findToolkit, NoToolkit } from "./toolkit.mjs";
@@ -27,9 +27,8 @@ function plan({ nvcc, libraries, version }) {
     ...cuda.ptx.map((a) => `-gencode=arch=compute_${a},code=compute_${a}`),
   ];
   const command = [nvcc, ...cuda.cflags, ...targets].join(" ");
-  const headers = walk(root, "native", (path) => /^native\/(abi|core|cuda)\/.*\.(h|cuh)$/.test(path));
   const objects = cuda.sources.map((source) => {
-    const hash = hashFiles(root, [...headers, source], [version, ...cuda.cflags, ...targets]);
+    const hash = hashFiles(root, withIncludes(root, source), [version, ...cuda.cflags, ...targets]);
     return { source, object: `${FOLDER}/${basename(source, ".cu")}-${hash.slice(0, 16)}.o` };
   });
   const rules = objects.map(({ source, object }) => {

@@ -1,9 +1,11 @@
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { join, normalize } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, describe, expect, it } from "vitest";
+// @ts-expect-error: a script of the build, without types
+import { withIncludes } from "../../scripts/build-steps/files.mjs";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 const folder = mkdtempSync(join(tmpdir(), "lowrank-build-"));
@@ -58,5 +60,16 @@ describe("the build", () => {
     const folders = ["addon", "core", "cpu", "emu"].map((folder) => `native/${folder}/*.cc`);
     const git = spawnSync("git", ["ls-files", ...folders, "native/*.cu"], { cwd: root, encoding: "utf8" });
     expect(listed.sort()).toEqual(git.stdout.trim().split("\n").sort());
+  });
+
+  it("knows what a kernel is made of as the compiler does: another header costs it nothing", () => {
+    const { cuda, emu } = JSON.parse(readFileSync(join(root, "native/sources.json"), "utf8"));
+    const sources: string[] = [...cuda.sources, ...emu.sources, ...emu.tests];
+    const compiler = process.env.CXX || "g++";
+    const { stdout } = spawnSync(compiler, ["-std=c++17", "-MM", "-x", "c++", ...sources], { cwd: root, encoding: "utf8" });
+    const words = (rule: string) => rule.trim().split(/\s+/).slice(1);
+    const rules = stdout.replaceAll("\\\n", " ").trim().split("\n");
+    const made = rules.map((rule) => [...new Set(words(rule).map((path) => normalize(path)))].sort());
+    expect(made).toEqual(sources.map((source) => withIncludes(root, source)));
   });
 });
