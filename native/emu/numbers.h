@@ -1,4 +1,4 @@
-// bf16 and f16 as bits: the conversions of the hardware, rounding to nearest even.
+// bf16 and f16 as bits: the conversions of the hardware, rounding to nearest even; bytes picked from a register.
 #ifndef LOWRANK_EMU_NUMBERS_H
 #define LOWRANK_EMU_NUMBERS_H
 #include <cstdint>
@@ -30,6 +30,17 @@ inline uint16_t float_to_f16(float x) {
   if (magnitude < 0x38800000u)  // below 2^-14: the sum with 0.5 rounds at the last bit of the subnormal
     return static_cast<uint16_t>(sign | (float_to_bits(bits_to_float(magnitude) + 0.5f) - 0x3f000000u));
   return static_cast<uint16_t>(sign | ((magnitude - 0x38000000u + 0xfffu + (magnitude >> 13 & 1u)) >> 13));
+}
+
+// prmt: byte i by nibble i of the selector; its highest bit spreads the byte's sign instead.
+inline uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t selector) {
+  const uint64_t both = static_cast<uint64_t>(high) << 32 | low;
+  uint32_t result = 0;
+  for (int i = 0; i < 4; i++) {
+    const uint32_t nibble = selector >> (4 * i) & 15, byte = static_cast<uint32_t>(both >> (8 * (nibble & 7)) & 0xff);
+    result |= (nibble & 8 ? (byte & 0x80 ? 0xffu : 0u) : byte) << (8 * i);
+  }
+  return result;
 }
 
 }  // namespace emu

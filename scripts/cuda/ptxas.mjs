@@ -74,10 +74,11 @@ function kernelName(demangled) {
 
 /**
  * The kernels that a source calls hot, each in a line of its head: `// hot: NAME: THREADS threads, BYTES bytes shared, BLOCKS blocks`,
- * shared memory static and dynamic, blocks those that a multiprocessor of every architecture must hold at least.
+ * shared memory static and dynamic, blocks those that a multiprocessor of every architecture must hold at least. A name without `<…>` stands for all
+ * kernels of the template.
  */
 export function hotKernels(source) {
-  return [...source.matchAll(/^\/\/ hot: (\w+): (\d+) threads, (\d+) bytes shared, (\d+) blocks?$/gm)].map(
+  return [...source.matchAll(/^\/\/ hot: (\w+(?:<[^>]*>)?): (\d+) threads, (\d+) bytes shared, (\d+) blocks?$/gm)].map(
     ([, name, threads, shared, blocks]) => ({
       name,
       threads: Number(threads),
@@ -91,7 +92,7 @@ export function hotKernels(source) {
 export function judge(file, source, rows) {
   const problems = [];
   for (const hot of hotKernels(source)) {
-    const mine = rows.filter(({ kernel }) => kernel.replace(/<.*/, "") === hot.name);
+    const mine = rows.filter(({ kernel }) => [kernel, kernel.replace(/<.*/, "")].includes(hot.name));
     if (mine.length === 0) problems.push(`${file}: hot kernel ${hot.name} is not among what was compiled`);
     for (const row of mine) {
       row.hot = true;

@@ -16,21 +16,21 @@ function numbers(path, pattern) {
 }
 
 function gemmTile(name) {
-  const [rows, columns, down, across] = numbers(
+  const [rows, columns, down, across, step] = numbers(
     "ops/gemm_bf16.cu",
-    new RegExp(`using ${name} = Tile<(\\d+), (\\d+), (\\d+), (\\d+)>;`),
+    new RegExp(`using ${name} = Tile<(\\d+), (\\d+), (\\d+), (\\d+), (\\d+)>;`),
   );
   const kernel = `gemm_bf16_${name.toLowerCase()}_kernel`;
   const hot = hotKernels(source("ops/gemm_bf16.cu")).find((h) => h.name === kernel);
   if (!hot) throw new Error(`native/cuda/ops/gemm_bf16.cu has no hot: line of ${kernel}`);
   const { threads, shared, blocks } = hot;
-  return { rows, columns, down, across, threads, shared, blocks };
+  return { rows, columns, down, across, step, threads, shared, blocks };
 }
 
 export function readTiles() {
-  const [step, stages] = numbers("ops/gemm_bf16.cu", /constexpr int kStep = (\d+), kStages = (\d+);/);
+  const [stages] = numbers("ops/gemm_bf16.cu", /constexpr int kStages = (\d+);/);
   const [enough] = numbers("ops/gemm_bf16.cu", /constexpr int64_t kEnough = (\d+);/);
-  const [decodeSlots] = numbers("ops/gemm_bf16.cu", /(\d+) issue slots a scheduler for decoding/);
+  const [decodeClocks] = numbers("ops/gemm_bf16.cu", /(\d+) clocks a scheduler for decoding/);
   const [partDepth] = numbers("device/gemm.cuh", /constexpr int kPartDepth = (\d+);/);
   const [fewRows] = numbers("device/few_rows.cuh", /constexpr int64_t kFewRows = (\d+);/);
   const [threads] = numbers("device/launch.cuh", /constexpr int kThreads = (\d+);/);
@@ -49,9 +49,11 @@ export function readTiles() {
   const [slots] = numbers("ops/attention_bf16.cu", /(\d+) issue slots a score/);
   const [slotsGrad] = numbers("ops/attention_grad_bf16.cu", /(\d+) issue slots a score/);
   const [megas] = numbers("ops/head.cu", /constexpr int64_t kChunkLogits = (\d+) << 20;/);
+  const [partVocabulary] = numbers("ops/head.cu", /constexpr int kPartVocabulary = (\d+);/);
+  const [rowTile] = numbers("ops/head.cu", /constexpr int64_t kRowTile = (\d+);/);
   const [leastRows, mostRows] = numbers("ops/head.cu", /max64\((\d+), min64\((\d+), kChunkLogits \/ vocabulary\)\)/);
   return {
-    gemm: { step, stages, enough, decodeSlots, partDepth, large: gemmTile("Large"), small: gemmTile("Small") },
+    gemm: { stages, enough, decodeClocks, partDepth, large: gemmTile("Large"), small: gemmTile("Small") },
     fewRows,
     launch: { threads, maxBlocks },
     attention: {
@@ -71,7 +73,7 @@ export function readTiles() {
       dq: { owned: rowsQ, passing: keysQ, slots: slotsGrad },
       dkv: { owned: keysKV, passing: rowsKV, slots: slotsGrad },
     },
-    head: { chunkLogits: megas * 2 ** 20, leastRows, mostRows },
+    head: { chunkLogits: megas * 2 ** 20, leastRows, mostRows, rowTile, partVocabulary },
   };
 }
 

@@ -25,9 +25,10 @@ describe("a product", () => {
     [500, 1000, 700, 0],
     [70, 130, 4096, 8],
   ])("is counted tile by tile: %i x %i over %i, rank %i", (rows, columns, depth, rank) => {
-    const { large, small, step, enough } = TILES.gemm;
+    const { large, small, enough } = TILES.gemm;
     const many = Math.ceil(rows / large.rows) * Math.ceil(columns / large.columns);
     const tile = many >= enough ? large : small;
+    const { step } = tile;
     let [blocks, tensor, l2] = [0, 0, 0];
     for (let row = 0; row < rows; row += tile.rows)
       for (let column = 0; column < columns; column += tile.columns) {

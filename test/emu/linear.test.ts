@@ -4,7 +4,7 @@ import { cuda } from "../cuda-device.js";
 import { type GroupCase, runGroup } from "../native/linear-group.js";
 import { addon, Raw } from "../native/raw.js";
 import { bfloat16Bits, fromBfloat16, randomWeight, weightKinds } from "../native/weights.js";
-import { addProduct, matrix, transpose } from "../reference/linear.js";
+import { addProduct, dropoutMask, linearGrad, type Matrix, matrix, transpose } from "../reference/linear.js";
 import { gaussian, relativeError } from "../reference/numeric.js";
 
 async function check(c: GroupCase, guard = 64): Promise<void> {
@@ -56,7 +56,7 @@ describe("aligned linears", () => {
   });
 
   // From 96 tiles of 128 x 128 on. Whole numbers: nothing but W is rounded, and the reference is one product.
-  it.each(["bfloat16", "4bit nested", "float32", "float16"] as const)("in large tiles, %s, y and dx", async (kind) => {
+  it.each(["bfloat16", "4bit nested", "float32"] as const)("in large tiles, %s, y and dx", async (kind) => {
     const raw = new Raw(cuda, undefined, 64);
     for (const [rows, n, k] of [
       [70, 12230, 32],
@@ -77,18 +77,21 @@ describe("aligned linears", () => {
       ];
       const dx = raw.out([rows, k]);
       const segment = [3, 60, raw.from(a, [4, k]), raw.from(b, [n, 4]), 0, 0, 0.5];
-      const group = Float64Array.of(x, dx, 0, 1, 0, 0, 0, 1, w.handle, 0, y, 0, 0, forward ? 1 : 0, ...(forward ? segment : []));
+      // Under dropout the mask of a tile of dx lies in buffers that the pipeline does not use yet.
+      const dropout = forward ? 0 : 0.5;
+      const group = Float64Array.of(x, dx, 0, 1, dropout, 7, 0, 1, w.handle, 0, y, 0, 0, 1, ...segment);
       raw.kernels[forward ? "linear" : "linearDx"](raw.d, group);
-      let expected = addProduct(
-        matrix(rows, forward ? n : k),
-        matrix(rows, forward ? k : n, given),
-        forward ? transpose(used) : used,
-      );
+      let expected: Matrix;
       if (forward) {
+        expected = addProduct(matrix(rows, n), matrix(rows, k, given), transpose(used));
         const u = addProduct(matrix(57, 4), matrix(57, k, given.slice(3 * k, 60 * k)), transpose(matrix(4, k, a)), 0.5);
         const part = addProduct(matrix(57, n, expected.at.subarray(3 * n, 60 * n)), u, transpose(matrix(n, 4, b)));
         expected = matrix(rows, n, expected.at);
         expected.at.set(part.at, 3 * n);
+      } else {
+        const segments = [{ begin: 3, end: 60, a: matrix(4, k, a), b: matrix(n, 4, b), scale: 0.5 }];
+        const layer = { w: used, dy: matrix(rows, n, given), segments };
+        expected = linearGrad(matrix(rows, k), [layer], dropoutMask(rows, k, dropout, 7n)).dx;
       }
       expect(relativeError(await raw.f32(forward ? y : dx), expected.at)).toBeLessThan(5e-6);
       addon.freeWeight(w.handle);

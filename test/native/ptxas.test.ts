@@ -49,5 +49,10 @@ describe("ptxas", () => {
     expect(judge("gemm.cu", HEAD, rows)).toEqual(["gemm.cu: gemm_kernel<true, bf16> on sm_90 spills 20 bytes"]);
     expect(judge("gemm.cu", HEAD, [])).toEqual(["gemm.cu: hot kernel gemm_kernel is not among what was compiled"]);
     expect(judge("gemm.cu", "// no promise", rows)).toEqual([]);
+    const one = (name: string) => judge("gemm.cu", HEAD.replace("gemm_kernel", name), [{ ...rows[0] }]);
+    expect(one("gemm_kernel<true, bf16>")).toEqual([]);
+    expect(one("gemm_kernel<true, float>")).toEqual([
+      "gemm.cu: hot kernel gemm_kernel<true, float> is not among what was compiled",
+    ]);
   });
 });

@@ -31,8 +31,10 @@ export function addProduct(c: Matrix, a: Matrix, b: Matrix, scale = 1): Matrix {
 /** What each element of x is multiplied with: 0, or 1 / (1 - p). */
 export function dropoutMask(rows: number, columns: number, p: number, key: bigint): Matrix {
   const mask = matrix(rows, columns);
-  for (let e = 0; e < mask.at.length; e++)
-    mask.at[e] = p === 0 ? 1 : (philox(key, BigInt(e >> 2))[e & 3] as number) >= p * 2 ** 32 ? 1 / (1 - p) : 0;
+  if (p === 0) mask.at.fill(1);
+  for (let first = 0; p > 0 && first < mask.at.length; first += 4)
+    for (const [i, word] of philox(key, BigInt(first / 4)).entries())
+      if (first + i < mask.at.length) mask.at[first + i] = word >= p * 2 ** 32 ? 1 / (1 - p) : 0;
   return mask;
 }
 

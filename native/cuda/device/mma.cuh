@@ -53,9 +53,10 @@ __device__ __forceinline__ void mma_tf32(float (&c)[4], const uint32_t (&a)[4], 
                : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-// Copies Bytes (4, 8 or 16) from global to shared memory in the background; only the first `source_bytes` are read, the rest becomes 0.
-template <int Bytes> __device__ __forceinline__ void copy_async(void* to, const void* from, int source_bytes = Bytes) {
-  if constexpr (Bytes == 16) // past L1, which only the 16-byte form can
+// Copies Bytes (4, 8 or 16) from global to shared memory in the background; only the first `source_bytes` are read, the rest becomes 0. By L1 or past it,
+// which only the 16-byte form can.
+template <int Bytes, bool ByL1 = Bytes != 16> __device__ __forceinline__ void copy_async(void* to, const void* from, int source_bytes = Bytes) {
+  if constexpr (!ByL1)
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(__cvta_generic_to_global(from)), "r"(source_bytes) : "memory");
   else
     asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared_address(to)), "l"(__cvta_generic_to_global(from)), "n"(Bytes), "r"(source_bytes) : "memory");
@@ -77,6 +78,12 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
 __device__ __forceinline__ uint32_t pack_f16(float low, float high) {
   uint32_t r;
   asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+  return r;
+}
+// Byte i of the result is the byte of high:low that nibble i of `selector` names, 0 to 7.
+__device__ __forceinline__ uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t selector) {
+  uint32_t r;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(r) : "r"(low), "r"(high), "r"(selector));
   return r;
 }
 // 2^x to about 2 units in the last place; results below the normal numbers become 0.
@@ -110,12 +117,13 @@ inline void load_matrix_x4_trans(uint32_t (&r)[4], const void* row, LR_LINE) { e
 inline void mma_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], LR_LINE) { emu::multiply(emu::kBf16, c, a, b, line); }
 inline void mma_f16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], LR_LINE) { emu::multiply(emu::kF16, c, a, b, line); }
 inline void mma_tf32(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], LR_LINE) { emu::multiply(emu::kTf32, c, a, b, line); }
-template <int Bytes> void copy_async(void* to, const void* from, int source_bytes = Bytes, LR_LINE) { emu::copy_async(to, from, Bytes, source_bytes, line); }
+template <int Bytes, bool ByL1 = Bytes != 16> void copy_async(void* to, const void* from, int source_bytes = Bytes, LR_LINE) { emu::copy_async(to, from, Bytes, source_bytes, line); }
 inline void copy_async_commit() { emu::copy_async_commit(); }
 template <int Pending> void copy_async_wait() { emu::copy_async_wait(Pending); }
 inline void named_barrier(int id, int count, LR_LINE) { emu::barrier(id, count, line); }
 inline uint32_t pack_bf16(float low, float high) { return emu::float_to_bf16(low) | (uint32_t)emu::float_to_bf16(high) << 16; }
 inline uint32_t pack_f16(float low, float high) { return emu::float_to_f16(low) | (uint32_t)emu::float_to_f16(high) << 16; }
+inline uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t selector) { return emu::permute_bytes(low, high, selector); }
 inline float exp2_approx(float x) { return std::exp2(x); }
 inline float reciprocal_approx(float x) { return 1.0f / x; }
 inline float f16_to_float(uint16_t h) { return emu::f16_to_float(h); }

@@ -36,9 +36,11 @@ __device__ __forceinline__ void store_chunk(unsigned char* to, const float (&v)[
   store4(reinterpret_cast<float*>(to), make_float4(__uint_as_float(packed.x), __uint_as_float(packed.y), __uint_as_float(packed.z), __uint_as_float(packed.w)));
 }
 
-// Byte of a chunk of 16 bytes in a tile of rows of `Chunks` chunks, a multiple of 8. Chunk c of row r lies at c ^ (r % 8): the eight rows that ldmatrix
-// reads fall in different banks without padding.
-template <int Chunks> __device__ __forceinline__ int chunk_at(int row, int chunk) { return (row * Chunks + (chunk ^ (row & 7))) * 16; }
+// Byte of a chunk of 16 bytes in a tile of rows of `Chunks` chunks: 4 or a multiple of 8. Chunk c of row r lies at c ^ (r % 8), where two rows share 128
+// bytes at c ^ (r / 2 % 4): the eight rows that ldmatrix reads fall in different banks without padding.
+template <int Chunks> __device__ __forceinline__ int chunk_at(int row, int chunk) {
+  return (row * Chunks + (chunk ^ (Chunks == 4 ? row >> 1 & 3 : row & 7))) * 16;
+}
 
 inline bool aligned16(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 

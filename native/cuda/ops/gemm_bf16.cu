@@ -1,21 +1,24 @@
 // Products of bf16 operands on tensor cores (mma.sync m16n8k16, float32 sums), weights decoded inside.
 //
-// Tile    rows x columns  threads (warps)  a warp     shared memory
-//  Large  128 x 128       256 (2 x 4)      64 x 32    96 KiB bf16, 95 KiB 4-bit, 80 KiB float32 and others
-//  Small   64 x 64        128 (2 x 2)      32 x 32    48 KiB, 49 KiB, 40 KiB
-// hot: gemm_bf16_large_kernel: 256 threads, 98304 bytes shared, 1 block
-// hot: gemm_bf16_small_kernel: 128 threads, 50176 bytes shared, 2 blocks
-// The depth goes in steps of 64. cp.async fills kStages buffers of A two steps ahead. B, by kind of weight (the same for all terms of a launch):
+// Tile    rows x columns x depth of a step  threads (warps)  a warp   shared memory
+//  Large  128 x 128 x 32                    128 (2 x 2)      64 x 64  48 KiB bf16, 47 KiB 4-bit, 40 KiB float32 and others
+//  Small   64 x  64 x 64                    128 (2 x 2)      32 x 32  the same
+// hot: gemm_bf16_large_kernel: 128 threads, 49152 bytes shared, 2 blocks
+// hot: gemm_bf16_small_kernel: 128 threads, 49152 bytes shared, 2 blocks
+// Two blocks a multiprocessor: one decodes while the other multiplies. cp.async fills kStages buffers of A two steps ahead. B, by kind of weight (the
+// same for all terms of a launch):
 //   kDirect  bf16 in rows of whole 16 bytes: by cp.async into kStages buffers, as A
 //   kCoded   4-bit, rows and blocks of whole 32 values: codes by cp.async two steps ahead, 16 bytes = 32 weights a thread; absmax (its nested code and
-//            scale) one step ahead in registers; then table -> times scale -> bf16, into one of two tiles. A thread decodes the bytes it fetched
-//            itself, so a step needs one barrier. The table lies 32 times in shared memory: lane i reads bank i, 2 KiB.
+//            scale) one step ahead in registers. As the 32 weights share an absmax, a thread forms the 16 values that a code can mean, bf16(table *
+//            absmax), as bytes in registers, and picks by byte permutations: no look-up in memory. Into one of two tiles; a thread decodes the bytes it
+//            fetched itself, so a step needs one barrier.
 //   kWide    float32 in rows of whole 16 bytes: one step ahead in registers (32 a thread), then into one of two tiles
-//   kOther   any weight, as it comes
-// Tiles in shared memory keep the direction of the matrix and are read by ldmatrix, transposed where the depth runs down the columns. Rows are 128 or
-// 256 bytes, swizzled (chunk_at).
+//   kOther   any weight, as it comes; in small tiles only
+// Tiles in shared memory keep the direction of the matrix and are read by ldmatrix, transposed where the depth runs down the columns. Rows are 64, 128
+// or 256 bytes, swizzled (chunk_at).
 // An adapter's term is one more K-tile: U and B (or A) of its rows through the buffers that the pipeline does not use yet, before the first step.
-// Per step and block (Large): 256 clocks of tensor cores on 8.0 against 192 of shared-memory reads, 288 issue slots a scheduler for decoding.
+// Per step and block (Large): 512 clocks of tensor cores on 8.0 against 384 of shared memory and 184 clocks a scheduler for decoding (92 permutations
+// and integer operations a thread, half a warp a clock).
 // Rounding: A as it lies in memory; W to bf16(table * absmax), the table itself never. Tolerance: float32 sums of exact products of bf16 values.
 // Sources: PTX ISA 9.0 (mma.cuh), CUTLASS's "efficient GEMM" (multistage), kernels.md.
 #include "../device/gemm.cuh"
@@ -24,20 +27,22 @@
 namespace lr {
 namespace {
 
-constexpr int kStep = 64, kStages = 3;
+constexpr int kStages = 3;
 enum Kind { kDirect, kCoded, kWide, kOther };
 
-template <int Rows, int Columns, int WarpsDown, int WarpsAcross> struct Tile {
-  static constexpr int kRows = Rows, kColumns = Columns, kAcross = WarpsAcross, kBlock = WarpsDown * WarpsAcross * kWarpSize;
+template <int Rows, int Columns, int WarpsDown, int WarpsAcross, int Step> struct Tile {
+  static constexpr int kRows = Rows, kColumns = Columns, kStep = Step, kAcross = WarpsAcross, kBlock = WarpsDown * WarpsAcross * kWarpSize;
   static constexpr int kWarpRows = Rows / WarpsDown, kWarpColumns = Columns / WarpsAcross, kI = kWarpRows / 16, kJ = kWarpColumns / 8;
   static constexpr int kBytesA = Rows * kStep * 2, kBytesB = Columns * kStep * 2, kChunksB = Columns * kStep / 8 / kBlock;
+  static_assert(Columns * kStep == kBlock * 32, "a thread has 32 weights of a step");
+  static_assert(Rows * Columns <= kBytesA + kBytesB, "the mask of a tile lies in two buffers");
 };
-using Large = Tile<128, 128, 2, 4>;
-using Small = Tile<64, 64, 2, 2>;
+using Large = Tile<128, 128, 2, 2, 32>;
+using Small = Tile<64, 64, 2, 2, 64>;
 
-constexpr int kTableBytes = 16 * kWarpSize * 4, kNestedBytes = 256 * 4;
+constexpr int kNestedBytes = 256 * 4;
 template <class T, Kind K> constexpr size_t shared_bytes() {
-  return kStages * T::kBytesA + (K == kDirect ? kStages : 2) * T::kBytesB + (K == kCoded ? kStages * T::kBlock * 16 + kTableBytes + kNestedBytes : 0);
+  return kStages * T::kBytesA + (K == kDirect ? kStages : 2) * T::kBytesB + (K == kCoded ? kStages * T::kBlock * 16 + kNestedBytes : 0);
 }
 
 // A tile of Height rows and Width columns of a matrix; what lies outside of rows [begin, end) and `columns` is zero.
@@ -60,7 +65,7 @@ struct Window {
 
 // One step's chunks of 8 values of a weight: chunk i of this thread lies in the tile at chunk_place.
 template <class T, bool Along> struct Chunks {
-  static constexpr int kWidth = Along ? kStep : T::kColumns, kChunks = kWidth / 8;
+  static constexpr int kWidth = Along ? T::kStep : T::kColumns, kChunks = kWidth / 8;
   float v[T::kChunksB][8];
   static __device__ __forceinline__ int row(int i) { return ((int)threadIdx.x + i * T::kBlock) / kChunks; }
   static __device__ __forceinline__ int column(int i) { return ((int)threadIdx.x + i * T::kBlock) % kChunks * 8; }
@@ -94,16 +99,17 @@ template <class T, bool Along> struct Chunks {
 
 // One step's codes of a 4-bit weight: a thread's 32 values of one row, hence of one block.
 template <class T, bool Along> struct CodedStage {
-  static constexpr int kWidth = Along ? kStep : T::kColumns, kParts = kWidth / 32;
+  static constexpr int kWidth = Along ? T::kStep : T::kColumns, kParts = kWidth / 32;
   float absmax; // or the nested scale, where `byte` is the nested code
   uint8_t byte;
   static __device__ __forceinline__ int row() { return (int)threadIdx.x / kParts; }
   static __device__ __forceinline__ int column() { return (int)threadIdx.x % kParts * 32; }
   static __device__ __forceinline__ bool inside(const Window& at) { return at.row0 + row() < at.rows && at.column0 + column() < at.columns; }
 
+  // Of rows of 16 bytes L1 keeps the other half of the sector for the next step.
   static __device__ __forceinline__ void fetch(unsigned char* raw, const lr_weight& w, const Window& at) {
     const bool in = inside(at);
-    copy_async<16>(raw + threadIdx.x * 16, (const unsigned char*)w.data + (in ? ((at.row0 + row()) * w.k + at.column0 + column()) / 2 : 0), in ? 16 : 0);
+    copy_async<16, kWidth < 64>(raw + threadIdx.x * 16, (const unsigned char*)w.data + (in ? ((at.row0 + row()) * w.k + at.column0 + column()) / 2 : 0), in ? 16 : 0);
   }
   __device__ __forceinline__ void load_scale(const lr_weight& w, const Window& at) {
     absmax = 0.0f;
@@ -117,26 +123,41 @@ template <class T, bool Along> struct CodedStage {
       absmax = ((const float*)w.absmax)[block];
     }
   }
-  // table: value c for lane i at [c * 32 + i]; nested: 256 values.
-  __device__ __forceinline__ void decode(unsigned char* tile, const unsigned char* raw, const float* table, const float* nested, const lr_weight& w, const Window& at) const {
-    const int lane = (int)threadIdx.x % kWarpSize;
+  // nested: 256 values in shared memory.
+  __device__ __forceinline__ void decode(unsigned char* tile, const unsigned char* raw, const float (&table)[16], const float* nested, const lr_weight& w, const Window& at) const {
     float scale = absmax;
     if (w.nested_absmax && inside(at)) scale = __fadd_rn(__fmul_rn(nested[byte], absmax), *w.nested_offset);
+    // The 16 values' low and high bytes, four codes a register.
+    uint32_t low[4], high[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const uint32_t first = pack_bf16(table[4 * i] * scale, table[4 * i + 1] * scale), second = pack_bf16(table[4 * i + 2] * scale, table[4 * i + 3] * scale);
+      low[i] = permute_bytes(first, second, 0x6420);
+      high[i] = permute_bytes(first, second, 0x7531);
+    }
     const float4 bits = load4(reinterpret_cast<const float*>(raw + threadIdx.x * 16));
     const uint32_t words[4] = {__float_as_uint(bits.x), __float_as_uint(bits.y), __float_as_uint(bits.z), __float_as_uint(bits.w)};
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-      float v[8]; // nibbles of byte b: bits 8 b + 4.. first
+      uint32_t pairs[4];
 #pragma unroll
-      for (int j = 0; j < 8; j++) v[j] = table[(words[i] >> (8 * (j / 2) + 4 * (1 - j % 2)) & 15) * kWarpSize + lane] * scale;
-      store_chunk(tile + chunk_at<kWidth / 8>(row(), column() / 8 + i), v);
+      for (int half = 0; half < 2; half++) {
+        // Four codes: byte j of each half of the table by the lower three bits of code j, then of the two the one that its highest bit names.
+        const uint32_t codes = words[i] >> (16 * half), in_half = codes & 0x7777, which = (codes >> 1 & 0x4444) | 0x3210;
+        const uint32_t l = permute_bytes(permute_bytes(low[0], low[1], in_half), permute_bytes(low[2], low[3], in_half), which);
+        const uint32_t h = permute_bytes(permute_bytes(high[0], high[1], in_half), permute_bytes(high[2], high[3], in_half), which);
+        pairs[2 * half] = permute_bytes(l, h, 0x4051); // the high nibble of a byte comes first
+        pairs[2 * half + 1] = permute_bytes(l, h, 0x6273);
+      }
+      store4(reinterpret_cast<float*>(tile + chunk_at<kWidth / 8>(row(), column() / 8 + i)),
+             make_float4(__uint_as_float(pairs[0]), __uint_as_float(pairs[1]), __uint_as_float(pairs[2]), __uint_as_float(pairs[3])));
     }
   }
 };
 
-// A warp's sums, and a step of up to four m16n8k16 in depth.
+// A warp's sums, and a step of up to kStep / 16 m16n8k16 in depth.
 template <class T, bool AAlong, bool BAlong> struct Sums {
-  static constexpr int kChunksA = (AAlong ? kStep : T::kRows) / 8, kChunksB = (BAlong ? kStep : T::kColumns) / 8;
+  static constexpr int kChunksA = (AAlong ? T::kStep : T::kRows) / 8, kChunksB = (BAlong ? T::kStep : T::kColumns) / 8;
   float c[T::kI][T::kJ][4] = {};
   static __device__ __forceinline__ int warp_row() { return (int)threadIdx.x / kWarpSize / T::kAcross * T::kWarpRows; }
   static __device__ __forceinline__ int warp_column() { return (int)threadIdx.x / kWarpSize % T::kAcross * T::kWarpColumns; }
@@ -146,7 +167,7 @@ template <class T, bool AAlong, bool BAlong> struct Sums {
   __device__ __forceinline__ void multiply(const unsigned char* a, const unsigned char* b, int depth) {
     const int lane = (int)threadIdx.x % kWarpSize, matrix = lane / 8, in_matrix = lane % 8;
 #pragma unroll
-    for (int k = 0; k < kStep; k += 16) {
+    for (int k = 0; k < T::kStep; k += 16) {
       if (k >= depth) break;
       uint32_t fragment_a[T::kI][4], fragment_b[T::kJ][2];
 #pragma unroll
@@ -175,10 +196,12 @@ template <class T, bool AAlong, bool BAlong> struct Sums {
 
 template <Side S, Kind K, class T> __device__ __forceinline__ void gemm(const Product* products, int count, const Term* terms, const Dropout& dropout) {
   constexpr bool kAAlong = S != kOuter, kBAlong = S == kForward;
-  constexpr int kBuffersB = K == kDirect ? kStages : 2;
+  constexpr int kStep = T::kStep, kBuffersB = K == kDirect ? kStages : 2;
   LR_SHARED_MEMORY(memory);
   unsigned char *const buffers_b = memory + kStages * T::kBytesA, *const raw = buffers_b + kBuffersB * T::kBytesB;
-  float *const table = reinterpret_cast<float*>(raw + kStages * T::kBlock * 16), *const nested = table + 16 * kWarpSize;
+  float* const nested = reinterpret_cast<float*>(raw + kStages * T::kBlock * 16);
+  // Last first: what is spare of A and of B is one piece.
+  const auto buffer_b = [&](int i) { return buffers_b + (kBuffersB - 1 - i) * T::kBytesB; };
   const TilePlace place = find_tile(products, count, T::kRows, T::kColumns);
   const Product& p = *place.product;
   using WarpSums = Sums<T, kAAlong, kBAlong>;
@@ -203,7 +226,7 @@ template <Side S, Kind K, class T> __device__ __forceinline__ void gemm(const Pr
   const auto fetch = [&] {
     if (!ahead.done()) {
       copy_a(memory + slot_ahead * T::kBytesA, *ahead.term, ahead.k, ahead.end);
-      if (K == kDirect) copy_b(buffers_b + slot_ahead * T::kBytesB, *ahead.term, ahead.k, ahead.end);
+      if (K == kDirect) copy_b(buffer_b(slot_ahead), *ahead.term, ahead.k, ahead.end);
       if (K == kCoded) CodedStage<T, kBAlong>::fetch(raw + slot_ahead * T::kBlock * 16, ahead.term->b, window(ahead));
       ahead.next(kStep);
     }
@@ -213,7 +236,7 @@ template <Side S, Kind K, class T> __device__ __forceinline__ void gemm(const Pr
   for (int s = 0; s < kStages - 1; s++) fetch();
 
   const int64_t row_end = place.row0 + T::kRows;
-  unsigned char *const spare_a = memory + (kStages - 1) * T::kBytesA, *const spare_b = buffers_b + (kBuffersB - 1) * T::kBytesB;
+  unsigned char *const spare_a = memory + (kStages - 1) * T::kBytesA, *const spare_b = buffer_b(kBuffersB - 1);
   for (int i = 0; i < p.adapters; i++) {
     const Term& t = terms[p.first_term + i];
     if (t.row_begin >= row_end || t.row_end <= place.row0) continue;
@@ -241,6 +264,7 @@ template <Side S, Kind K, class T> __device__ __forceinline__ void gemm(const Pr
 
   Chunks<T, kBAlong> wide;
   CodedStage<T, kBAlong> coded;
+  float table[16];
   const auto prepare = [&] { // what the step needs beyond cp.async, one step ahead
     if (now.done()) return;
     if (K == kWide) wide.load_wide(now.term->b, window(now));
@@ -249,14 +273,15 @@ template <Side S, Kind K, class T> __device__ __forceinline__ void gemm(const Pr
   prepare();
   int slot = 0, tile = 0;
   while (!now.done()) {
-    if (K == kCoded && now.at_start()) { // another weight, another table; everybody has decoded the last step
-      for (int i = (int)threadIdx.x; i < 16 * kWarpSize; i += T::kBlock) table[i] = now.term->b.code[i / kWarpSize];
+    if (K == kCoded && now.at_start()) { // another weight, other tables; everybody has decoded the last step
+#pragma unroll
+      for (int c = 0; c < 16; c++) table[c] = now.term->b.code[c];
       if (now.term->b.nested_absmax)
         for (int i = (int)threadIdx.x; i < 256; i += T::kBlock) nested[i] = now.term->b.nested_code[i];
       __syncthreads();
     }
     copy_async_wait<kStages - 2>();
-    unsigned char* const b = buffers_b + (K == kDirect ? slot : tile) * T::kBytesB;
+    unsigned char* const b = buffer_b(K == kDirect ? slot : tile);
     if (K == kWide) wide.store_wide(b);
     if (K == kOther) wide.copy_any(b, now.term->b, window(now));
     if (K == kCoded) coded.decode(b, raw + slot * T::kBlock * 16, table, nested, now.term->b, window(now));
@@ -283,7 +308,7 @@ template <Side S, Kind K, class T> __device__ __forceinline__ void gemm(const Pr
 }
 
 // One name a tile: their promises differ.
-template <Side S, Kind K> __global__ void __launch_bounds__(Large::kBlock, 1) gemm_bf16_large_kernel(const Product* products, int count, const Term* terms, Dropout dropout) {
+template <Side S, Kind K> __global__ void __launch_bounds__(Large::kBlock, 2) gemm_bf16_large_kernel(const Product* products, int count, const Term* terms, Dropout dropout) {
   gemm<S, K, Large>(products, count, terms, dropout);
 }
 template <Side S, Kind K> __global__ void __launch_bounds__(Small::kBlock, 2) gemm_bf16_small_kernel(const Product* products, int count, const Term* terms, Dropout dropout) {
@@ -311,17 +336,19 @@ Kind kind_of(const ProductList& list) {
   return kind;
 }
 
-// Large tiles where there are enough of them to fill a device, and rows to fill them.
+// Large tiles where there are enough of them to fill a device, and rows to fill them; not of kOther, whose decoding waits for memory value by value.
 template <Side S, Kind K> void launch_list(ProductList& list, const Dropout& dropout) {
   constexpr int64_t kEnough = 96;
   int64_t tiles = 0;
   for (const Product& p : list.products)
     if (p.rows > Small::kRows && p.columns > Small::kColumns) tiles += ceil_div(p.rows, Large::kRows) * ceil_div(p.columns, Large::kColumns) * p.parts;
-  const bool large = tiles >= kEnough;
+  const bool large = K != kOther && tiles >= kEnough;
   const unsigned grid = (unsigned)(large ? list.upload(Large::kRows, Large::kColumns) : list.upload(Small::kRows, Small::kColumns));
   const int count = (int)list.products.size();
-  if (large) LR_LAUNCH((gemm_bf16_large_kernel<S, K>), grid, Large::kBlock, (shared_bytes<Large, K>()), list.on_device(), count, list.terms_on_device(), dropout);
-  else LR_LAUNCH((gemm_bf16_small_kernel<S, K>), grid, Small::kBlock, (shared_bytes<Small, K>()), list.on_device(), count, list.terms_on_device(), dropout);
+  if constexpr (K != kOther) {
+    if (large) return LR_LAUNCH((gemm_bf16_large_kernel<S, K>), grid, Large::kBlock, (shared_bytes<Large, K>()), list.on_device(), count, list.terms_on_device(), dropout);
+  }
+  LR_LAUNCH((gemm_bf16_small_kernel<S, K>), grid, Small::kBlock, (shared_bytes<Small, K>()), list.on_device(), count, list.terms_on_device(), dropout);
 }
 
 template <Side S> void launch_kind(ProductList& list, const Dropout& dropout) {

@@ -7,8 +7,8 @@
 // Rows labelled -100 are dropped first: one block lists the others, the host reads how many there are. Then by chunk of kept rows: gather x;
 // l = x Wᵀ (gemm); a block a row turns its products into logits, what is asked of them, and their gradient g in place; dx = g W and
 // dW += gᵀ x (gemm). So a chunk's logits are written once and read from L2 where they fit. With math bf16 x and g are bf16 in memory, rows of
-// whole 16 bytes, for the tensor cores. Where x holds the products themselves it is gathered as the logits, and g is scattered as dx. Scratch a
-// row of a chunk: 4 V + 4 k bytes, 2 V + 2 k more with bf16.
+// whole 16 bytes, for the tensor cores; dx, of few tiles and great depth, comes in parts, which are summed as they are scattered. Where x holds the products themselves it is gathered as the logits, and g is scattered as dx. Scratch a
+// row of a chunk: 4 V bytes and 4 k a part, 2 V + 2 k more with bf16.
 // Tolerance: sums over V are float32 by 64 values, then double. The same bits every time: no atomics, chunks in order.
 // hot: head_rows_kernel: 256 threads, 64 bytes shared, 5 blocks
 // hot: gather_rows_kernel: 256 threads, 0 bytes shared, 6 blocks
@@ -22,15 +22,20 @@
 namespace lr {
 namespace {
 
-// Floats of a chunk of logits: 128 MB. Little on the emulated device, so that its tests see several chunks.
+// Floats of a chunk of logits: 128 MB; the depth of a part of dx, in steps of any product. Little on the emulated device, so that its tests see several.
 #if defined(__CUDACC__)
 constexpr int64_t kChunkLogits = 32 << 20;
+constexpr int kPartVocabulary = 32768;
 #else
 constexpr int64_t kChunkLogits = 1 << 10;
+constexpr int kPartVocabulary = 64;
 #endif
+// Whole tiles of the products, where there are any.
+constexpr int64_t kRowTile = 128;
 int64_t chunk_rows(int64_t tokens, int64_t vocabulary) {
   if (tokens == 0) return 0;
-  const int64_t most = max64(8, min64(1024, kChunkLogits / vocabulary));
+  int64_t most = max64(8, min64(1024, kChunkLogits / vocabulary));
+  if (most > kRowTile) most = most / kRowTile * kRowTile;
   return ceil_div(tokens, ceil_div(tokens, most));
 }
 
@@ -89,8 +94,13 @@ template <class T> __global__ void gather_rows_kernel(T* to, const float* x, con
   }
 }
 
-__global__ void scatter_rows_kernel(float* to, const float* rows_of, const int32_t* kept, int64_t rows, int64_t k) {
-  LR_FOR_EACH(at, rows * k) to[kept[at / k] * k + at % k] = rows_of[at];
+__global__ void scatter_rows_kernel(float* to, const float* parts, int64_t count, const int32_t* kept, int64_t rows, int64_t k) {
+  LR_FOR_EACH(at, rows * k) {
+    float sum = parts[at];
+#pragma unroll 1 // unrolled, it takes 64 registers
+    for (int64_t part = 1; part < count; part++) sum += parts[part * rows * k + at];
+    to[kept[at / k] * k + at % k] = sum;
+  }
 }
 
 // A logit and its index as one number that orders by value, then by lower index; NaN lies below everything.
@@ -178,7 +188,7 @@ template <class G> __global__ void head_rows_kernel(Rows h, Outputs out) {
 struct Head {
   const lr_head_args& a;
   const bool products, round;
-  const int64_t t, k, n, most, pitch_x, pitch_g;
+  const int64_t t, k, n, most, parts, pitch_x, pitch_g;
   int32_t* kept;
   void *x, *g;
   float *logits, *dx;
@@ -187,17 +197,17 @@ struct Head {
   Head(const lr_head_args& args, Scratch& scratch, bool gradient_to_x, bool gradient)
       : a(args), products(gives_products(args)), round(!products && args.math == LR_MATH_BF16), t(args.x.shape[0]), k(args.x.shape[1]),
         n(products ? k : args.weight.n), most(chunk_rows(t, n)),
-        pitch_x(round ? round_up(k, 8) : k), pitch_g(round ? round_up(n, 8) : n) {
+        parts(products ? 1 : ceil_div(n, kPartVocabulary)), pitch_x(round ? round_up(k, 8) : k), pitch_g(round ? round_up(n, 8) : n) {
     kept = scratch.take<int32_t>(t);
     logits = scratch.take<float>(most * n);
     x = scratch.take<uint8_t>(products ? 0 : most * pitch_x * (round ? 2 : 4));
     g = gradient && round ? (void*)scratch.take<uint8_t>(most * pitch_g * 2) : logits;
-    dx = scratch.take<float>(gradient_to_x && !products ? most * k : 0);
+    dx = scratch.take<float>(gradient_to_x && !products ? parts * most * k : 0);
     table = scratch.take<uint8_t>(ProductList::bytes(1, 1));
   }
 
-  // c (+)= the product of two operands; `depth` is their common length.
-  void multiply(Side side, float* c, int64_t rows, int64_t columns, bool accumulate, const void* left, int64_t left_stride, int64_t depth, const lr_weight& right) const {
+  // c (+)= the product of two operands, or its parts one behind the other; `depth` is their common length.
+  void multiply(Side side, float* c, int64_t rows, int64_t columns, bool accumulate, const void* left, int64_t left_stride, int64_t depth, const lr_weight& right, int64_t count = 1) const {
     ProductList list;
     list.table = table;
     Product p = {};
@@ -205,7 +215,8 @@ struct Head {
     p.stride = p.columns = columns;
     p.rows = rows;
     p.accumulate = accumulate;
-    p.parts = 1;
+    p.parts = count;
+    p.part_depth = count > 1 ? kPartVocabulary : 0;
     Term term = {};
     term.a = left;
     term.a_stride = left_stride;
@@ -227,8 +238,8 @@ struct Head {
     if (round) LR_LAUNCH(head_rows_kernel<bf16>, (unsigned)rows, kThreads, shared, h, out);
     else LR_LAUNCH(head_rows_kernel<float>, (unsigned)rows, kThreads, shared, h, out);
     if (to_x) {
-      if (!products) multiply(kBackward, dx, rows, k, false, g, pitch_g, n, a.weight);
-      LR_LAUNCH(scatter_rows_kernel, blocks_for(rows * k, kThreads), kThreads, 0, to_x, products ? (const float*)g : dx, kept + first, rows, k);
+      if (!products) multiply(kBackward, dx, rows, k, false, g, pitch_g, n, a.weight, parts);
+      LR_LAUNCH(scatter_rows_kernel, blocks_for(rows * k, kThreads), kThreads, 0, to_x, products ? (const float*)g : dx, parts, kept + first, rows, k);
     }
     if (to_weight) {
       lr_weight right = {};

@@ -1,8 +1,11 @@
 // The optimizers over the parameter arena. grad_stats decides on the device whether the step happens, and counts it; adamw (Loshchilov & Hutter
 // 2019, as torch.optim.AdamW; Adam), lion (Chen et al. 2023) and sgd (as torch.optim.SGD) read that and clip by themselves: one launch over all
 // segments, gridDim.y of them side by side. 8-bit moments: moments.cuh.
-// hot: adamw_kernel: 256 threads, 4128 bytes shared, 3 blocks
-//   the walk over 8-bit blocks holds 16 moments a thread and takes 72 registers; 64 would spill. 768 threads have 12 KiB on their way, 16 B each
+// hot: adamw_kernel<float, 0>: 256 threads, 32 bytes shared, 4 blocks
+// hot: adamw_kernel<bf16, 0>: 256 threads, 32 bytes shared, 4 blocks
+// hot: adamw_kernel<float, 2>: 256 threads, 4128 bytes shared, 3 blocks
+// hot: adamw_kernel<bf16, 2>: 256 threads, 4128 bytes shared, 3 blocks
+//   with maps, the walk over 8-bit blocks holds 16 moments a thread and takes 72 registers; 64 would spill. 768 threads have 12 KiB on their way, 16 B each
 #include "../table.cuh"
 #include "arena.cuh"
 #include "moments.cuh"
@@ -34,12 +37,12 @@ struct AdamW {
   int decoupled;
 };
 
-template <class T>
+template <class T, int kMaps>
 __global__ void adamw_kernel(AdamW a, const lr_optim_header* state, const lr_optim_segment* segments, int64_t count) {
   LR_SHARED_MEMORY(memory);
   if (!state->finite) return;
   double* shared = (double*)memory; // correction1, sqrt(correction2), clip: what needs many operations, once a block
-  const QuantMaps<2> maps(memory + 4 * sizeof(double), a.at);
+  const QuantMaps<kMaps> maps(memory + 4 * sizeof(double), a.at);
   if (threadIdx.x == 0) {
     shared[0] = 1.0 - power(a.beta1, state->step);
     shared[1] = sqrt(1.0 - power(a.beta2, state->step));
@@ -70,11 +73,11 @@ struct Lion {
   double lr, beta1, beta2, max_grad_norm;
 };
 
-template <class T>
+template <class T, int kMaps>
 __global__ void lion_kernel(Lion a, const lr_optim_header* state, const lr_optim_segment* segments, int64_t count) {
   LR_SHARED_MEMORY(memory);
   if (!state->finite) return;
-  const QuantMaps<1> maps(memory, a.at);
+  const QuantMaps<kMaps> maps(memory, a.at);
   __syncthreads();
   const float clip = clip_factor(state, a.max_grad_norm);
   const float old1 = (float)a.beta1, fresh1 = (float)(1.0 - a.beta1), old2 = (float)a.beta2, fresh2 = (float)(1.0 - a.beta2);
@@ -155,8 +158,9 @@ lr_error adamw(lr_queue*, lr_tensor param, lr_tensor grad, lr_tensor exp_avg, lr
   a.at.moments[1] = moment(exp_avg_sq, state2, absmax2);
   a.at.maps = all.end8 > 0 ? (const float*)qmaps.data : nullptr;
   const lr_optim_header* state = (const lr_optim_header*)header.data;
-  const auto kernel = param.dtype == LR_BF16 ? adamw_kernel<bf16> : adamw_kernel<float>;
-  LR_LAUNCH(kernel, grid_of(all), kThreads, 4 * sizeof(double) + QuantMaps<2>::kBytes, a, state, (const lr_optim_segment*)segments.data, all.count);
+  const auto kernel = a.at.maps ? param.dtype == LR_BF16 ? adamw_kernel<bf16, 2> : adamw_kernel<float, 2>
+                                : param.dtype == LR_BF16 ? adamw_kernel<bf16, 0> : adamw_kernel<float, 0>;
+  LR_LAUNCH(kernel, grid_of(all), kThreads, 4 * sizeof(double) + (a.at.maps ? QuantMaps<2>::kBytes : 0), a, state, (const lr_optim_segment*)segments.data, all.count);
   return finish("adamw");
 }
 
@@ -170,8 +174,9 @@ lr_error lion(lr_queue*, lr_tensor param, lr_tensor grad, lr_tensor exp_avg, lr_
   a.at.moments[0] = moment(exp_avg, state1, absmax1);
   a.at.maps = all.end8 > 0 ? (const float*)qmap.data : nullptr;
   const lr_optim_header* state = (const lr_optim_header*)header.data;
-  const auto kernel = param.dtype == LR_BF16 ? lion_kernel<bf16> : lion_kernel<float>;
-  LR_LAUNCH(kernel, grid_of(all), kThreads, QuantMaps<1>::kBytes, a, state, (const lr_optim_segment*)segments.data, all.count);
+  const auto kernel = a.at.maps ? param.dtype == LR_BF16 ? lion_kernel<bf16, 1> : lion_kernel<float, 1>
+                                : param.dtype == LR_BF16 ? lion_kernel<bf16, 0> : lion_kernel<float, 0>;
+  LR_LAUNCH(kernel, grid_of(all), kThreads, a.at.maps ? QuantMaps<1>::kBytes : 0, a, state, (const lr_optim_segment*)segments.data, all.count);
   return finish("lion");
 }
 

@@ -14,9 +14,8 @@ export interface Launch {
   dram?: number;
   l2?: number;
   shared?: number;
-  /** Blocks of the grid, and of a multiprocessor; absent: as many as fill the device. */
+  /** Blocks of the grid; absent: as many as fill the device. */
   blocks?: number;
-  resident?: number;
 }
 
 export interface Cost {
@@ -37,9 +36,9 @@ export function costOf(launch: Launch, gpu: Gpu): Cost {
     shared: (launch.shared ?? 0) / (gpu.multiprocessors * SHARED_BYTES * gpu.clock),
   };
   const [bound, longest] = Object.entries(times).reduce((a, b) => (b[1] > a[1] ? b : a)) as [Cost["bound"], number];
-  // The last wave of blocks leaves multiprocessors idle.
-  const slots = gpu.multiprocessors * (launch.resident ?? 1);
-  const waves = launch.blocks === undefined ? 1 : Math.ceil(launch.blocks / slots) / (launch.blocks / slots);
+  // Where blocks do not come out even some multiprocessors idle; blocks that are on one together share what it does in a clock.
+  const each = (launch.blocks ?? 0) / gpu.multiprocessors;
+  const waves = each === 0 ? 1 : Math.ceil(each) / each;
   const busy = longest * (bound === "dram" ? 1 : waves);
   const useful = (launch.useful ?? 0) / gpu.tensor;
   return {
@@ -64,15 +63,16 @@ const sum = (values: readonly number[]) => values.reduce((a, b) => a + b, 0);
 
 /** gemm_bf16.cu. `width`: bytes of an element of B in memory. */
 export function gemm(products: readonly Product[], kind: TracedWeight["kind"], width: number, gpu: Gpu): Launch {
-  const { step, enough, large, small, decodeSlots } = TILES.gemm;
+  const { enough, large, small, decodeClocks } = TILES.gemm;
   const tilesOf = (tile: { rows: number; columns: number }) => (p: Product) =>
     over(p.rows, tile.rows) * over(p.columns, tile.columns) * (p.parts ?? 1);
   const filling = products.filter(({ rows, columns }) => rows > small.rows && columns > small.columns);
   const isLarge = sum(filling.map(tilesOf(large))) >= enough;
   const tile = isLarge ? large : small;
-  // A warp reads its rows of A and columns of B by ldmatrix; both tiles were written once, codes besides looked up, 4 bytes a weight.
+  const { step } = tile;
+  // A warp reads its rows of A and columns of B by ldmatrix; both tiles were written once, codes besides written and read.
   const read = 2 * step * (tile.across * tile.rows + tile.down * tile.columns);
-  const written = 2 * step * (tile.rows + tile.columns) + (kind === "coded" ? step * tile.columns * 4.5 : 0);
+  const written = 2 * step * (tile.rows + tile.columns) + (kind === "coded" ? step * tile.columns : 0);
   const result: Required<Pick<Launch, "tensor" | "lanes" | "useful" | "dram" | "l2" | "shared" | "blocks">> = {
     tensor: 0,
     lanes: 0,
@@ -91,8 +91,9 @@ export function gemm(products: readonly Product[], kind: TracedWeight["kind"], w
     result.tensor += blocks * 2 * tile.rows * tile.columns * (over(depth, 16) + over(p.rank ?? 0, 16)) * 16;
     result.useful += 2 * p.rows * p.columns * (p.depth + (p.rank ?? 0));
     result.shared += blocks * steps * (read + written);
-    // The schedulers' issue slots for decoding, as lanes that they keep from other work: stated for the large tile, the same a weight for the small one.
-    if (kind === "coded") result.lanes += blocks * over(depth, step) * decodeSlots * LANES * 2 * (tile.columns / large.columns);
+    // The schedulers' clocks for decoding, as lanes that they keep from other work: of a thread's 32 weights, in both tiles a step.
+    if (kind === "coded") result.lanes += blocks * over(depth, step) * decodeClocks * LANES * 2;
+    // Of a sector of 32 bytes, where a step takes 16, L1 is taken to keep the others for the next.
     const fetched = blocks * depth * (2 * tile.rows + width * tile.columns);
     const unique = 2 * p.rows * p.depth + width * p.columns * p.depth;
     result.l2 += fetched;
@@ -101,7 +102,7 @@ export function gemm(products: readonly Product[], kind: TracedWeight["kind"], w
     const c = 4 * p.rows * p.columns * parts * (p.accumulate ? 2 : 1);
     result.dram += Math.min(fetched, 2 * p.rows * p.depth * waves + width * p.columns * p.depth) + c;
   }
-  return { kernel: `gemm_bf16_${isLarge ? "large" : "small"} (${kind})`, resident: tile.blocks, ...result };
+  return { kernel: `gemm_bf16_${isLarge ? "large" : "small"} (${kind})`, ...result };
 }
 
 const memory = (kernel: string, bytes: number): Launch => ({ kernel, dram: bytes });
@@ -297,8 +298,9 @@ function head(args: Float64Array, trace: Trace, gradient: boolean, gpu: Gpu): La
   const x = trace.tensor(args[4])!;
   const [tokens, k] = x.shape as [number, number];
   const { n, kind, width } = args[5] === 0 ? { n: k, kind: "direct" as const, width: 0 } : trace.weight(args[5]!);
-  const { chunkLogits, leastRows, mostRows } = TILES.head;
-  const most = Math.max(leastRows, Math.min(mostRows, Math.floor(chunkLogits / n)));
+  const { chunkLogits, leastRows, mostRows, rowTile, partVocabulary } = TILES.head;
+  const fit = Math.max(leastRows, Math.min(mostRows, Math.floor(chunkLogits / n)));
+  const most = fit > rowTile ? fit - (fit % rowTile) : fit;
   const chunks = over(tokens, most);
   const rows = tokens / chunks;
   const logits = 4 * rows * n;
@@ -310,7 +312,11 @@ function head(args: Float64Array, trace: Trace, gradient: boolean, gpu: Gpu): La
     memory("head_rows_kernel", logits * (1 + reads) + (gradient ? 2 * rows * n : 0)),
   ];
   if (gradient) {
-    chunk.push(gemm([{ rows, columns: k, depth: n }], kind, width, gpu), memory("scatter_rows_kernel", rows * k * 8));
+    const parts = over(n, partVocabulary);
+    chunk.push(
+      gemm([{ rows, columns: k, depth: n, parts }], kind, width, gpu),
+      memory("scatter_rows_kernel", rows * k * 4 * (parts + 1)),
+    );
   }
   return Array.from({ length: chunks }, () => chunk).flat();
 }

@@ -1,27 +1,28 @@
 /** Written by scripts/cuda/tiles.mjs from the sources in native/cuda; test/cli/model.test.ts compares. */
 export const TILES = {
   gemm: {
-    step: 64,
     stages: 3,
     enough: 96,
-    decodeSlots: 288,
+    decodeClocks: 184,
     partDepth: 512,
     large: {
       rows: 128,
       columns: 128,
       down: 2,
-      across: 4,
-      threads: 256,
-      shared: 98304,
-      blocks: 1,
+      across: 2,
+      step: 32,
+      threads: 128,
+      shared: 49152,
+      blocks: 2,
     },
     small: {
       rows: 64,
       columns: 64,
       down: 2,
       across: 2,
+      step: 64,
       threads: 128,
-      shared: 50176,
+      shared: 49152,
       blocks: 2,
     },
   },
@@ -62,5 +63,7 @@ export const TILES = {
     chunkLogits: 33554432,
     leastRows: 8,
     mostRows: 1024,
+    rowTile: 128,
+    partVocabulary: 32768,
   },
 } as const;
