@@ -33,6 +33,23 @@ describe.each(devices)("linears on %s", (device) => {
     for (const rows of [1, 33]) await checkGroup(device, { rows, k: 515, layers: [{ kind: "4bit", n: 67, blocksize }] });
   });
 
+  it.each([1, 2, 3, 5, 6])("of %i rows with whole blocks, in float32 and in bf16", async (rows) => {
+    for (const [k, blocksize] of [
+      [32, 32],
+      [192, 64],
+      [384, 128],
+    ] as const) {
+      const layers: LayerCase[] = [
+        { kind: "4bit", n: 67, blocksize },
+        { kind: "4bit rounded", n: 17, blocksize, bias: true, segments: whole(rows, 3) },
+        { kind: "4bit nested", n: 1, blocksize },
+        { kind: "bfloat16", n: 35 },
+        { kind: "float16", n: 35 },
+      ];
+      for (const bf16 of [false, true]) await checkGroup(device, { rows, k, layers, bf16 });
+    }
+  });
+
   it("of a group, accumulating into dx, over more than one block of the reduction", async () => {
     const layers: LayerCase[] = [
       { kind: "4bit nested", n: 320, segments: whole(80, 8) },
@@ -142,13 +159,14 @@ describe("linears", () => {
       { kind: "4bit nested", n: 200, bias: true, segments },
       { kind: "4bit", n: 70, segments },
     ];
-    for (const rows of [4, 150]) {
-      const c: GroupCase = {
-        rows,
-        k: 300,
-        layers: rows === 4 ? layers.map((l) => ({ ...l, segments: whole(4, 8) })) : layers,
-        dropout: 0.1,
-      };
+    for (const [rows, k, bf16] of [
+      [1, 320, false],
+      [1, 320, true],
+      [4, 300, false],
+      [150, 300, false],
+    ] as const) {
+      const few = layers.map((layer) => ({ ...layer, segments: whole(rows, 8) }));
+      const c: GroupCase = { rows, k, layers: rows < 90 ? few : layers, dropout: 0.1, bf16 };
       const results = await Promise.all(devices.map(async (raw) => (await runGroup(raw, c)).actual));
       expect(results[1]).toEqual(results[0]);
       expect(results[2]).toEqual(results[0]);

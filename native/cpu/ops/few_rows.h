@@ -2,14 +2,12 @@
  * The products are those of the packed way; only the order of summation differs.
  *
  * A strip is kLanes outputs. For each of them and each row of x a vector of partial sums runs over the reduction; at the end of the
- * strip a transposition adds the lanes of all of them at once. 4-bit weights come 2 kLanes at a time: one load widens bytes, the table
- * of the block, already scaled and rounded, is looked up by their high halves (even elements) and low ones (odd elements), and x lies
- * in that order. AVX-512 so spends 6 instructions on 32 weights and 2 (10 with rounding) on the table of a block of 64, two of them a
- * clock: 7 to 9 weights a clock and core, 3.6 GB/s a GHz and more. AVX2 looks up with three: 24 on 32 weights, 4 a clock, 2 GB/s a GHz.
+ * strip the lanes of all of them are added at once. Where a row of 4-bit weights is whole blocks, spans.h decodes it.
  */
 #ifndef LOWRANK_CPU_OPS_FEW_ROWS_H
 #define LOWRANK_CPU_OPS_FEW_ROWS_H
 #include "lora.h"
+#include "spans.h"
 
 namespace LR_ISA { namespace {
 
@@ -18,20 +16,9 @@ constexpr int64_t kFewRows = 6; /* with more, packing pays */
 /* Rows of W that share a read of x; M sums of each fit the registers. A divisor of kLanes. */
 constexpr int rows_at_once(int m) { return m * 4 <= (kLanes == 16 ? 24 : 8) ? 4 : m * 2 <= 8 ? 2 : 1; }
 
-/* Rows of x: as they are, and with the elements of even index before those of odd index in every span of 2 kLanes. */
-struct FewRows {
-  float *plain, *split;
-  int64_t stride;
-  LR_INLINE FewRows(Scratch& scratch, int64_t m, int64_t k, bool both) : plain(scratch.take<float>(m * k)), split(scratch.take<float>(both ? m * k : 0)), stride(k) {}
-  LR_INLINE void pair(int64_t m) const {
-    for (int64_t at = 0; at < m * stride; at += 2 * kLanes)
-      for (int64_t i = 0; i < kLanes; i++) {
-        split[at + i] = plain[at + 2 * i];
-        split[at + kLanes + i] = plain[at + 2 * i + 1];
-      }
-  }
-};
-LR_INLINE bool whole_blocks(const lr_weight& w) { return w.kind == LR_WEIGHT_4BIT && w.blocksize % (2 * kLanes) == 0 && w.k % w.blocksize == 0; }
+/* Rows are too short for the processor to see where they lead. */
+constexpr int64_t kAhead = 4096;
+LR_INLINE void read_ahead(const void* p) { __builtin_prefetch(static_cast<const char*>(p) + kAhead); }
 
 /* Sums of rows_at_once(M) rows of W, in registers. Behind the last row of a strip it is taken again; those sums are not used. */
 template <int M> struct Sums {
@@ -52,11 +39,10 @@ template <int M> struct Sums {
 };
 
 /* sums[i][j] += W[row + j] . x[i], lane by lane, for `rows` <= kLanes rows of W and M rows of x; `scales` are the absmax of those rows' blocks. */
-template <int M> __attribute__((noinline)) void add_4bit(const lr_weight& w, int64_t row, int64_t rows, const FewRows& x, int64_t x_row, bool round, const float* scales, VF (*sums)[kLanes]) {
+template <int M, typename Table> __attribute__((noinline)) void add_4bit(const lr_weight& w, int64_t row, int64_t rows, const float* x, int64_t stride, bool round, const float* scales, VF (*sums)[kLanes]) {
   constexpr int J = Sums<M>::J;
-  const Table16 code = Table16::load(w.code);
-  const int64_t blocks = w.k / w.blocksize, bytes = w.blocksize / 2;
-  const float* from = x.split + x_row * x.stride;
+  Table table(w.code, round || w.round);
+  const int64_t blocks = w.k / w.blocksize, spans = w.blocksize / Table::kSpan;
   for (int64_t first = 0; first < rows; first += J) {
     Sums<M> sum;
     sum.load(sums, first);
@@ -68,20 +54,26 @@ template <int M> __attribute__((noinline)) void add_4bit(const lr_weight& w, int
       codes[j] = static_cast<const uint8_t*>(w.data) + (row + r) * (w.k / 2);
       scale[j] = scales + r * blocks;
     }
-    for (int64_t b = 0; b < blocks; b++)
+    for (int64_t b = 0; b < blocks; b++) {
 #pragma GCC unroll 4
       for (int j = 0; j < J; j++) {
-        const Table16 table = block_table(code, scale[j][b], round || w.round);
-        for (int64_t at = b * bytes; at < (b + 1) * bytes; at += kLanes) {
-          const VI pairs = load_bytes(codes[j] + at);
-          const VF even = table(pairs >> 4), odd = table(pairs);
+        table.block(scale[j][b]);
+        VF part[M];
 #pragma GCC unroll 6
-          for (int i = 0; i < M; i++) {
-            const float* p = from + i * x.stride + 2 * at;
-            sum.v[j][i] = fma(odd, VF::load(p + kLanes), fma(even, VF::load(p), sum.v[j][i]));
-          }
+        for (int i = 0; i < M; i++) part[i] = table.begin(sum.v[j][i]);
+        for (int64_t s = b * spans; s < (b + 1) * spans; s++) {
+          const float* from = x + s * Table::kFloats;
+          const uint8_t* at = codes[j] + s * (Table::kSpan / 2);
+          read_ahead(at);
+          table.span(at, [&](int v, VF weights) {
+#pragma GCC unroll 6
+            for (int i = 0; i < M; i++) part[i] = Table::multiply(weights, VF::load(from + i * stride + v * kLanes), part[i]);
+          });
         }
+#pragma GCC unroll 6
+        for (int i = 0; i < M; i++) sum.v[j][i] = table.end(part[i], sum.v[j][i]);
       }
+    }
     sum.store(sums, first);
   }
 }
@@ -90,7 +82,7 @@ template <int M> __attribute__((noinline)) void add_4bit(const lr_weight& w, int
 template <int M, typename Load, typename LoadN> __attribute__((noinline)) void add_dense(const lr_weight& w, int64_t row, int64_t rows, const FewRows& x, int64_t x_row, bool round, Load load, LoadN load_few, VF (*sums)[kLanes]) {
   constexpr int J = Sums<M>::J;
   const int64_t whole = w.k / kLanes * kLanes;
-  const float* from = x.plain + x_row * x.stride;
+  const float* from = x.row(kPlain, x_row);
   for (int64_t first = 0; first < rows; first += J) {
     Sums<M> sum;
     sum.load(sums, first);
@@ -118,26 +110,73 @@ template <int M, typename Load, typename LoadN> __attribute__((noinline)) void a
 
 /* The same for 4-bit weights whose rows do not begin with a block. */
 template <int M> __attribute__((noinline)) void add_any(const lr_weight& w, int64_t row, int64_t rows, const FewRows& x, int64_t x_row, bool round, VF (*sums)[kLanes]) {
-  const float* from = x.plain + x_row * x.stride;
+  const float* from = x.row(kPlain, x_row);
   for (int64_t j = 0; j < rows; j++)
     read_weight(w, row + j, 0, w.k, round, [&](int64_t p, VF v, int n) {
       for (int i = 0; i < M; i++) sums[i][j] = fma(v, n == kLanes ? VF::load(from + i * x.stride + p) : load_n<VF>(from + i * x.stride + p, n), sums[i][j]);
     });
 }
 
+/* The same for weights in bf16, pair by pair. */
+template <int M> __attribute__((noinline)) void add_pairs(const lr_weight& w, int64_t row, int64_t rows, const float* x, int64_t stride, VF (*sums)[kLanes]) {
+  constexpr int J = Sums<M>::J, kSpan = 2 * kLanes;
+  const int64_t whole = w.k / kSpan * kSpan;
+  for (int64_t first = 0; first < rows; first += J) {
+    Sums<M> sum;
+    sum.load(sums, first);
+    const uint16_t* from[J];
+#pragma GCC unroll 4
+    for (int j = 0; j < J; j++) from[j] = static_cast<const uint16_t*>(w.data) + (row + min64(first + j, rows - 1)) * w.k;
+    auto step = [&](int64_t p, auto weights) {
+      VF xs[M];
+#pragma GCC unroll 6
+      for (int i = 0; i < M; i++) xs[i] = VF::load(x + i * stride + p / 2);
+#pragma GCC unroll 4
+      for (int j = 0; j < J; j++) {
+        const VF v = weights(from[j] + p);
+#pragma GCC unroll 6
+        for (int i = 0; i < M; i++) sum.v[j][i] = dot_pairs(sum.v[j][i], v, xs[i]);
+      }
+    };
+    for (int64_t p = 0; p < whole; p += kSpan)
+      step(p, [](const uint16_t* q) {
+        read_ahead(q);
+        return VF::load(reinterpret_cast<const float*>(q));
+      });
+    if (whole < w.k)
+      step(whole, [&](const uint16_t* q) {
+        uint16_t few[kSpan] = {};
+        memcpy(few, q, (size_t)(w.k - whole) * sizeof(uint16_t));
+        return VF::load(reinterpret_cast<const float*>(few));
+      });
+    sum.store(sums, first);
+  }
+}
+
 template <int M> void add_rows(const lr_weight& w, int64_t row, int64_t rows, const FewRows& x, int64_t x_row, bool round, float* scales, VF (*sums)[kLanes]) {
-  if (whole_blocks(w)) {
+  const Form form = form_of(w, round);
+  const float* from = x.row(form, x_row);
+  if (by_block(form)) {
     const int64_t blocks = w.k / w.blocksize;
     read_absmax(w, row * blocks, rows * blocks, scales);
-    return add_4bit<M>(w, row, rows, x, x_row, round, scales, sums);
+    if constexpr (kNativeBf16) {
+      if (form == kPairs) return add_4bit<M, PairTable>(w, row, rows, from, x.words, round, scales, sums);
+    }
+    if constexpr (kBytePlanes) {
+      if (form == kPlanes) return add_4bit<M, PlaneTable>(w, row, rows, from, x.stride, round, scales, sums);
+    }
+    return add_4bit<M, ScaledTable>(w, row, rows, from, x.stride, round, scales, sums);
+  }
+  if constexpr (kNativeBf16) {
+    if (form == kPairRow) return add_pairs<M>(w, row, rows, from, x.words, sums);
   }
   if (w.kind == LR_WEIGHT_4BIT) return add_any<M>(w, row, rows, x, x_row, round, sums);
   const float* f = static_cast<const float*>(w.data);
   const uint16_t* h = static_cast<const uint16_t*>(w.data);
   auto few = [&w](int64_t at, int64_t n) { return load_any_lanes(w.data, w.dtype, at, n); };
-  if (w.dtype == LR_F32) add_dense<M>(w, row, rows, x, x_row, round, [f](int64_t at) { return VF::load(f + at); }, few, sums);
-  else if (w.dtype == LR_BF16) add_dense<M>(w, row, rows, x, x_row, false, [h](int64_t at) { return load_bf16(h + at); }, few, sums);
-  else add_dense<M>(w, row, rows, x, x_row, round, [h](int64_t at) { return load_f16(h + at); }, few, sums);
+  if (w.dtype == LR_F32) add_dense<M>(w, row, rows, x, x_row, round, [f](int64_t at) { read_ahead(f + at); return VF::load(f + at); }, few, sums);
+  else if (w.dtype == LR_BF16) add_dense<M>(w, row, rows, x, x_row, false, [h](int64_t at) { read_ahead(h + at); return load_bf16(h + at); }, few, sums);
+  else add_dense<M>(w, row, rows, x, x_row, round, [h](int64_t at) { read_ahead(h + at); return load_f16(h + at); }, few, sums);
 }
 template <int M> struct AddRows { /* add_rows for a number of rows of x known only now */
   static LR_INLINE void of(int64_t m, const lr_weight& w, int64_t row, int64_t rows, const FewRows& x, int64_t x_row, bool round, float* scales, VF (*sums)[kLanes]) {
@@ -149,38 +188,42 @@ template <> struct AddRows<0> {
   static LR_INLINE void of(int64_t, const lr_weight&, int64_t, int64_t, const FewRows&, int64_t, bool, float*, VF (*)[kLanes]) {}
 };
 
-/* The strip's sums for row i of x, one an output. */
+LR_INLINE void clear(VF (*sums)[kLanes], int64_t rows) {
+  for (int64_t i = 0; i < rows; i++)
+    for (VF& sum : sums[i]) sum = VF::zero();
+}
+
+/* The strip's sums for row i of x, one an output: neighbouring lanes are added until one of each vector is left. */
 LR_INLINE VF strip_sums(const VF (&sums)[kLanes]) {
   VF rows[kLanes];
   for (int j = 0; j < kLanes; j++) rows[j] = sums[j];
-  transpose(rows);
-  for (int width = kLanes / 2; width > 0; width /= 2)
-    for (int j = 0; j < width; j++) rows[j] = rows[j] + rows[j + width];
+  for (int left = kLanes / 2; left > 0; left /= 2)
+    for (int j = 0; j < left; j++) rows[j] = evens(rows[2 * j], rows[2 * j + 1]) + odds(rows[2 * j], rows[2 * j + 1]);
   return rows[0];
 }
 
 lr_error linear_few_rows(lr_queue* queue, const lr_linear_group& g) {
-  int64_t m = g.x.shape[0], k = g.x.shape[1], rank = 0, blocks = 0;
+  const bool round = g.math == LR_MATH_BF16;
+  int64_t m = g.x.shape[0], k = g.x.shape[1], rank = 0, blocks = 0, n = 0;
+  Forms wanted;
   for (int l = 0; l < g.count; l++) {
     const lr_weight& w = g.layers[l].weight;
     rank = max64(rank, max_rank(g.layers[l]));
-    if (whole_blocks(w)) blocks = max64(blocks, w.k / w.blocksize);
+    n += w.n;
+    const Form form = form_of(w, round);
+    wanted.has[form] = true;
+    if (by_block(form)) blocks = max64(blocks, w.k / w.blocksize);
   }
-  const bool round = g.math == LR_MATH_BF16;
   Scratch scratch(queue);
-  FewRows x(scratch, m, k, blocks > 0), dropped(scratch, rank ? m : 0, k, false), thin(scratch, rank ? g.count * m : 0, rank, false); /* thin: scale u, a row for each layer and row of x */
+  FewRows x(scratch, m, k, wanted), dropped(scratch, rank ? m : 0, k, {}), thin(scratch, rank ? g.count * m : 0, rank, {}); /* thin: scale u, a row for each layer and row of x */
   float* scales = scratch.take<float>(queue->threads * kLanes * blocks);
   if (scratch.sizing() || !m) return success();
-  auto rounded = [&](const float* from, float* to) {
-    for (int64_t i = 0; i < m * k; i++) to[i] = round ? round_bf16(from[i]) : from[i];
-  };
-
-  rounded(f32(g.x), x.plain);
-  if (blocks) x.pair(m);
+  x.fill(f32(g.x), m, round);
   if (rank) {
-    memcpy(dropped.plain, g.x.data, (size_t)(m * k) * sizeof(float));
-    if (g.dropout.p > 0) dropout_span(g.dropout, 0, m * k, dropped.plain);
-    rounded(dropped.plain, dropped.plain);
+    float* to = dropped.row(kPlain, 0);
+    memcpy(to, g.x.data, (size_t)(m * k) * sizeof(float));
+    if (g.dropout.p > 0) dropout_span(g.dropout, 0, m * k, to);
+    dropped.fill(to, m, round);
     const int64_t strips = ceil_div(rank, kLanes);
     parallel_for(queue, g.count * strips, [&](int64_t task, int32_t) {
       const int64_t l = task / strips, first = task % strips * kLanes;
@@ -189,30 +232,33 @@ lr_error linear_few_rows(lr_queue* queue, const lr_linear_group& g) {
         const lr_segment& s = layer.segments[i];
         const int64_t outputs = min64(kLanes, rank_of(s) - first), rows = s.row_end - s.row_begin;
         if (outputs <= 0) continue;
-        VF sums[kFewRows][kLanes] = {};
+        VF sums[kFewRows][kLanes];
+        clear(sums, rows);
         AddRows<kFewRows>::of(rows, dense_f32(s.a.data, rank_of(s), k), first, outputs, dropped, s.row_begin, round, nullptr, sums);
         for (int64_t q = 0; q < rows; q++) {
           const VF u = strip_sums(sums[q]), scaled = VF::set(s.scale) * u;
           const int64_t row = s.row_begin + q;
           if (layer.u.data) store_n(u, f32_out(layer.u) + row * layer.u.shape[1] + first, outputs);
-          store_n(round ? round_bf16(scaled) : scaled, thin.plain + (l * m + row) * rank + first, outputs);
+          store_n(round ? round_bf16(scaled) : scaled, thin.row(kPlain, l * m + row) + first, outputs);
         }
       }
     });
   }
-  constexpr int64_t kOutputs = 32; /* outputs of one task */
+  /* Outputs of one task: some tasks a thread, none too small to be worth handing out. */
+  const int64_t share = round_up(min64(512, max64(ceil_div(n, 8 * queue->threads), ceil_div(16384, k + 1))), kLanes);
   int64_t tasks = 0;
-  for (int l = 0; l < g.count; l++) tasks += ceil_div(g.layers[l].weight.n, kOutputs);
+  for (int l = 0; l < g.count; l++) tasks += ceil_div(g.layers[l].weight.n, share);
   parallel_for(queue, tasks, [&](int64_t task, int32_t thread) {
     int64_t l = 0;
-    while (task >= ceil_div(g.layers[l].weight.n, kOutputs)) task -= ceil_div(g.layers[l++].weight.n, kOutputs);
+    while (task >= ceil_div(g.layers[l].weight.n, share)) task -= ceil_div(g.layers[l++].weight.n, share);
     const lr_linear& layer = g.layers[l];
     const int64_t n = layer.weight.n;
     lr_weight bias = dense_f32(layer.bias.data, 1, n);
     bias.dtype = layer.bias.dtype;
-    for (int64_t j = task * kOutputs; j < min64(n, (task + 1) * kOutputs); j += kLanes) {
+    for (int64_t j = task * share; j < min64(n, (task + 1) * share); j += kLanes) {
       const int64_t outputs = min64(kLanes, n - j);
-      VF sums[kFewRows][kLanes] = {}, b = VF::zero();
+      VF sums[kFewRows][kLanes], b = VF::zero();
+      clear(sums, m);
       AddRows<kFewRows>::of(m, layer.weight, j, outputs, x, 0, round, scales + thread * kLanes * blocks, sums);
       for (int i = 0; i < layer.segment_count; i++) {
         const lr_segment& s = layer.segments[i];

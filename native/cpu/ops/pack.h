@@ -48,8 +48,9 @@ LR_INLINE void read_absmax(const lr_weight& w, int64_t first, int64_t count, flo
   const Divisor nested(w.nested_blocksize);
   for (int64_t i = 0; i < count;) {
     const int64_t of = nested.floor(first + i), end = min64(count, (of + 1) * nested.size - first);
-    const float scale = w.nested_absmax[of], offset = *w.nested_offset;
-    for (; i < end; i++) out[i] = w.nested_code[codes[i]] * scale + offset;
+    const float *code = w.nested_code, scale = w.nested_absmax[of], offset = *w.nested_offset;
+#pragma GCC unroll 8
+    for (; i < end; i++) out[i] = code[codes[i]] * scale + offset;
   }
 }
 

@@ -8,6 +8,7 @@ namespace LR_ISA { namespace {
 
 constexpr int kLanes = 8;
 constexpr bool kNativeBf16 = false;
+constexpr bool kBytePlanes = true;
 typedef Vec<float, 8> VF;
 typedef Vec<int32_t, 8> VI;
 typedef Vec<uint32_t, 8> VU;
@@ -74,6 +75,48 @@ struct Table16 {
     __m256 upper = (__m256)_mm256_slli_epi32(index, 28); /* bit 3 becomes the sign, which blendv reads */
     return {_mm256_blendv_ps(_mm256_permutevar8x32_ps(low.v, index), _mm256_permutevar8x32_ps(high.v, index), upper)};
   }
+};
+
+/* A span of ops/spans.h is 64 weights of 32 bytes: 32 of even index, then 32 of odd. Byte q of each is looked up in plane[q]; interleaving the bytes
+ * of 32 gives vectors of the weights 4 v to 4 v + 3 and 16 + 4 v to 16 + 4 v + 3. */
+struct PlaneTable {
+  static constexpr int kSpan = 64, kFloats = 64;
+  __m256i plane[4];
+  VF scale;
+  LR_INLINE PlaneTable(const float* values, bool) : scale(VF::zero()) {
+    for (int q = 0; q < 4; q++) {
+      alignas(16) uint8_t bytes[16];
+      for (int i = 0; i < 16; i++) bytes[i] = reinterpret_cast<const uint8_t*>(values + i)[q];
+      plane[q] = _mm256_broadcastsi128_si256(_mm_load_si128((const __m128i*)bytes));
+    }
+  }
+  LR_INLINE void block(float absmax) { scale = VF::set(absmax); }
+  template <typename Sink> LR_INLINE void span(const uint8_t* codes, const Sink& sink) const {
+    const __m256i pairs = _mm256_loadu_si256((const __m256i*)codes), nibble = _mm256_set1_epi8(15);
+#pragma GCC unroll 2
+    for (int odd = 0; odd < 2; odd++) {
+      const __m256i index = _mm256_and_si256(odd ? pairs : _mm256_srli_epi16(pairs, 4), nibble);
+      const __m256i a = _mm256_shuffle_epi8(plane[0], index), b = _mm256_shuffle_epi8(plane[1], index);
+      const __m256i c = _mm256_shuffle_epi8(plane[2], index), d = _mm256_shuffle_epi8(plane[3], index);
+      const __m256i low0 = _mm256_unpacklo_epi8(a, b), low1 = _mm256_unpackhi_epi8(a, b);
+      const __m256i high0 = _mm256_unpacklo_epi8(c, d), high1 = _mm256_unpackhi_epi8(c, d);
+      sink(4 * odd, VF{(__m256)_mm256_unpacklo_epi16(low0, high0)});
+      sink(4 * odd + 1, VF{(__m256)_mm256_unpackhi_epi16(low0, high0)});
+      sink(4 * odd + 2, VF{(__m256)_mm256_unpacklo_epi16(low1, high1)});
+      sink(4 * odd + 3, VF{(__m256)_mm256_unpackhi_epi16(low1, high1)});
+    }
+  }
+  static LR_INLINE void arrange(const float* x, float* to) {
+    for (int v = 0; v < 4; v++)
+      for (int i = 0; i < 8; i++) {
+        const int byte = 4 * v + i % 4 + i / 4 * 16;
+        to[8 * v + i] = x[2 * byte];
+        to[32 + 8 * v + i] = x[2 * byte + 1];
+      }
+  }
+  static LR_INLINE VF multiply(VF w, VF x, VF sum) { return fma(w, x, sum); }
+  LR_INLINE VF begin(VF) const { return VF::zero(); }
+  LR_INLINE VF end(VF part, VF sum) const { return fma(part, scale, sum); }
 };
 
 /* Rows become columns. */

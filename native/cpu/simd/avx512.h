@@ -7,6 +7,7 @@
 namespace LR_ISA { namespace {
 
 constexpr int kLanes = 16;
+constexpr bool kBytePlanes = false;
 #ifdef LR_AVX512_BF16
 constexpr bool kNativeBf16 = true;
 #else
@@ -78,6 +79,37 @@ struct Table16 {
   template <typename F> LR_INLINE Table16 map(F f) const { return {f(all)}; }
   LR_INLINE VF operator()(VI i) const { return {_mm512_permutexvar_ps((__m512i)i.v, all.v)}; }
 };
+
+#ifdef LR_AVX512_BF16
+/* A span of ops/spans.h is 64 weights of 32 bytes. The table holds the block's 16 values in bf16 twice, so that the fifth bit of an index does not
+ * matter. Subnormals become zero here, as they do in the dot product. */
+struct PairTable {
+  static constexpr int kSpan = 64, kFloats = 32;
+  __m512 code;
+  __m512i table;
+  LR_INLINE PairTable(const float* values, bool) : code(_mm512_loadu_ps(values)), table(_mm512_setzero_si512()) {}
+  LR_INLINE void block(float scale) {
+    const __m256i values = (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(code, _mm512_set1_ps(scale)));
+    table = _mm512_inserti64x4(_mm512_castsi256_si512(values), values, 1);
+  }
+  template <typename Sink> LR_INLINE void span(const uint8_t* codes, const Sink& sink) const {
+    const __m512i pairs = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i*)codes));
+    sink(0, VF{(__m512)_mm512_permutexvar_epi16(_mm512_srli_epi16(pairs, 4), table)});
+    sink(1, VF{(__m512)_mm512_permutexvar_epi16(pairs, table)});
+  }
+  static LR_INLINE void arrange(const float* x, float* to) {
+    uint16_t* words = reinterpret_cast<uint16_t*>(to);
+    for (int i = 0; i < 2; i++) {
+      const VF a = VF::load(x + 32 * i), b = VF::load(x + 32 * i + 16);
+      store_bf16(evens(a, b), words + 16 * i);
+      store_bf16(odds(a, b), words + 32 + 16 * i);
+    }
+  }
+  static LR_INLINE VF multiply(VF w, VF x, VF sum) { return dot_pairs(sum, w, x); }
+  LR_INLINE VF begin(VF sum) const { return sum; }
+  LR_INLINE VF end(VF part, VF) const { return part; }
+};
+#endif
 
 /* Rows become columns. */
 LR_INLINE void transpose(VF (&rows)[16]) {

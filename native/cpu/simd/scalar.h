@@ -7,6 +7,7 @@ namespace LR_ISA { namespace {
 
 constexpr int kLanes = 4;
 constexpr bool kNativeBf16 = false;
+constexpr bool kBytePlanes = false;
 typedef Vec<float, 4> VF;
 typedef Vec<int32_t, 4> VI;
 typedef Vec<uint32_t, 4> VU;

@@ -4,8 +4,8 @@
  * ISA does better. Every ISA lives in its own namespace LR_ISA, all of it anonymous: no symbol of a kernel leaves its object,
  * or the linker could keep the AVX-512 copy of a function for every machine.
  *
- * An ISA header sets the natural width kLanes and the aliases VF (float), VI (int32_t), VU (uint32_t), VD and VQ (double and
- * uint64_t, half as many).
+ * An ISA header sets the natural width kLanes, the aliases VF (float), VI (int32_t), VU (uint32_t), VD and VQ (double and uint64_t, half as
+ * many), and whether it multiplies bf16 (kNativeBf16) and decodes 4-bit weights in byte planes (kBytePlanes), each with a table for ops/spans.h.
  */
 #ifndef LR_ISA
 #error "define LR_ISA (the namespace of this variant) before including simd headers; see isa/"
@@ -18,6 +18,9 @@
 #define LR_INLINE inline __attribute__((always_inline))
 
 namespace LR_ISA { namespace {
+
+struct PlaneTable; /* where kBytePlanes */
+struct PairTable;  /* where kNativeBf16 */
 
 template <typename T, int N> struct Vec {
   typedef T Native __attribute__((vector_size(N * sizeof(T))));
@@ -77,6 +80,17 @@ template <int N> LR_INLINE Vec<float, N> abs(Vec<float, N> a) { return from_bits
 template <int N> LR_INLINE Vec<float, N> dot_pairs(Vec<float, N> sum, Vec<float, N> a, Vec<float, N> b) {
   const Vec<int32_t, N> high = Vec<int32_t, N>::set((int32_t)0xffff0000u);
   return fma(from_bits(bits(a) & high), from_bits(bits(b) & high), fma(from_bits(bits(a) << 16), from_bits(bits(b) << 16), sum));
+}
+/* The lanes of even, and of odd, index of a, then those of b. */
+template <int N> LR_INLINE Vec<float, N> evens(Vec<float, N> a, Vec<float, N> b) {
+  typename Vec<int32_t, N>::Native index;
+  for (int i = 0; i < N; i++) index[i] = 2 * i;
+  return {__builtin_shuffle(a.v, b.v, index)};
+}
+template <int N> LR_INLINE Vec<float, N> odds(Vec<float, N> a, Vec<float, N> b) {
+  typename Vec<int32_t, N>::Native index;
+  for (int i = 0; i < N; i++) index[i] = 2 * i + 1;
+  return {__builtin_shuffle(a.v, b.v, index)};
 }
 /* To the nearest integer, ties to even, for |a| < 2^22. */
 template <int N> LR_INLINE Vec<float, N> round_small(Vec<float, N> a) {
