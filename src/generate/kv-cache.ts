@@ -62,7 +62,7 @@ export class KvCache {
       { device },
     );
     const blockTable = Tensor.from(table, [active.length, width], { device });
-    return { starts, layer: (index) => ({ ...this.pools[index]!, kvLen, blockTable }) };
+    return { starts, layer: (index) => ({ k: this.pools[index]!.k, v: this.pools[index]!.v, kvLen, blockTable }) };
   }
 
   /** Forgets the keys of a sequence; its blocks stay with it. */

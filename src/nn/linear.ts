@@ -105,6 +105,10 @@ function sameRows(
   { bf16 = false, training = false }: ForwardMode,
   path: string,
 ): Tensor[] {
+  if (layers.every(({ adapters }) => adapters.of(names).length === 0)) {
+    const group = layers.map(({ weight, bias }): LinearLayer => ({ weight, bias, segments: [] }));
+    return linearGroup(x, group, { bf16 });
+  }
   const rows = x.shape[0] ?? 0;
   const [first] = names;
   const plans = layers.map((layer) => {

@@ -1,6 +1,6 @@
 import { defineOp } from "../autograd/op.js";
 import { Tensor } from "../tensor/tensor.js";
-import { enqueue, handleOf, mismatch } from "./kernel.js";
+import { enqueue, handleOf, mismatch, wordsOf } from "./kernel.js";
 
 export interface AttentionOptions {
   /** int32 [n + 1]: sequence i owns queries cuSeqlens[i] to cuSeqlens[i + 1]. */
@@ -40,18 +40,13 @@ export function attentionCached(q: Tensor, cache: PagedCache, options: Attention
   enqueue(out, (kernels, d) =>
     kernels.attention(
       d,
-      words(
-        {
-          ...options,
-          out: out.handle,
-          q: q.handle,
-          k: cache.k.handle,
-          v: cache.v.handle,
-          kvLen: cache.kvLen.handle,
-          blockTable: cache.blockTable.handle,
-        },
-        q,
-      ),
+      words(options, q, {
+        out: out.handle,
+        k: cache.k.handle,
+        v: cache.v.handle,
+        kvLen: cache.kvLen.handle,
+        blockTable: cache.blockTable.handle,
+      }),
     ),
   );
   return out;
@@ -73,9 +68,8 @@ export function kvAppend(cache: PagedCache, k: Tensor, v: Tensor, cuSeqlens: Ten
   );
 }
 
-interface Handles extends AttentionOptions {
+interface Handles {
   out: number;
-  q: number;
   k: number;
   v: number;
   lse?: number;
@@ -88,27 +82,27 @@ interface Handles extends AttentionOptions {
 }
 
 /** The fields of `lr_attention_args` in order. */
-function words(a: Handles, q: Tensor): Float64Array {
-  return Float64Array.of(
+function words(options: AttentionOptions, q: Tensor, a: Handles): Float64Array {
+  return wordsOf([
     a.out,
     a.lse ?? 0,
-    a.q,
+    q.handle,
     a.k,
     a.v,
-    a.cuSeqlens.handle,
-    handleOf(a.cuSeqlensK),
+    options.cuSeqlens.handle,
+    handleOf(options.cuSeqlensK),
     a.kvLen ?? 0,
     a.blockTable ?? 0,
-    a.scale ?? 1 / Math.sqrt(q.shape[2]!),
-    a.softcap ?? 0,
-    a.window ?? 0,
-    a.maxSeqlen,
-    a.bf16 ? 1 : 0,
+    options.scale ?? 1 / Math.sqrt(q.shape[2]!),
+    options.softcap ?? 0,
+    options.window ?? 0,
+    options.maxSeqlen,
+    options.bf16 ? 1 : 0,
     a.dout ?? 0,
     a.dq ?? 0,
     a.dk ?? 0,
     a.dv ?? 0,
-  );
+  ]);
 }
 
 type Inputs = { q: Tensor; k: Tensor; v: Tensor };
@@ -133,7 +127,7 @@ const attentionOp = defineOp<
     const out = Tensor.empty(q.shape, { device: q.device });
     const lse = recording ? Tensor.empty([q.shape[0]!, q.shape[1]!], { device: q.device }) : undefined;
     enqueue(out, (kernels, d) =>
-      kernels.attention(d, words({ ...options, out: out.handle, q: q.handle, k: k.handle, v: v.handle, lse: handleOf(lse) }, q)),
+      kernels.attention(d, words(options, q, { out: out.handle, k: k.handle, v: v.handle, lse: handleOf(lse) })),
     );
     if (lse) save({ q, k, v, out, lse, cu: options.cuSeqlens, cuK: options.cuSeqlensK });
     return out;
@@ -146,21 +140,16 @@ const attentionOp = defineOp<
     enqueue(dq, (kernels, d) =>
       kernels.attentionGrad(
         d,
-        words(
-          {
-            ...options,
-            out: out.handle,
-            lse: lse.handle,
-            q: q.handle,
-            k: k.handle,
-            v: v.handle,
-            dout: dout!.handle,
-            dq: dq.handle,
-            dk: dk.handle,
-            dv: dv.handle,
-          },
-          q,
-        ),
+        words(options, q, {
+          out: out.handle,
+          lse: lse.handle,
+          k: k.handle,
+          v: v.handle,
+          dout: dout!.handle,
+          dq: dq.handle,
+          dk: dk.handle,
+          dv: dv.handle,
+        }),
       ),
     );
     sink.give(q, dq);

@@ -1,7 +1,7 @@
 import { Weight } from "../quant/weight.js";
 import { scope } from "../tensor/scope.js";
 import { Tensor } from "../tensor/tensor.js";
-import { enqueue } from "./kernel.js";
+import { enqueue, wordsOf } from "./kernel.js";
 import { multiply } from "./multiply.js";
 
 /** drop(x) with the mask that a linear's adapters use under the same key; x float32 [T, k]. */
@@ -22,7 +22,7 @@ function mask({ shape, device }: Tensor, p: number, key: bigint): Tensor {
     try {
       const words = [y.handle, y.handle, 0, 0, p, Number(key & 0xffffffffn), Number(key >> 32n), 1];
       words.push(weight.handle, 0, dy.handle, 0, 0, 1, 0, rows, ones.handle, one.handle, 0, 0, 1);
-      enqueue(y, (kernels, d) => kernels.linearDx(d, Float64Array.from(words)));
+      enqueue(y, (kernels, d) => kernels.linearDx(d, wordsOf(words)));
     } finally {
       weight.dispose();
     }

@@ -8,6 +8,16 @@ export function enqueue(at: Tensor, call: (kernels: Kernels, device: number) => 
   native(() => call(at.device.kernels, at.device.number));
 }
 
+const words = new Map<number, Float64Array>();
+
+/** The numbers as native code reads them within one call; the array is used again by the next. V8 allocates typed arrays slowly. */
+export function wordsOf(numbers: readonly number[]): Float64Array {
+  const array = words.get(numbers.length) ?? new Float64Array(numbers.length);
+  words.set(numbers.length, array);
+  array.set(numbers);
+  return array;
+}
+
 /** Handle of a tensor that may be absent. */
 export function handleOf(tensor: Tensor | undefined): number {
   return tensor?.handle ?? 0;

@@ -2,7 +2,7 @@ import { defineOp } from "../autograd/op.js";
 import type { Sink } from "../autograd/tape.js";
 import type { Weight } from "../quant/weight.js";
 import { Tensor } from "../tensor/tensor.js";
-import { enqueue, handleOf, mismatch } from "./kernel.js";
+import { enqueue, handleOf, mismatch, wordsOf } from "./kernel.js";
 
 /** Rows [rowBegin, rowEnd) use one LoRA pair: a [r, in], b [out, r], float32. */
 export interface LoraSegment {
@@ -86,7 +86,7 @@ const linearOp = defineOp<Inputs, Attrs, Saved, Tensor[]>({
       };
     });
     enqueue(x, (k, d) => k.linear(d, words(x, undefined, false, calls, options)));
-    const readsX = trainsPairs || [...weights, ...biases].some((tensor) => tensor?.requiresGrad);
+    const readsX = trainsPairs || (recording && [...weights, ...biases].some((tensor) => tensor?.requiresGrad));
     save({ x: readsX ? x : undefined, us: calls.map(({ u }) => u), pairs });
     return calls.map(({ y }) => y);
   },
@@ -163,5 +163,5 @@ function words(
       );
     }
   }
-  return Float64Array.from(out);
+  return wordsOf(out);
 }

@@ -24,22 +24,22 @@ interface Inputs extends Record<string, Tensor | undefined> {
   residual: Tensor | undefined;
 }
 
-const rmsNormOp = defineOp<Inputs, RmsNormOptions, { sum: Tensor; rstd: Tensor; weight: Tensor }, Tensor[]>({
+const rmsNormOp = defineOp<Inputs, RmsNormOptions, { sum: Tensor; rstd: Tensor | undefined; weight: Tensor }, Tensor[]>({
   name: "rmsNorm",
-  forward({ x, weight, residual }, { eps, unitOffset }, save) {
+  forward({ x, weight, residual }, { eps, unitOffset }, save, recording) {
     const d = x.shape.at(-1) ?? 1;
     if (weight.size !== d) throw mismatch("rmsNorm", "weight", `[${d}] as the last dimension of x`, weight);
     if (residual && !sameShape(x, residual)) throw mismatch("rmsNorm", "residual", `[${x.shape}] as x`, residual);
     const { device } = x;
     const y = Tensor.empty(x.shape, { device });
     const sum = residual ? Tensor.empty(x.shape, { device }) : x;
-    const rstd = Tensor.empty([x.size / d], { device });
+    const rstd = recording ? Tensor.empty([x.size / d], { device }) : undefined;
     enqueue(y, (k, n) =>
       k.rmsNorm(
         n,
         y.handle,
         residual ? sum.handle : 0,
-        rstd.handle,
+        handleOf(rstd),
         x.handle,
         handleOf(residual),
         weight.handle,
@@ -64,7 +64,7 @@ const rmsNormOp = defineOp<Inputs, RmsNormOptions, { sum: Tensor; rstd: Tensor; 
             dy.handle,
             handleOf(dsum),
             sum.handle,
-            rstd.handle,
+            rstd!.handle,
             weight.handle,
             eps,
             unitOffset ? 1 : 0,

@@ -1,7 +1,7 @@
 import { defineOp } from "../autograd/op.js";
 import type { Weight } from "../quant/weight.js";
 import { Tensor } from "../tensor/tensor.js";
-import { enqueue, handleOf, mismatch } from "./kernel.js";
+import { enqueue, handleOf, mismatch, wordsOf } from "./kernel.js";
 
 export interface TokenLogProbOptions {
   /** Label smoothing e: (1 - e) log p[label] + e * mean over the vocabulary of log p. */
@@ -64,7 +64,7 @@ interface Handles {
 
 /** The fields of `lr_head_args` in order. */
 function words(h: Handles, hidden: Tensor, labels: Tensor, a: Attrs): Float64Array {
-  return Float64Array.of(
+  return wordsOf([
     h.value ?? 0,
     h.entropy ?? 0,
     h.argmax ?? 0,
@@ -81,7 +81,7 @@ function words(h: Handles, hidden: Tensor, labels: Tensor, a: Attrs): Float64Arr
     h.dentropy ?? 0,
     h.dx ?? 0,
     h.dweight ?? 0,
-  );
+  ]);
 }
 
 /** `unit` is d value / d hidden, kept when nothing else needs the logits again; else `hidden` is, and backward recomputes them. */

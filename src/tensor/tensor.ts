@@ -36,7 +36,7 @@ export class Tensor {
     this.dtype = dtype;
     this.device = device;
     this.#scope = adopt(this);
-    leaks.register(this, shape, this);
+    if (!this.#scope) leaks.register(this, shape, this);
   }
 
   /** Uninitialised. Throws OUT_OF_MEMORY with the bytes needed and free. */
@@ -116,18 +116,15 @@ export class Tensor {
   /** Gives one reference back; the last one frees the handle. Does nothing on a tensor that is freed already. */
   dispose(): void {
     if (this.#references === 0) return;
-    if (this.#scope) {
-      this.#scope.delete(this);
-      this.#scope = undefined;
-    }
+    if (this.#references > 1) this.moveTo(undefined);
     this.release();
   }
 
   /** Gives back a reference taken with `retain()`, leaving the scope's own alone. */
   release(): void {
     if (this.#references === 0 || --this.#references > 0) return;
-    this.#scope?.delete(this);
-    leaks.unregister(this);
+    if (this.#scope) this.#scope.delete(this);
+    else leaks.unregister(this);
     native(() => this.device.addon.free(this.handle));
   }
 
@@ -137,9 +134,12 @@ export class Tensor {
 
   /** Hands the tensor to an enclosing scope, or to the caller when there is none. */
   moveTo(scope: Set<Tensor> | undefined): void {
-    this.#scope?.delete(this);
+    if (this.disposed) return;
+    if (this.#scope) this.#scope.delete(this);
+    else leaks.unregister(this);
     this.#scope = scope;
-    scope?.add(this);
+    if (scope) scope.add(this);
+    else leaks.register(this, this.shape, this);
   }
 
   /** Takes the tensor out of its scope: it lives until `dispose()`. */
@@ -188,7 +188,10 @@ function disposed(tensor: Tensor): LowrankError {
 
 let leaked = 0;
 
-/** Garbage collection never frees device memory, which would come too late; it only tells about forgotten dispose() calls, once for a batch of them. */
+/**
+ * Garbage collection never frees device memory, which would come too late; it only tells about forgotten dispose() calls, once for a batch
+ * of them. What a scope holds cannot be forgotten, so it is not registered: that would cost more than most ops.
+ */
 const leaks = new FinalizationRegistry<readonly number[]>((shape) => {
   if (leaked++ > 0) return;
   setTimeout(() => {
