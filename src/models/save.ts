@@ -33,8 +33,9 @@ export async function writeModelFolder(path: string, folder: ModelFolder): Promi
 export async function writeModelFiles(dir: FolderWriter, folder: ModelFolder): Promise<void> {
   const shards = planShards(folder.tensors, folder.maxShardBytes ?? MAX_SHARD_BYTES);
   const progress = countBytes(folder);
-  await dir.file("config.json", json(folder.config));
-  if (Object.keys(folder.generationConfig).length > 0) await dir.file("generation_config.json", json(folder.generationConfig));
+  await dir.file("config.json", withFloats(json(folder.config)));
+  if (Object.keys(folder.generationConfig).length > 0)
+    await dir.file("generation_config.json", withFloats(json(folder.generationConfig)));
   for (const copy of folder.copies) await dir.file(basename(copy), await readFile(copy));
   const names = shards.map((_, i) => shardName(i, shards.length));
   for (const [i, tensors] of shards.entries())
@@ -85,3 +86,14 @@ function countBytes({ tensors, signal, onProgress }: ModelFolder): (entry: Tenso
 }
 
 const json = (value: unknown) => `${JSON.stringify(value, null, 2)}\n`;
+
+/**
+ * Keys of the two files where transformers takes no integer (configuration_*.py, logits_process.py): Python tells 50.0 from 50,
+ * JavaScript prints both as 50.
+ */
+const FLOATS =
+  "attn_logit_softcapping encoder_repetition_penalty final_logit_softcapping initializer_range repetition_penalty rms_norm_eps temperature";
+
+/** The text with integers of those keys as floats. */
+const withFloats = (text: string) =>
+  text.replace(new RegExp(`^( *"(?:${FLOATS.replaceAll(" ", "|")})": -?\\d+)(?=,?$)`, "gm"), "$1.0");

@@ -230,7 +230,7 @@ def run(i):
     spec = dict(kind="sft_run", description=f"{base} at random", seed=SEED, base=f"../bases/{base}", fullFinetune=full, peftConfig=config,
                 optimizer=optimizer, schedule=schedule, maxGradNorm=clip, gradientAccumulationSteps=accumulate, microBatches=5, steps=steps,
                 gradientCheckpointing=rng.random() < 0.5, expected=expected, **FILES,
-                tolerance=dict(loss=2e-3, gradNorm=2e-2, tensor=1e-2) if loose else dict(loss=1e-4, gradNorm=1e-3, tensor=2e-2 if full else 1e-3))
+                tolerance=dict(loss=2e-3, gradNorm=2e-2, tensor=5e-2) if loose else dict(loss=1e-4, gradNorm=1e-3, tensor=2e-2 if full else 1e-3))
     if noise:
         spec["neftuneNoiseAlpha"] = noise
     if smoothing:
@@ -307,7 +307,8 @@ def op(i):
         for k, values in dict(labelSmoothing=[0.05, 0.5], zLoss=[1e-4, 0.1], softcap=[1.5, 30.0], denominator=[7, 100]).items():
             if rng.random() < 0.4:
                 attrs[k] = rng.choice(values)
-    made = lambda *shape: (torch.randn(*shape, generator=g) * rng.choice([0.5, 3.0])).double().requires_grad_()
+    size = rng.choice([0.5, 3.0]) if "softcap" not in attrs else 0.3  # of what is capped hard, float32 knows no gradient
+    made = lambda *shape: (torch.randn(*shape, generator=g) * size).double().requires_grad_()
     leaves = dict(hidden=made(rows, width), weight=made(vocab, width)) if name.startswith("head") else dict(logits=made(rows, vocab))
     logits = leaves["hidden"] @ leaves["weight"].T if name.startswith("head") else leaves["logits"]
     if name.startswith("head") and rng.random() < 0.4:

@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -45,6 +45,21 @@ describe("saving", () => {
   };
   const load = (folder: string, options: Parameters<typeof AutoModelForCausalLM.fromPretrained>[1] = {}) =>
     AutoModelForCausalLM.fromPretrained(folder, { dtype: "float32", ...options });
+
+  it("writes as floats what transformers takes as nothing else", async ({ skip }) => {
+    const folder = join(models, "gemma2", "model");
+    if (!existsSync(folder)) return skip(`${folder} is absent`);
+    const copy = join(out, "floats");
+    cpSync(folder, copy, { recursive: true });
+    writeFileSync(join(copy, "generation_config.json"), '{"temperature": 2.0, "top_k": 3, "repetition_penalty": 1.0}');
+    await using model = await load(copy);
+    await model.savePretrained(join(out, "floats-saved"));
+    const text = (name: string) => readFileSync(join(out, "floats-saved", name), "utf8");
+    expect(readFileSync(join(folder, "config.json"), "utf8")).toContain('"attn_logit_softcapping": 2.0');
+    expect(text("config.json")).toContain('"attn_logit_softcapping": 2.0,');
+    expect(text("config.json")).toContain('"final_logit_softcapping": 1.5,');
+    expect(text("generation_config.json")).toBe('{\n  "temperature": 2.0,\n  "top_k": 3,\n  "repetition_penalty": 1.0\n}\n');
+  });
 
   it.for(["llama", "llama_bf16", "llama_bias", "llama_rope3_tied", "qwen2", "qwen3", "mistral", "gemma2", "phi3"])(
     "gives back the very tensors that were loaded: %s",
