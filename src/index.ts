@@ -36,7 +36,7 @@ export { type LoraPlusOptions, loraPlusGroups } from "./peft/lora-plus.js";
 export type { MergeOptions } from "./peft/merge.js";
 export type { MergeDrift } from "./peft/merge-check.js";
 export { type MergeCheckpointOptions, mergeIntoCheckpoint } from "./peft/merge-checkpoint.js";
-export { getPeftModel, PeftModel, type SaveAdapterOptions } from "./peft/peft-model.js";
+export { type CreateAdapterOptions, getPeftModel, PeftModel, type SaveAdapterOptions } from "./peft/peft-model.js";
 export { type QuantizeOptions, Weight } from "./quant/weight.js";
 export { type Device, getDevice } from "./tensor/device.js";
 export type { DType } from "./tensor/dtype.js";

@@ -23,7 +23,7 @@ import { LoraConfig } from "./config.js";
 import { initialize } from "./init.js";
 import { type ModelShape, shapeOf } from "./model-shape.js";
 import { type AdapterPlan, type BaseModel, type PlannedPair, type PlannedPart, planAdapter } from "./plan.js";
-import { type Start, startOf, startsOf, takesAtRandom, takesFromBase } from "./start.js";
+import { type Start, type StartOptions, startOf, startsOf, takesAtRandom, takesFromBase } from "./start.js";
 
 /** The matrices of one adapter in an arena of their own, and how they were configured. */
 export class Adapter {
@@ -64,10 +64,10 @@ export class Adapter {
   }
 
   /** A fresh adapter of any initialisation. */
-  static async start(model: BaseModel, config: LoraConfig, seed: number): Promise<Adapter> {
+  static async start(model: BaseModel, config: LoraConfig, seed: number, options?: StartOptions): Promise<Adapter> {
     const adapter = Adapter.#fresh(model, config, seed);
     try {
-      const starts = await startsOf(model, config, adapter.plan);
+      const starts = await startsOf(model, config, adapter.plan, options);
       for (const { pair, a, b } of starts) {
         adapter.arena.get(pair.a).upload(a);
         adapter.arena.get(pair.b).upload(b);
@@ -105,7 +105,7 @@ export class Adapter {
   static async load(
     model: BaseModel,
     folder: string,
-    options: { ignoreMismatchedBase?: boolean; onNote?: OnNote } = {},
+    options: { ignoreMismatchedBase?: boolean; onNote?: OnNote; signal?: AbortSignal } = {},
   ): Promise<Adapter> {
     const { source, config, plan } = await readConfig(folder, shapeOf(model), options.onNote);
     const path = await pathInside(folder, WEIGHTS_FILE);
@@ -120,7 +120,7 @@ export class Adapter {
         adapter.#loadedFor = loadedFor;
         adapter.#ownBase = false;
         if (takesAtRandom(config) && !loadedFor) throw unknownStart(config, source);
-        adapter.#keep(await startsOf(model, config, plan));
+        adapter.#keep(await startsOf(model, config, plan, { signal: options.signal }));
         await fill(adapter.arena, plan, file, path);
         if (!options.ignoreMismatchedBase) await assertBaseCopies(plan, file, model, path, adapter.#taken);
       } catch (error) {

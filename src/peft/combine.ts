@@ -1,6 +1,8 @@
 import { LowrankError } from "../errors.js";
 import { didYouMean } from "../suggest.js";
-import { type Columns, largestSingular, productsOf } from "./linalg.js";
+import type { Device } from "../tensor/device.js";
+import type { Columns } from "./linalg.js";
+import { largestSingular, productsOf } from "./singular.js";
 
 export const COMBINATION_TYPES = [
   "linear",
@@ -78,20 +80,21 @@ export function checkCombination(
  * fills are zero. `linear` and its kin treat a and b apart, with √|weight · scale| on each, so that products of different adapters appear; `cat` is
  * the exact weighted sum, the svd kinds its best approximation of that rank.
  */
-export function combineTerms(
+export async function combineTerms(
   kind: CombinationType,
   terms: readonly Term[],
   shape: { in: number; out: number },
   rank: number,
   options: CombineOptions,
-): { a: Float32Array; b: Float32Array } {
+  device: Device,
+): Promise<{ a: Float32Array; b: Float32Array }> {
   if (kind === "cat") return concatenated(terms, shape, rank);
   if (kind.endsWith("svd")) {
     // What each adapter adds is pruned and votes; its weight comes after.
     const tensors = terms.map((term) => deltaOf(term, shape));
     const weights = terms.map(({ weight }) => weight);
     const keep = (i: number) => terms[i]!.keep("delta", shape.in * shape.out);
-    return factored(mixed(kind.replace(/_?svd$/, "") || "linear", tensors, weights, keep, options), shape, rank);
+    return factored(mixed(kind.replace(/_?svd$/, "") || "linear", tensors, weights, keep, options), shape, rank, device);
   }
   const factors = terms.map(({ weight, scale }) => weight * scale);
   const roots = factors.map((factor) => Math.sqrt(Math.abs(factor)));
@@ -146,8 +149,9 @@ function deltaOf({ a, b, rank, scale }: Term, shape: { in: number; out: number }
 }
 
 /** The best matrices of that rank: b = U S, a = Vᵀ. */
-function factored(delta: Float64Array, shape: { in: number; out: number }, rank: number) {
-  const { u, s, v } = largestSingular(productsOf(delta, shape.out, shape.in), rank);
+async function factored(delta: Float64Array, shape: { in: number; out: number }, rank: number, device: Device) {
+  using products = productsOf(delta, shape.out, shape.in, device);
+  const { u, s, v } = await largestSingular(products, rank);
   const a = new Float32Array(rank * shape.in);
   const b = new Float32Array(shape.out * rank);
   for (const [r, column] of v.entries()) a.set(column, r * shape.in);

@@ -11,7 +11,7 @@ import { LoraConfig, type LoraConfigOptions } from "./config.js";
 import { countWith, parametersText } from "./count.js";
 import { contentOf, disposeContent, type MergeOptions, mergeInto, putBack, type Replaced } from "./merge.js";
 import type { BaseModel } from "./plan.js";
-import { takesFromBase } from "./start.js";
+import { type StartOptions, takesFromBase } from "./start.js";
 import { weightedAdapter } from "./weighted.js";
 
 /** A model that generates; what a PeftModel passes on. */
@@ -20,6 +20,11 @@ interface Generator {
   generate(prompt: any, options?: any): Promise<string>;
   // biome-ignore lint/suspicious/noExplicitAny: as above
   stream(prompt: any, options?: any): AsyncIterableIterator<unknown>;
+}
+
+export interface CreateAdapterOptions extends StartOptions {
+  /** Default 42. */
+  seed?: number;
 }
 
 export interface SaveAdapterOptions {
@@ -48,7 +53,7 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
   static async create<M extends BaseModel & Generator>(
     base: M,
     config: LoraConfig | LoraConfigOptions,
-    options: { adapterName?: string; seed?: number } = {},
+    options: CreateAdapterOptions & { adapterName?: string } = {},
   ): Promise<PeftModel<M>> {
     const peft = new PeftModel(base);
     await peft.createAdapter(
@@ -89,10 +94,10 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
   }
 
   /** As {@link PeftModel.addAdapter}, for initialisations that read the base's weights (pissa, pissa_niter_N, olora) too. */
-  async createAdapter(name: string, config: LoraConfig, options: { seed?: number } = {}): Promise<void> {
+  async createAdapter(name: string, config: LoraConfig, options: CreateAdapterOptions = {}): Promise<void> {
     this.#adapters.assertNew(name);
     if (takesFromBase(config)) this.#assertUnmerged("start from the base's weights");
-    this.#addFresh(name, await Adapter.start(this.base, config, options.seed ?? 42));
+    this.#addFresh(name, await Adapter.start(this.base, config, options.seed ?? 42, options));
   }
 
   #addFresh(name: string, adapter: Adapter): void {

@@ -3,14 +3,21 @@ import { LowrankError } from "../errors.js";
 import type { Linear } from "../nn/linear.js";
 import type { Tensor } from "../tensor/tensor.js";
 import type { LoraConfig } from "./config.js";
-import { approximateSingular, largestSingular, type Products, productsOf, qr } from "./linalg.js";
+import { qr } from "./linalg.js";
 import type { AdapterPlan, BaseModel, PlannedPair } from "./plan.js";
+import { approximateSingular, largestSingular, type Products, productsOf } from "./singular.js";
 
 /** a [r, in] and b [out, r] with which a pair starts; the base then acts without scale · b a, so that nothing changes at first. */
 export interface Start {
   pair: PlannedPair;
   a: Float32Array;
   b: Float32Array;
+}
+
+export interface StartOptions {
+  signal?: AbortSignal | undefined;
+  /** Matrices of the base that were decomposed. */
+  onProgress?: ((progress: { done: number; total: number }) => void) | undefined;
 }
 
 const TAKES = /^(pissa|pissa_niter_(\d+)|olora)$/i;
@@ -24,7 +31,12 @@ export const takesAtRandom = ({ initLoraWeights: init }: LoraConfig): boolean =>
  * The starts of all pairs on linears, in float64 from the weights as they are. Throws UNSUPPORTED for 4-bit weights and tied heads, and
  * INVALID_CONFIG for a rank above a matrix's.
  */
-export async function startsOf(model: BaseModel, config: LoraConfig, plan: AdapterPlan): Promise<Start[]> {
+export async function startsOf(
+  model: BaseModel,
+  config: LoraConfig,
+  plan: AdapterPlan,
+  { signal, onProgress }: StartOptions = {},
+): Promise<Start[]> {
   if (!takesFromBase(config)) return [];
   const modules = new Map(model.modules());
   const pairs = plan.pairs.filter(({ transposed }) => !transposed);
@@ -49,7 +61,9 @@ export async function startsOf(model: BaseModel, config: LoraConfig, plan: Adapt
   }
   const starts: Start[] = [];
   for (const pair of pairs) {
+    signal?.throwIfAborted();
     starts.push(await startOf(linears.get(pair.module)!.weight.dense!, pair, config));
+    onProgress?.({ done: starts.length, total: pairs.length });
     // Other work of this process comes between two matrices.
     await new Promise((resume) => setImmediate(resume));
   }
@@ -66,11 +80,11 @@ export async function startOf(weight: Tensor, pair: PlannedPair, config: LoraCon
     );
   }
   if (weight.device.dry) return { pair, a: new Float32Array(pair.rank * input), b: new Float32Array(out * pair.rank) };
-  const products = productsOf(await weight.readFloat32(), out, input);
-  return { pair, ...factors(products, pair, String(config.initLoraWeights).toLowerCase()) };
+  using products = productsOf(await weight.readFloat32(), out, input, weight.device);
+  return { pair, ...(await factors(products, pair, String(config.initLoraWeights).toLowerCase())) };
 }
 
-function factors(w: Products, { rank, scale }: PlannedPair, init: string): { a: Float32Array; b: Float32Array } {
+async function factors(w: Products, { rank, scale }: PlannedPair, init: string): Promise<{ a: Float32Array; b: Float32Array }> {
   const a = new Float32Array(rank * w.k);
   const b = new Float32Array(w.n * rank);
   const put = (r: number, left: Float64Array, right: Float64Array, factor: number) => {
@@ -85,7 +99,8 @@ function factors(w: Products, { rank, scale }: PlannedPair, init: string): { a: 
     return { a, b };
   }
   const iterations = TAKES.exec(init)![2];
-  const { u, s, v } = iterations === undefined ? largestSingular(w, rank) : approximateSingular(w, rank, Number(iterations));
+  const { u, s, v } =
+    iterations === undefined ? await largestSingular(w, rank) : approximateSingular(w, rank, Number(iterations));
   for (const [r, value] of s.entries()) put(r, u[r]!, v[r]!, Math.sqrt(value / scale));
   return { a, b };
 }

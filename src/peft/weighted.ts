@@ -61,7 +61,7 @@ export async function weightedAdapter(
         }
         terms.push({ a, b, rank: source.rank, scale: source.scale, weight, keep: (what) => masked.get(what)! });
       }
-      const { a, b } = combineTerms(kind, terms, size, rank, options);
+      const { a, b } = await combineTerms(kind, terms, size, rank, options, base.device);
       flat.set(a, toA.begin);
       flat.set(b, toB.begin);
       // Other work of this process comes between two modules.

@@ -4,6 +4,7 @@ import type { OnNote } from "../notes.js";
 import { shapeOfSpecs } from "../peft/model-shape.js";
 import { PeftModel } from "../peft/peft-model.js";
 import { type AdapterPlan, planAdapter } from "../peft/plan.js";
+import type { StartOptions } from "../peft/start.js";
 import type { PairShape } from "./checks/run.js";
 import type { TrainConfig } from "./config.js";
 import { assertAsked, loraConfigOf } from "./lora-keys.js";
@@ -12,13 +13,15 @@ import { assertAsked, loraConfigOf } from "./lora-keys.js";
 export async function withAdapter(
   model: CausalLM,
   config: TrainConfig,
-  { seed, ignoreMismatchedBase, onNote }: { seed: number; ignoreMismatchedBase: boolean; onNote?: OnNote | undefined },
+  options: StartOptions & { seed: number; ignoreMismatchedBase: boolean; onNote?: OnNote | undefined },
 ): Promise<PeftModel<CausalLM>> {
-  if (config.adapterNameOrPath === null) return PeftModel.create(model, loraConfigOf(config), { seed });
+  if (config.adapterNameOrPath === null) return PeftModel.create(model, loraConfigOf(config), options);
+  const { ignoreMismatchedBase, onNote, signal } = options;
   const peft = await PeftModel.fromPretrained(model, config.adapterNameOrPath, {
     isTrainable: true,
     ignoreMismatchedBase,
     ...(onNote && { onNote }),
+    ...(signal && { signal }),
   });
   try {
     assertAsked(config, peft.trainable.config);

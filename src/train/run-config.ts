@@ -8,6 +8,7 @@ import { readConfigFile } from "../models/config-reader.js";
 import { type LoadProgress, resolveFolder } from "../models/from-pretrained.js";
 import { AutoModelForCausalLM } from "../models/registry.js";
 import { PeftModel } from "../peft/peft-model.js";
+import type { StartOptions } from "../peft/start.js";
 import { getDevice } from "../tensor/device.js";
 import { chatTemplateFor } from "../text/templates.js";
 import { AutoTokenizer, type Tokenizer } from "../text/tokenizer.js";
@@ -25,6 +26,8 @@ import type { TrainerOptions } from "./trainer.js";
 export interface PrepareOptions {
   signal?: AbortSignal | undefined;
   onLoad?: ((progress: LoadProgress) => void) | undefined;
+  /** Told of the matrices that a PiSSA or OLoRA start is taken from. */
+  onStart?: StartOptions["onProgress"];
   onTokenize?: ((done: number, total: number) => void) | undefined;
 }
 
@@ -166,6 +169,8 @@ export async function prepareRun(
         : await withAdapter(model, config, {
             seed: config.seed,
             ignoreMismatchedBase: options.ignoreMismatchedBase === true,
+            signal: options.signal,
+            onProgress: options.onStart,
             onNote: (note) => void data.notes.push(note),
           });
     options.signal?.throwIfAborted();

@@ -43,6 +43,7 @@ async function wholeWay(yaml: string, ...overrides: string[]): Promise<{ job: Jo
   const train = await lowrank(["train", job.config, ...overrides, "--json"]);
   expect(train.stderr).not.toMatch(/error/);
   expect(train.code).toBe(0);
+  expect(/Taking the start from the base done/.test(train.stderr)).toBe(/pissa_init|olora/.test(yaml));
   const file = join(job.out, "adapter_model.safetensors");
   const expected = readFileSync(file);
   const checkpoint = join(job.out, "checkpoint-4");

@@ -2,8 +2,10 @@
 import { describe, expect, it } from "vitest";
 import type { CombineOptions } from "../../src/index.js";
 import { LoraConfig } from "../../src/peft/config.js";
-import { approximateSingular, type Columns, jacobi, largestSingular, productsOf, qr, type Svd } from "../../src/peft/linalg.js";
+import { type Columns, jacobi, qr, type Svd } from "../../src/peft/linalg.js";
 import { PeftModel } from "../../src/peft/peft-model.js";
+import { approximateSingular, largestSingular, productsOf } from "../../src/peft/singular.js";
+import { getDevice } from "../../src/tensor/device.js";
 import { gaussian } from "../reference/numeric.js";
 import { leavesNothing } from "../tensor/live.js";
 import { adapterFolder, largestDifference, loadBase, logits } from "./models.js";
@@ -37,29 +39,75 @@ describe("linalg", () => {
     [33, 65],
     [300, 140],
     [1, 9],
-  ])("the largest singular values of %i × %i are those of a full SVD", (n, k) => {
+  ])("the largest singular values of %i × %i are those of a full SVD", async (n, k) => {
     const w = gaussian(n * k, n + k);
     const columns = Array.from({ length: k }, (_, j) => Float64Array.from({ length: n }, (_, i) => w[i * k + j]!));
     const full = jacobi(columns);
     expect(worst(rest(w, k, full))).toBeLessThan(1e-11);
     const r = Math.min(4, n, k);
-    const found = largestSingular(productsOf(w, n, k), r);
+    using products = productsOf(w, n, k, getDevice());
+    const found = await largestSingular(products, r);
     expectOrthonormal(found.u);
     expectOrthonormal(found.v);
     expect(worst(found.s.map((s, i) => s - full.s[i]!))).toBeLessThan(1e-10);
     const wanted = rest(w, k, { u: full.u.slice(0, r), s: full.s.slice(0, r), v: full.v.slice(0, r) });
     expect(worst(rest(w, k, found).map((x, i) => x - wanted[i]!))).toBeLessThan(1e-8);
     // The random subspace comes near with iterations.
-    const near = approximateSingular(productsOf(w, n, k), r, 200);
+    const near = approximateSingular(products, r, 200);
     expect(worst(near.s.map((s, i) => s / full.s[i]! - 1))).toBeLessThan(1e-3);
   });
 
-  it("finds equal singular values, and none where there are none", () => {
-    const identity = Float64Array.from({ length: 81 }, (_, at) => (at % 10 === 0 ? 1 : 0));
-    expect([...largestSingular(productsOf(identity, 9, 9), 3).s]).toEqual([1, 1, 1].map((s) => expect.closeTo(s, 12)));
-    const zero = largestSingular(productsOf(new Float64Array(12), 3, 4), 2);
-    expect(worst(zero.s)).toBe(0);
-    expect(zero.u.flatMap((column) => [...column]).every(Number.isFinite)).toBe(true);
+  // Of a matrix whose decomposition is known, as it is made of it.
+  const made = async (n: number, k: number, s: readonly number[]) => {
+    const basis = (length: number) => qr(s.map((_, r) => Float64Array.from(gaussian(length, length + r)))).q;
+    const [u, v] = [basis(n), basis(k)];
+    const w = rest(new Float64Array(n * k), k, { u, s: Float64Array.from(s, (value) => -value), v });
+    using products = productsOf(w, n, k, getDevice());
+    let complete = false;
+    const times = (columns: Columns) => {
+      complete ||= columns.length === Math.min(n, k);
+      return products.times(columns);
+    };
+    const r = 4;
+    const found = await largestSingular({ ...products, times }, r);
+    expectOrthonormal(found.u);
+    expectOrthonormal(found.v);
+    const first = { u: u.slice(0, r), s: Float64Array.from(s.slice(0, r)), v: v.slice(0, r) };
+    const wanted = rest(w, k, first);
+    return { found, complete, difference: worst(rest(w, k, found).map((value, at) => value - wanted[at]!)) / s[0]! };
+  };
+
+  it.each<[string, (i: number) => number, number, boolean]>([
+    ["slowly falling values below a large one", (i) => (i === 0 ? 30 : 10 * (i + 20) ** -0.1), 1e-9, false],
+    ["hardly any gap", (i) => 1 - 1e-4 * i, 1e-6, false],
+    ["values that fall beyond float32", (i) => 10 ** (-i / 2), 1e-9, false],
+    // Beyond what subspace iteration reaches: the whole is decomposed.
+    ["a small part that hardly falls", (i) => (i < 2 ? 1 : 1e-5 * (1 - i / 200)), 1e-9, true],
+    ["values that can hardly be told apart", (i) => 1 - 1e-10 * i, 1e-4, true],
+  ])("the largest of %s", async (_, value, most, whole) => {
+    const values = Array.from({ length: 100 }, (_, i) => value(i));
+    const { found, complete, difference } = await made(160, 100, values);
+    expect(worst(found.s.map((s, i) => s / values[i]! - 1))).toBeLessThan(1e-9);
+    expect(difference).toBeLessThan(most);
+    expect(complete).toBe(whole);
+  });
+
+  it("a matrix of lower rank is all there", async () => {
+    const { complete, difference } = await made(160, 100, [3, 2, 1, 0.5]);
+    expect(complete).toBe(false);
+    expect(difference).toBeLessThan(1e-12);
+  });
+
+  it("finds equal singular values, and none where there are none", async () => {
+    for (const n of [9, 90]) {
+      const identity = Float64Array.from({ length: n * n }, (_, at) => (at % (n + 1) === 0 ? 1 : 0));
+      using one = productsOf(identity, n, n, getDevice());
+      expect([...(await largestSingular(one, 3)).s]).toEqual([1, 1, 1].map((s) => expect.closeTo(s, 12)));
+      using nothing = productsOf(new Float64Array(n * (n + 1)), n, n + 1, getDevice());
+      const zero = await largestSingular(nothing, 2);
+      expect(worst([0, ...zero.s])).toBe(0);
+      expect(zero.u.flatMap((column) => [...column]).every(Number.isFinite)).toBe(true);
+    }
   });
 });
 

@@ -85,6 +85,28 @@ describe("adapters that start from the base", () => {
     peft.unload();
   });
 
+  it.each(["pissa", "pissa_niter_1", "olora"])(
+    "say how far the start of %s is, and stop at an abort, leaving nothing",
+    async (init) => {
+      await using model = await loadBase();
+      const config = new LoraConfig({ r: 4, targetModules: ["q_proj", "down_proj"], initLoraWeights: init });
+      await leavesNothing(async () => {
+        const seen: { done: number; total: number }[] = [];
+        const peft = await PeftModel.create(model, config, { onProgress: (progress) => seen.push(progress) });
+        const total = peft.trainable.plan.pairs.length;
+        expect(seen).toEqual(Array.from({ length: total }, (_, i) => ({ done: i + 1, total })));
+        peft.unload();
+        const controller = new AbortController();
+        const onProgress = ({ done }: { done: number }) => {
+          expect(done).toBe(1);
+          controller.abort(new Error("enough"));
+        };
+        const { signal } = controller;
+        await expect(PeftModel.create(model, config, { signal, onProgress })).rejects.toThrow("enough");
+      });
+    },
+  );
+
   it("refuse a 4-bit base, a rank above the matrix's, a synchronous start, and a random one that nobody wrote down", async () => {
     const pissa = (r = 4) => new LoraConfig({ r, targetModules: ["q_proj"], initLoraWeights: "pissa" });
     {

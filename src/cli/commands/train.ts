@@ -49,14 +49,21 @@ export function trainCommand(): Command {
         "Stopping after this step; a checkpoint is saved. Ctrl-C again ends at once, without.",
         async (signal) => {
           const bar = loadingBar(config.modelNameOrPath);
+          let starting: ProgressBar | undefined;
           const run = await prepareRun(config, {
             signal,
             onLoad: bar.onProgress,
+            onStart: ({ done, total }) => {
+              if (!starting) bar.finish();
+              starting ??= new ProgressBar("Taking the start from the base");
+              starting.update(done / total, `${done} of ${total} matrices`);
+            },
             allowChange: options.allowChange,
             ignoreMismatchedBase: options.ignoreMismatchedBase === true,
             allow: options.allow,
           });
-          bar.finish();
+          if (starting) starting.finish("done");
+          else bar.finish();
           try {
             await follow(run, signal, options.json === true, file);
           } finally {
