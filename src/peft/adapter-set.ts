@@ -52,19 +52,26 @@ export class AdapterSet {
       });
   }
 
-  /** Deltas add up; of weights, biases and rows that stand in for the base's only one set can. Throws INVALID_ARGUMENT. */
+  /**
+   * Deltas add up, each once; of weights, biases and rows that stand in for the base's only one set can. Throws NOT_FOUND and
+   * INVALID_ARGUMENT.
+   */
   assertSummable(names: readonly string[]): void {
+    for (const name of names) this.get(name);
+    if (names.length < 2) return;
+    const twice = names.find((name, i) => names.indexOf(name) !== i);
+    if (twice !== undefined) {
+      throw new LowrankError("INVALID_ARGUMENT", `The adapter '${twice}' is named twice`, {
+        hint: "Make one of twice the weight with addWeightedAdapter.",
+      });
+    }
     for (const [path, { adapters }] of adaptables(this.#base)) {
       const parts = adapters.of(names);
       for (const what of ["weight", "bias", "rows"] as const) {
         if (parts.filter((part) => part[what]).length < 2) continue;
-        throw new LowrankError(
-          "INVALID_ARGUMENT",
-          `Cannot activate ${names.join(", ")} at once: several replace the ${what} of ${path}`,
-          {
-            hint: "Activate one of those with modules_to_save, bias or trainable_token_indices at a time.",
-          },
-        );
+        throw new LowrankError("INVALID_ARGUMENT", `Cannot sum ${names.join(", ")}: several replace the ${what} of ${path}`, {
+          hint: "Activate or merge one of those with modules_to_save, bias or trainable_token_indices at a time.",
+        });
       }
     }
   }

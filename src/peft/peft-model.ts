@@ -156,8 +156,7 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
   /** Chooses which adapters act from the next call on: one, or several whose deltas are summed. Calls in progress keep theirs. */
   setAdapter(names: string | readonly string[]): void {
     const list = typeof names === "string" ? [names] : [...names];
-    for (const name of list) this.#adapters.get(name);
-    if (list.length > 1) this.#adapters.assertSummable(list);
+    this.#adapters.assertSummable(list);
     this.#active = list;
     this.#apply();
   }
@@ -323,7 +322,7 @@ export class PeftModel<M extends BaseModel & Generator = BaseModel & Generator> 
 
   #merge(options: MergeOptions): Promise<Replaced[]> {
     const names = options.adapterNames ?? this.#active;
-    for (const name of names) this.#adapters.get(name);
+    this.#adapters.assertSummable(names);
     return mergeInto(this.base, names, options);
   }
 }

@@ -275,6 +275,9 @@ describe("an adapter's parts", () => {
     const peft = getPeftModel(model, { targetModules: ["q_proj"], modulesToSave: ["lm_head"] });
     await peft.addAdapter("other", new LoraConfig({ targetModules: ["q_proj"], modulesToSave: ["lm_head"] }));
     expect(codeOf(() => peft.setAdapter(["default", "other"]))).toBe("INVALID_ARGUMENT");
+    const both = { adapterNames: ["default", "other"] };
+    await expect(peft.mergeAdapter(both)).rejects.toMatchObject({ code: "INVALID_ARGUMENT" });
+    await expect(peft.mergeAndUnload(both)).rejects.toMatchObject({ code: "INVALID_ARGUMENT" });
     peft.setAdapter("other");
     peft.unload();
   });

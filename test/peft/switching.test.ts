@@ -136,6 +136,8 @@ describe("switching adapters", () => {
     await expect(peft.loadAdapter(adapterFolder("adapters-for-swap", "a"), "b")).rejects.toMatchObject({
       code: "INVALID_ARGUMENT",
     });
+    expect(codeOf(() => peft.setAdapter(["b", "a", "b"]))).toBe("INVALID_ARGUMENT");
+    await expect(peft.mergeAdapter({ adapterNames: ["b", "b"] })).rejects.toMatchObject({ code: "INVALID_ARGUMENT" });
     await expect(peft.loadAdapter(adapterFolder("adapters-for-swap"), "c")).rejects.toMatchObject({ code: "NOT_FOUND" });
     expect(peft.activeAdapters).toEqual(["a"]);
   });
