@@ -184,3 +184,26 @@ export async function verifySaved(folder: string, plans: ReadonlyMap<string, Ada
     details: { problems },
   });
 }
+
+/** README.md of an adapter's folder. */
+export function card(config: LoraConfig): string {
+  const base = config.baseModelNameOrPath ?? "unknown";
+  const targets = typeof config.targetModules === "string" ? config.targetModules : (config.targetModules ?? []).join(", ");
+  return [
+    "---",
+    // A path of this machine says nothing elsewhere: only Hub ids are named as base.
+    ...(/^[\w.-]+\/[\w.-]+$/.test(base) ? [`base_model: ${base}`] : []),
+    "library_name: peft",
+    "tags:",
+    "- lora",
+    "- lowrank",
+    "---",
+    "",
+    "# LoRA adapter",
+    "",
+    `Rank ${config.r}, alpha ${config.loraAlpha}, dropout ${config.loraDropout}, on ${targets}.`,
+    "",
+    "Load it with lowrank (`PeftModel.fromPretrained`) or PEFT (`PeftModel.from_pretrained`).",
+    "",
+  ].join("\n");
+}

@@ -17,9 +17,10 @@ import { ParameterArena } from "../optim/arena.js";
 import type { Device } from "../tensor/device.js";
 import { scope } from "../tensor/scope.js";
 import { Tensor } from "../tensor/tensor.js";
-import { assertBaseCopies, CONFIG_FILE, checkKeys, fileEntries, fill, WEIGHTS_FILE } from "./adapter-file.js";
+import { assertBaseCopies, CONFIG_FILE, card, checkKeys, fileEntries, fill, WEIGHTS_FILE } from "./adapter-file.js";
 import { type AdapterBase, adapterBaseJson, assertSameBase, BASE_FILE, baseOf, readAdapterBase } from "./base.js";
 import { LoraConfig } from "./config.js";
+import { doubledConfig, fillDoubled } from "./convert.js";
 import { initialize } from "./init.js";
 import { type ModelShape, shapeOf } from "./model-shape.js";
 import { type AdapterPlan, type BaseModel, type PlannedPair, type PlannedPart, planAdapter } from "./plan.js";
@@ -204,24 +205,14 @@ export class Adapter {
    * path_initial_model_for_weight_conversion). The caller owns it.
    */
   async converted(model: BaseModel): Promise<Adapter> {
-    const { config } = this;
-    const alphaFactor = config.useRslora ? Math.SQRT2 : 2;
-    const times = (pattern: Readonly<Record<string, number>>, factor: number) =>
-      Object.fromEntries(Object.entries(pattern).map(([key, value]) => [key, value * factor]));
-    const doubled = config.with({
-      r: 2 * config.r,
-      loraAlpha: alphaFactor * config.loraAlpha,
-      rankPattern: times(config.rankPattern, 2),
-      alphaPattern: times(config.alphaPattern, alphaFactor),
-      initLoraWeights: true,
-    });
+    const doubled = doubledConfig(this.config);
     const plain = new Adapter(doubled, planAdapter(shapeOf(model), doubled, undefined, quiet), model.device);
     try {
       for (const { key } of plain.plan.tensors) {
         const from = this.arena.get(key);
         if (sameShape(plain.arena.get(key), from)) copyInto(plain.arena.get(key), from);
       }
-      for (const pair of plain.plan.pairs) await this.#double(plain, pair);
+      for (const pair of plain.plan.pairs) await fillDoubled(plain.arena, pair, this.arena, this.#starts.get(pair.module));
     } catch (error) {
       plain.dispose();
       throw error;
@@ -229,27 +220,6 @@ export class Adapter {
     plain.#loadedFor = this.#loadedFor;
     plain.#ownBase = this.#ownBase;
     return plain;
-  }
-
-  /** Fills a pair of twice the rank; where nothing was taken from the base, with zeros. */
-  async #double(plain: Adapter, { module, a, b, rank, transposed }: PlannedPair): Promise<void> {
-    const start = this.#starts.get(module);
-    const read = (tensor: Tensor | undefined) => tensor?.readFloat32();
-    // Of an embedding, the matrix whose rows are the rank is the one that lies as b.
-    const [tall, wide] = transposed ? [a, b] : [b, a];
-    const upper = (await read(this.arena.get(wide)))!;
-    const stacked = new Float32Array(2 * upper.length);
-    stacked.set(upper);
-    stacked.set((await read(start?.a)) ?? [], upper.length);
-    const left = (await read(this.arena.get(tall)))!;
-    const right = await read(start?.b);
-    const half = rank / 2;
-    const beside = Float32Array.from({ length: 2 * left.length }, (_, at) => {
-      const [i, j] = [Math.floor(at / rank), at % rank];
-      return j < half ? left[i * half + j]! : right ? -right[i * half + j - half]! : 0;
-    });
-    plain.arena.get(wide).upload(stacked);
-    plain.arena.get(tall).upload(beside);
   }
 
   /** Puts the adapter's parts, as views of the arena that the slots then own, into the modules of a model. */
@@ -343,26 +313,4 @@ function unknownStart({ initLoraWeights }: LoraConfig, source: string): LowrankE
       hint: "Convert the adapter to plain LoRA where it was made: PEFT's save_pretrained with path_initial_model_for_weight_conversion.",
     },
   );
-}
-
-function card(config: LoraConfig): string {
-  const base = config.baseModelNameOrPath ?? "unknown";
-  const targets = typeof config.targetModules === "string" ? config.targetModules : (config.targetModules ?? []).join(", ");
-  return [
-    "---",
-    // A path of this machine says nothing elsewhere: only Hub ids are named as base.
-    ...(/^[\w.-]+\/[\w.-]+$/.test(base) ? [`base_model: ${base}`] : []),
-    "library_name: peft",
-    "tags:",
-    "- lora",
-    "- lowrank",
-    "---",
-    "",
-    "# LoRA adapter",
-    "",
-    `Rank ${config.r}, alpha ${config.loraAlpha}, dropout ${config.loraDropout}, on ${targets}.`,
-    "",
-    "Load it with lowrank (`PeftModel.fromPretrained`) or PEFT (`PeftModel.from_pretrained`).",
-    "",
-  ].join("\n");
 }

@@ -1,6 +1,20 @@
 import { Linear } from "../nn/linear.js";
 import type { Adapter } from "./adapter.js";
-import { type BaseModel, countAdded, countParameters } from "./plan.js";
+import type { AdapterPlan, BaseModel } from "./plan.js";
+
+const elements = (shape: readonly number[]) => shape.reduce((product, n) => product * n, 1);
+
+/** Elements of the tensors that are there to be trained, counted as PEFT does: a tied head's pair counts beside the embedding's. */
+export function countParameters({ tensors, repeats }: AdapterPlan): number {
+  const twice = repeats.filter(({ of }) => "key" in of && of.transposed);
+  return [...tensors, ...twice].reduce((sum, { shape }) => sum + elements(shape), 0);
+}
+
+/** Those of them that are not in the place of a tensor of the base. */
+export function countAdded(plan: AdapterPlan): number {
+  const own = plan.tensors.filter(({ role }) => role === "bias");
+  return countParameters(plan) - own.reduce((sum, { shape }) => sum + elements(shape), 0);
+}
 
 /** Elements of the base's tensors; what is shared (a tied head) counts once. */
 export function countBase(base: BaseModel): number {

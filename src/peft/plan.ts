@@ -332,17 +332,3 @@ class Planner {
     return part;
   }
 }
-
-const elements = (shape: readonly number[]) => shape.reduce((product, n) => product * n, 1);
-
-/** Elements of the tensors that are there to be trained, counted as PEFT does: a tied head's pair counts beside the embedding's. */
-export function countParameters({ tensors, repeats }: AdapterPlan): number {
-  const twice = repeats.filter(({ of }) => "key" in of && of.transposed);
-  return [...tensors, ...twice].reduce((sum, { shape }) => sum + elements(shape), 0);
-}
-
-/** Those of them that are not in the place of a tensor of the base. */
-export function countAdded(plan: AdapterPlan): number {
-  const own = plan.tensors.filter(({ role }) => role === "bias");
-  return countParameters(plan) - own.reduce((sum, { shape }) => sum + elements(shape), 0);
-}
