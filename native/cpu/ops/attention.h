@@ -7,13 +7,13 @@
 namespace LR_ISA { namespace {
 
 /* One row of a tile: probabilities in place of scores; returns the factor for what was summed before. */
-LR_INLINE float online_softmax_row(float* s, float* maximum, float* total) {
+LR_INLINE float online_softmax_row(float* s, int64_t columns, float* maximum, float* total) {
   VF largest = VF::load(s);
-  for (int64_t j = kLanes; j < kTileKeys; j += kLanes) largest = max(largest, VF::load(s + j));
+  for (int64_t j = kLanes; j < columns; j += kLanes) largest = max(largest, VF::load(s + j));
   const float old = *maximum, seen = hmax(largest), now = seen > old ? seen : old;
   const VF shift = VF::set(now);
   VF sums = VF::zero();
-  for (int64_t j = 0; j < kTileKeys; j += kLanes) {
+  for (int64_t j = 0; j < columns; j += kLanes) {
     const VF p = exp(VF::load(s + j) - shift);
     p.store(s + j);
     sums = sums + p;
@@ -47,12 +47,13 @@ LR_INLINE void attention_forward_block(const Attention& at, QueryBlock block, in
   for (int64_t tile = first; tile < last; tile++) {
     const int64_t key = tile * kTileKeys, keys = min64(kTileKeys, keys_total - key);
     transpose(at.key_tile(at.args.k, s, tile, kv_head), at.kv_stride(), keys, at.d, w.kt, kTileKeys, kTileKeys);
-    at.scores(w.q, count, w.kt, w.s);
+    const int64_t columns = at.columns(s, end, key, keys);
+    at.scores(w.q, count, w.kt, columns, w.s);
     for (int64_t r = 0; r < count; r++) {
       int64_t from, to;
       at.visible_columns(at.offset(s) + begin + r / at.group, key, keys, &from, &to);
-      mask_row(w.s + r * kTileKeys, from, to, -__builtin_inff());
-      const float factor = online_softmax_row(w.s + r * kTileKeys, w.maximum + r, w.total + r);
+      mask_row(w.s + r * kTileKeys, columns, from, to, -__builtin_inff());
+      const float factor = online_softmax_row(w.s + r * kTileKeys, columns, w.maximum + r, w.total + r);
       if (factor != 1.0f) scale_row(w.out + r * at.ld, at.ld, factor);
     }
     const float* v = at.key_tile(at.args.v, s, tile, kv_head);
@@ -62,7 +63,7 @@ LR_INLINE void attention_forward_block(const Attention& at, QueryBlock block, in
       v = w.v;
       ldv = at.ld;
     }
-    tile_product(count, at.ld, keys, w.s, kTileKeys, 1, v, ldv, w.out, at.ld, true);
+    tile_product(count, at.ld, min64(keys, columns), w.s, kTileKeys, 1, v, ldv, w.out, at.ld, true);
   }
   for (int64_t r = 0; r < count; r++) {
     const int64_t to = at.row_offset(s, begin, kv_head, r);

@@ -84,23 +84,27 @@ struct Attention {
     *from = args.window > 0 ? min64(*to, max64(0, position - args.window + 1 - key)) : 0;
   }
 
+  /* Columns of the tile from `key` that any query before `end` sees, in whole vectors. */
+  int64_t columns(int64_t s, int64_t end, int64_t key, int64_t keys) const { return round_up(max64(1, min64(keys, offset(s) + end - key)), kLanes); }
+
   /* The block's rows of a [T, H, D] tensor, times `factor`, packed to [rows, ld]. */
   void pack_rows(const lr_tensor& x, int64_t s, int64_t begin, int64_t kv_head, int64_t count, float factor, float* out) const {
     for (int64_t r = 0; r < count; r++) pack_row((const float*)x.data + row_offset(s, begin, kv_head, r), d, out + r * ld, ld, VF::set(factor));
   }
-  /* Scores of the block's rows (already scaled) with a transposed tile of keys, through the softcap. */
-  void scores(const float* q, int64_t count, const float* kt, float* s) const {
-    tile_product(count, kTileKeys, d, q, ld, 1, kt, kTileKeys, s, kTileKeys, false);
+  /* Scores of the block's rows (already scaled) with `columns` of a transposed tile of keys, through the softcap. */
+  void scores(const float* q, int64_t count, const float* kt, int64_t columns, float* s) const {
+    tile_product(count, columns, d, q, ld, 1, kt, kTileKeys, s, kTileKeys, false);
     if (!(args.softcap > 0)) return;
     const VF cap = VF::set(args.softcap), inverse = VF::set(1.0f / args.softcap);
-    for (int64_t i = 0; i < count * kTileKeys; i += kLanes) (cap * tanh(VF::load(s + i) * inverse)).store(s + i);
+    for (int64_t r = 0; r < count; r++)
+      for (float* at = s + r * kTileKeys; at < s + r * kTileKeys + columns; at += kLanes) (cap * tanh(VF::load(at) * inverse)).store(at);
   }
 };
 
-/* Columns outside [from, to) of a row of scores become `value`. */
-LR_INLINE void mask_row(float* s, int64_t from, int64_t to, float value) {
+/* Columns outside [from, to) of `columns` of a row of scores become `value`. */
+LR_INLINE void mask_row(float* s, int64_t columns, int64_t from, int64_t to, float value) {
   for (int64_t j = 0; j < from; j++) s[j] = value;
-  for (int64_t j = to; j < kTileKeys; j++) s[j] = value;
+  for (int64_t j = to; j < columns; j++) s[j] = value;
 }
 
 }}  // namespace LR_ISA

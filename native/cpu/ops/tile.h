@@ -56,6 +56,10 @@ LR_INLINE void tile_product(int64_t m, int64_t n, int64_t k, const float* a, int
   int64_t j = 0;
   for (; j + kTileVectors * kLanes <= n; j += kTileVectors * kLanes)
     tile_column<kTileVectors>(m, k, a, row, column, b + j, ldb, c + j, ldc, accumulate);
+  if (kTileVectors > 2 && j + 2 * kLanes <= n) {
+    tile_column<2>(m, k, a, row, column, b + j, ldb, c + j, ldc, accumulate);
+    j += 2 * kLanes;
+  }
   for (; j < n; j += kLanes) tile_column<1>(m, k, a, row, column, b + j, ldb, c + j, ldc, accumulate);
 }
 

@@ -98,20 +98,22 @@ template <int N> LR_INLINE Vec<float, N> round_small(Vec<float, N> a) {
   return a + magic - magic;
 }
 
-/* Horizontal, as a binary tree over the lanes: always the same order. */
-template <typename T, int N> LR_INLINE T sum(Vec<T, N> a) {
-  T t[N];
-  a.store(t);
-  for (int w = N / 2; w > 0; w /= 2)
-    for (int i = 0; i < w; i++) t[i] = t[i] + t[i + w];
-  return t[0];
+/* Lane i takes lane i + W. */
+template <int W, typename T, int N> LR_INLINE Vec<T, N> lowered(Vec<T, N> a) {
+  decltype(a.v < a.v) from;
+  for (int i = 0; i < N; i++) from[i] = (i + W) % N;
+  return {__builtin_shuffle(a.v, from)};
 }
-template <typename T, int N> LR_INLINE T hmax(Vec<T, N> a) {
-  T t[N];
-  a.store(t);
-  for (int w = N / 2; w > 0; w /= 2)
-    for (int i = 0; i < w; i++) t[i] = t[i] > t[i + w] ? t[i] : t[i + w];
-  return t[0];
+/* Horizontal, as a binary tree over the lanes: always the same order. */
+template <typename T, int N, int W = N / 2> LR_INLINE T sum(Vec<T, N> a) {
+  const Vec<T, N> halved = a + lowered<W>(a);
+  if constexpr (W > 1) return sum<T, N, W / 2>(halved);
+  else return halved[0];
+}
+template <typename T, int N, int W = N / 2> LR_INLINE T hmax(Vec<T, N> a) {
+  const Vec<T, N> halved = max(a, lowered<W>(a));
+  if constexpr (W > 1) return hmax<T, N, W / 2>(halved);
+  else return halved[0];
 }
 
 /* The first n of N lanes (0 <= n <= N); the others read as zero and are not written. */

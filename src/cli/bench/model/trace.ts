@@ -33,7 +33,11 @@ export class Trace {
       Object.entries(real.kernels).map(([op, kernel]) => [
         op,
         (d: number, ...args: unknown[]) => {
-          this.calls.push({ op: op as keyof Kernels, args });
+          // Arrays of numbers are used again by the next call.
+          this.calls.push({
+            op: op as keyof Kernels,
+            args: args.map((arg) => (arg instanceof Float64Array ? arg.slice() : arg)),
+          });
           (kernel as (...all: unknown[]) => void)(d, ...args);
         },
       ]),
