@@ -19,3 +19,13 @@ export function loadingBar(name: string): { onProgress: (progress: LoadProgress)
     finish: () => bar?.finish(`done in ${((Date.now() - begun) / 1000).toFixed(1)} s`),
   };
 }
+
+/** Shows how far the start of an adapter is that is taken from the base's matrices. */
+export function startingBar(): { onProgress: (progress: { done: number; total: number }) => void; finish: () => void } {
+  const bar = new ProgressBar("Taking the start from the base");
+  const begun = Date.now();
+  return {
+    onProgress: ({ done, total }) => bar.update(done / Math.max(1, total), `${done} of ${total} matrices`),
+    finish: () => bar.finish(`done in ${((Date.now() - begun) / 1000).toFixed(1)} s`),
+  };
+}

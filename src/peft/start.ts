@@ -60,10 +60,12 @@ export async function startsOf(
     );
   }
   const starts: Start[] = [];
+  const tell = () => onProgress?.({ done: starts.length, total: pairs.length });
+  tell();
   for (const pair of pairs) {
     signal?.throwIfAborted();
     starts.push(await startOf(linears.get(pair.module)!.weight.dense!, pair, config));
-    onProgress?.({ done: starts.length, total: pairs.length });
+    tell();
     // Other work of this process comes between two matrices.
     await new Promise((resume) => setImmediate(resume));
   }

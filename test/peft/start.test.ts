@@ -94,12 +94,12 @@ describe("adapters that start from the base", () => {
         const seen: { done: number; total: number }[] = [];
         const peft = await PeftModel.create(model, config, { onProgress: (progress) => seen.push(progress) });
         const total = peft.trainable.plan.pairs.length;
-        expect(seen).toEqual(Array.from({ length: total }, (_, i) => ({ done: i + 1, total })));
+        expect(seen).toEqual(Array.from({ length: total + 1 }, (_, done) => ({ done, total })));
         peft.unload();
         const controller = new AbortController();
         const onProgress = ({ done }: { done: number }) => {
-          expect(done).toBe(1);
-          controller.abort(new Error("enough"));
+          expect(done).toBeLessThan(2);
+          if (done === 1) controller.abort(new Error("enough"));
         };
         const { signal } = controller;
         await expect(PeftModel.create(model, config, { signal, onProgress })).rejects.toThrow("enough");

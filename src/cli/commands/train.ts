@@ -8,7 +8,7 @@ import { readConfig } from "../config.js";
 import { dryRun } from "../dry-run.js";
 import { interruptible } from "../interrupt.js";
 import { formatDuration, ProgressBar, paint, printJson, say } from "../output.js";
-import { loadingBar } from "../progress.js";
+import { loadingBar, startingBar } from "../progress.js";
 
 interface TrainOptions {
   resume?: true | string;
@@ -49,21 +49,20 @@ export function trainCommand(): Command {
         "Stopping after this step; a checkpoint is saved. Ctrl-C again ends at once, without.",
         async (signal) => {
           const bar = loadingBar(config.modelNameOrPath);
-          let starting: ProgressBar | undefined;
+          let starting: ReturnType<typeof startingBar> | undefined;
           const run = await prepareRun(config, {
             signal,
             onLoad: bar.onProgress,
-            onStart: ({ done, total }) => {
+            onStart: (progress) => {
               if (!starting) bar.finish();
-              starting ??= new ProgressBar("Taking the start from the base");
-              starting.update(done / total, `${done} of ${total} matrices`);
+              starting ??= startingBar();
+              starting.onProgress(progress);
             },
             allowChange: options.allowChange,
             ignoreMismatchedBase: options.ignoreMismatchedBase === true,
             allow: options.allow,
           });
-          if (starting) starting.finish("done");
-          else bar.finish();
+          (starting ?? bar).finish();
           try {
             await follow(run, signal, options.json === true, file);
           } finally {
