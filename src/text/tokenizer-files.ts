@@ -5,6 +5,7 @@ import { LIMITS, type Limits, pathInside, readTextFile } from "../io/input.js";
 import { type JsonObject, parseJsonObject } from "../io/json.js";
 import type { Keys } from "../notes.js";
 import type { AddedToken } from "./added-tokens.js";
+import { modelType } from "./tokenizer-parts.js";
 
 /** Files that make up a tokenizer, in the order they are copied. */
 export const TOKENIZER_FILES = [
@@ -82,12 +83,18 @@ export function addedToken(entry: Record<string, unknown>): AddedToken {
   };
 }
 
-/** Refuses a vocabulary that is none, or (BPE, WordPiece: a map from text to id) has values that are no ids. */
+/** Refuses a vocabulary that is none: a list of texts with their scores for Unigram, else a map from text to id. */
 export function checkIds(json: Readonly<Record<string, unknown>>): void {
   checkPieces(json.pre_tokenizer);
   const vocab = (json.model as { vocab?: unknown } | null | undefined)?.vocab;
   if (typeof vocab !== "object" || vocab === null) throw new Error("its model has no vocabulary");
-  if (Array.isArray(vocab)) return;
+  if (Array.isArray(vocab) !== (modelType(json.model) === "Unigram"))
+    throw new Error("the vocabulary of Unigram is a list, every other a map from text to id");
+  if (Array.isArray(vocab)) {
+    const odd = vocab.find((entry) => !(Array.isArray(entry) && typeof entry[0] === "string" && typeof entry[1] === "number"));
+    if (odd !== undefined) throw new Error(`the vocabulary holds ${JSON.stringify(odd).slice(0, 100)}, not a text and its score`);
+    return;
+  }
   for (const [token, id] of Object.entries(vocab))
     if (!isId(id)) throw new Error(`the vocabulary gives ${JSON.stringify(token)} the id ${JSON.stringify(id)}`);
 }

@@ -49,6 +49,9 @@ describe("a tokenizer.json", () => {
     ["an added token without id", { added_tokens: [{ content: "x" }] }, "an added token lacks its content or id"],
     ["an id that is none", { model: { ...MODEL, vocab: { a: -1 } } }, 'the vocabulary gives "a" the id -1'],
     ["a far id", { model: { ...MODEL, vocab: { a: 2 ** 24 } } }, "the id 16777216"],
+    ["a list for BPE's vocabulary", { model: { ...MODEL, type: "BPE", vocab: ["a"] } }, "the vocabulary of Unigram is a list"],
+    ["a map for Unigram's", { model: { type: "Unigram", vocab: { a: 0 } } }, "the vocabulary of Unigram is a list"],
+    ["an entry without a score", { model: { type: "Unigram", vocab: [["a", 0], ["b"]] } }, 'the vocabulary holds ["b"]'],
     ["pieces of length 0", { pre_tokenizer: { type: "FixedLength", length: 0 } }, "pieces of length 0"],
   ])("with %s is refused", async (_, parts, message) => {
     await expect(load("bad", { "tokenizer.json": { model: MODEL, ...parts } })).rejects.toMatchObject({
