@@ -147,7 +147,8 @@ describe.each(Object.entries(configs))("%s", (_, [base, options]) => {
       return weightedSum(model.tokenLogProb(hidden, Tensor.from(labels, [labels.length])).value, -1);
     };
     arena.zeroGrad();
-    await scope(() => valueAndGrad(lossOf)).item();
+    using taken = scope(() => valueAndGrad(lossOf));
+    await taken.item();
     const gradients = await arena.gradients!.readFloat32();
     const values = await arena.values.readFloat32();
     const direction = gaussian(values.length, 77);
