@@ -177,17 +177,24 @@ def prepared(base, full):
         config["use_dora"] = True
     if rng.random() < 0.3:
         config["use_rslora"] = True
+    extras = [dict(bias="all"), dict(bias="lora_only"), dict(modules_to_save=["norm"]), dict(modules_to_save=["lm_head", "input_layernorm"]),
+              dict(trainable_token_indices=[5, 9, 3]), dict(target_modules=["embed_tokens", "o_proj"]), dict(rank_pattern={"o_proj": 1}, alpha_pattern={"o_proj": 7})]
+    if rng.random() < 0.5 and not model.config.tie_word_embeddings:
+        config.update(rng.choice(extras))
+    if "rank_pattern" in config:
+        config["target_modules"] = ["o_proj", "down_proj"]
     peft = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **config))
     with torch.no_grad():
         for n, p in peft.named_parameters():
-            if "lora_A" in n or "lora_B" in n:
+            if "lora_" in n and "magnitude" not in n:
                 p.copy_(0.2 * torch.randn_like(p))
     start = {f"adapter.{key(n)}": p.detach().clone() for n, p in peft.named_parameters() if p.requires_grad}
     return peft.double(), config, start
 
 
 def key(name):
-    return name.replace(".lora_magnitude_vector.default.weight", ".lora_magnitude_vector").replace(".default", "")
+    name = name.replace(".lora_magnitude_vector.default.weight", ".lora_magnitude_vector").replace(".modules_to_save.default", "")
+    return name.replace(".default", "")
 
 
 def run(i):
