@@ -15,7 +15,7 @@ const folder = mkdtempSync(join(tmpdir(), "lowrank-emu-train-"));
 afterAll(() => rmSync(folder, { recursive: true }));
 
 const dataset = Array.from({ length: 6 }, (_, row) => {
-  const inputIds = Int32Array.from({ length: 7 + row }, (_, i) => 10 + ((row * 29 + i * 3) % 300));
+  const inputIds = Int32Array.from({ length: 3 + row }, (_, i) => 10 + ((row * 29 + i * 3) % 300));
   return { inputIds, labels: inputIds };
 });
 
