@@ -29,6 +29,8 @@ LR_INLINE void scale_row(float* x, int64_t n, float factor) {
   for (int64_t i = 0; i < n; i += kLanes) (VF::load(x + i) * f).store(x + i);
 }
 
+constexpr int64_t kFewQueries = 8; /* with more, transposing the keys pays */
+
 struct AttentionScratch {
   float *q, *out, *s, *kt, *v, *maximum, *total;
 };
@@ -46,9 +48,16 @@ LR_INLINE void attention_forward_block(const Attention& at, QueryBlock block, in
   at.visible_tiles(s, begin, end, &first, &last);
   for (int64_t tile = first; tile < last; tile++) {
     const int64_t key = tile * kTileKeys, keys = min64(kTileKeys, keys_total - key);
-    transpose(at.key_tile(at.args.k, s, tile, kv_head), at.kv_stride(), keys, at.d, w.kt, kTileKeys, kTileKeys);
     const int64_t columns = at.columns(s, end, key, keys);
-    at.scores(w.q, count, w.kt, columns, w.s);
+    const float* k = at.key_tile(at.args.k, s, tile, kv_head);
+    if (count <= kFewQueries) {
+      for (int64_t r = 0; r < count; r++)
+        row_products(w.q + r * at.ld, at.ld, k, at.kv_stride(), min64(keys, columns), at.d, w.s + r * kTileKeys);
+      at.cap(count, columns, w.s);
+    } else {
+      transpose(k, at.kv_stride(), keys, at.d, w.kt, kTileKeys, kTileKeys);
+      at.scores(w.q, count, w.kt, columns, w.s);
+    }
     for (int64_t r = 0; r < count; r++) {
       int64_t from, to;
       at.visible_columns(at.offset(s) + begin + r / at.group, key, keys, &from, &to);

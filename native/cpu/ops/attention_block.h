@@ -94,6 +94,9 @@ struct Attention {
   /* Scores of the block's rows (already scaled) with `columns` of a transposed tile of keys, through the softcap. */
   void scores(const float* q, int64_t count, const float* kt, int64_t columns, float* s) const {
     tile_product(count, columns, d, q, ld, 1, kt, kTileKeys, s, kTileKeys, false);
+    cap(count, columns, s);
+  }
+  void cap(int64_t count, int64_t columns, float* s) const {
     if (!(args.softcap > 0)) return;
     const VF cap = VF::set(args.softcap), inverse = VF::set(1.0f / args.softcap);
     for (int64_t r = 0; r < count; r++)

@@ -8,6 +8,7 @@
 #define LOWRANK_CPU_OPS_FEW_ROWS_H
 #include "lora.h"
 #include "spans.h"
+#include "tile.h"
 
 namespace LR_ISA { namespace {
 
@@ -193,15 +194,6 @@ LR_INLINE void clear(VF (*sums)[kLanes], int64_t rows) {
     for (VF& sum : sums[i]) sum = VF::zero();
 }
 
-/* The strip's sums for row i of x, one an output: neighbouring lanes are added until one of each vector is left. */
-LR_INLINE VF strip_sums(const VF (&sums)[kLanes]) {
-  VF rows[kLanes];
-  for (int j = 0; j < kLanes; j++) rows[j] = sums[j];
-  for (int left = kLanes / 2; left > 0; left /= 2)
-    for (int j = 0; j < left; j++) rows[j] = evens(rows[2 * j], rows[2 * j + 1]) + odds(rows[2 * j], rows[2 * j + 1]);
-  return rows[0];
-}
-
 lr_error linear_few_rows(lr_queue* queue, const lr_linear_group& g) {
   const bool round = g.math == LR_MATH_BF16;
   int64_t m = g.x.shape[0], k = g.x.shape[1], rank = 0, blocks = 0, n = 0;
@@ -236,7 +228,7 @@ lr_error linear_few_rows(lr_queue* queue, const lr_linear_group& g) {
         clear(sums, rows);
         AddRows<kFewRows>::of(rows, dense_f32(s.a.data, rank_of(s), k), first, outputs, dropped, s.row_begin, round, nullptr, sums);
         for (int64_t q = 0; q < rows; q++) {
-          const VF u = strip_sums(sums[q]), scaled = VF::set(s.scale) * u;
+          const VF u = lane_sums(sums[q]), scaled = VF::set(s.scale) * u;
           const int64_t row = s.row_begin + q;
           if (layer.u.data) store_n(u, f32_out(layer.u) + row * layer.u.shape[1] + first, outputs);
           store_n(round ? round_bf16(scaled) : scaled, thin.row(kPlain, l * m + row) + first, outputs);
@@ -265,7 +257,7 @@ lr_error linear_few_rows(lr_queue* queue, const lr_linear_group& g) {
         AddRows<kFewRows>::of(s.row_end - s.row_begin, dense_f32(s.b.data, n, rank_of(s)), j, outputs, thin, l * m + s.row_begin, round, nullptr, sums + s.row_begin);
       }
       if (layer.bias.data) decode_row(bias, 0, j, outputs, false, (float*)&b);
-      for (int64_t i = 0; i < m; i++) store_n(strip_sums(sums[i]) + b, f32_out(layer.y) + i * n + j, outputs);
+      for (int64_t i = 0; i < m; i++) store_n(lane_sums(sums[i]) + b, f32_out(layer.y) + i * n + j, outputs);
     }
   });
   return success();

@@ -63,6 +63,33 @@ LR_INLINE void tile_product(int64_t m, int64_t n, int64_t k, const float* a, int
   for (; j < n; j += kLanes) tile_column<1>(m, k, a, row, column, b + j, ldb, c + j, ldc, accumulate);
 }
 
+/* Lane j: the sum of the lanes of vector j. Neighbours are added until one of each vector is left. */
+LR_INLINE VF lane_sums(const VF (&sums)[kLanes]) {
+  VF rows[kLanes];
+  for (int j = 0; j < kLanes; j++) rows[j] = sums[j];
+  for (int left = kLanes / 2; left > 0; left /= 2)
+    for (int j = 0; j < left; j++) rows[j] = evens(rows[2 * j], rows[2 * j + 1]) + odds(rows[2 * j], rows[2 * j + 1]);
+  return rows[0];
+}
+
+/* c[j] = a . row j of B [n, k], for a padded to `lda`; c is written up to whole vectors, behind n with what row n - 1 gives. */
+LR_INLINE void row_products(const float* a, int64_t lda, const float* b, int64_t ldb, int64_t n, int64_t k, float* c) {
+  for (int64_t j = 0; j < n; j += kLanes) {
+    VF sums[kLanes];
+    for (VF& sum : sums) sum = VF::zero();
+    for (int64_t p = 0; p < lda; p += kLanes) {
+      const VF x = VF::load(a + p);
+      const int64_t lanes = min64(kLanes, k - p);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; i++) {
+        const float* row = b + min64(j + i, n - 1) * ldb + p;
+        sums[i] = fma(x, lanes == kLanes ? VF::load(row) : load_n<VF>(row, lanes), sums[i]);
+      }
+    }
+    lane_sums(sums).store(c + j);
+  }
+}
+
 /* One step of a transposition in registers: exchanges the blocks off the diagonal of size `Width` in rows i and i + Width. */
 template <int Width> LR_INLINE void exchange(VF& a, VF& b) {
   VI::Native low, high;
