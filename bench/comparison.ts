@@ -15,7 +15,9 @@ const MEASURED: Record<string, readonly { value: string; better: "less" | "more"
   generate: [
     { value: "prompt_tok_s", better: "more" },
     { value: "decode_tok_s", better: "more" },
+    { value: "decode_cpu_ms", better: "less" },
     { value: "first_token_s", better: "less" },
+    { value: "cold_first_token_s", better: "less" },
   ],
   adapters: [
     { value: "register_ms", better: "less" },

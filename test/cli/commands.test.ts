@@ -163,7 +163,9 @@ describe("other commands", () => {
     const generate = jsonLines((await lowrank(["bench", "generate", "--model", model, "--prompt", "8", "--new", "4"])).stdout).at(
       -1,
     )!;
-    expect(Object.keys(generate).sort()).toEqual(["decode_tok_s", "first_token_s", "isa", "kind", "prompt_tok_s", "threads"]);
+    const measured = "cold_first_token_s decode_cpu_ms decode_tok_s first_token_s isa kind prompt_tok_s threads".split(" ");
+    expect(Object.keys(generate).sort()).toEqual(measured);
+    for (const key of measured.filter((name) => /_(s|ms)$/.test(name))) expect(generate[key], key).toBeGreaterThan(0);
   });
 });
 
