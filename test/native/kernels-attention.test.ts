@@ -53,6 +53,24 @@ describe.each(devices)("attention on %s", (device) => {
     });
   });
 
+  it("gives no probability above one to the gradient, however large the scores", async () => {
+    await withRaw(device, async (raw) => {
+      for (const [queries, seed] of [
+        [2, 41],
+        [7, 42],
+        [40, 43],
+      ] as const) {
+        const d = 80;
+        const { x, dv } = await run(raw, { ...base, name: "huge scores", scale: 1e7, d, lengths: self(queries) }, seed);
+        const sums = (of: Float32Array) =>
+          Array.from({ length: d }, (_, c) => of.reduce((sum, v, i) => (i % d === c ? sum + Math.abs(v) : sum), 0));
+        const most = sums(x.dout);
+        // exp(score - lse) is far off where the two passes round a score of 1e8 in different ways.
+        for (const [c, sum] of sums(dv).entries()) expect(sum).toBeLessThan(1.001 * most[c]!);
+      }
+    });
+  });
+
   it("reads keys from a paged cache that kvAppend filled in steps", async () => {
     await withRaw(device, async (raw) => {
       const c: AttentionCase = {

@@ -94,6 +94,15 @@ describe.each(devices)("linears on %s", (device) => {
     for (const dropout of [0, 0.2]) await checkGroup(device, { rows: 1100, k: 21, layers, dropout });
   });
 
+  it("of more blocks of the reduction than pass at once, in one layer and across layers", async () => {
+    const rows = 520;
+    const segments = [{ begin: 3, end: rows, rank: 2 }];
+    const long: GroupCase = { rows, k: 2200, layers: [{ kind: "4bit", n: 8, bias: true, segments }] };
+    const many: GroupCase = { rows, k: 16, layers: [1300, 1100].map((n) => ({ kind: "4bit nested", n, segments })) };
+    for (const c of [long, many, { ...many, dropout: 0.2, accumulate: true }, { ...long, bf16: true }])
+      await checkGroup(device, c);
+  });
+
   it("accumulate dW and dbias", async () => {
     for (const [rows, n, k] of [
       [1, 3, 5],

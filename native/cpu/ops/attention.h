@@ -29,7 +29,8 @@ LR_INLINE void scale_row(float* x, int64_t n, float factor) {
   for (int64_t i = 0; i < n; i += kLanes) (VF::load(x + i) * f).store(x + i);
 }
 
-constexpr int64_t kFewQueries = 8; /* with more, transposing the keys pays */
+/* With more, transposing the keys pays. From the cache only: the gradient forms scores again, and exp(score - lse) asks for the same bits. */
+constexpr int64_t kFewQueries = 8;
 
 struct AttentionScratch {
   float *q, *out, *s, *kt, *v, *maximum, *total;
@@ -50,7 +51,7 @@ LR_INLINE void attention_forward_block(const Attention& at, QueryBlock block, in
     const int64_t key = tile * kTileKeys, keys = min64(kTileKeys, keys_total - key);
     const int64_t columns = at.columns(s, end, key, keys);
     const float* k = at.key_tile(at.args.k, s, tile, kv_head);
-    if (count <= kFewQueries) {
+    if (at.paged && count <= kFewQueries) {
       for (int64_t r = 0; r < count; r++)
         row_products(w.q + r * at.ld, at.ld, k, at.kv_stride(), min64(keys, columns), at.d, w.s + r * kTileKeys);
       at.cap(count, columns, w.s);

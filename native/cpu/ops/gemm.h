@@ -165,13 +165,23 @@ LR_INLINE void multiply_block(const PackedA& a, int64_t first, int64_t last, int
   else wide ? panels(Tiles<kRows, 2, false>()) : panels(Tiles<kRows, 1, false>());
 }
 
-/* C[:, column, column + columns) (+)= A B for the rows of A's panels [first, last); c is C[0, column]. `buffer` holds kPanelBuffer floats. */
-void multiply_panel(const PackedA& a, int64_t first, int64_t last, const OperandB& b, int64_t column, float* c, int64_t ldc, bool accumulate, float* buffer) {
+/* Blocks of the reduction: [first, last). */
+struct Blocks { int64_t first, last; };
+
+/* So many blocks of the reduction at a time that `rows` packed rows of them, 4 MB, stay in a cache while all columns pass. */
+LR_INLINE int64_t blocks_at_once(int64_t rows) { return max64(1, (int64_t)(1 << 20) / (max64(1, rows) * kDepth)); }
+
+/* C[:, column, column + columns) (+)= A B over some blocks of the reduction, for the rows of A's panels [first, last); c is C[0, column].
+ * `buffer` holds kPanelBuffer floats. */
+void multiply_panel(const PackedA& a, int64_t first, int64_t last, const OperandB& b, int64_t column, float* c, int64_t ldc, bool accumulate, float* buffer, Blocks blocks) {
   int64_t columns = min64(kPanel, b.columns() - column);
-  for (int64_t block = 0; block < a.depth.parts; block++) {
+  for (int64_t block = blocks.first; block < blocks.last; block++) {
     b.pack(column, columns, a.depth.begin(block), a.depth.size(block), buffer);
     multiply_block(a, first, last, block, buffer, b.round, c, ldc, columns, accumulate || block > 0);
   }
+}
+LR_INLINE void multiply_panel(const PackedA& a, int64_t first, int64_t last, const OperandB& b, int64_t column, float* c, int64_t ldc, bool accumulate, float* buffer) {
+  multiply_panel(a, first, last, b, column, c, ldc, accumulate, buffer, {0, a.depth.parts});
 }
 constexpr int64_t kPanelBuffer = (int64_t)kDepth * kPanel;
 

@@ -106,23 +106,27 @@ lr_error linear(lr_queue* queue, const lr_linear_group* group) {
     }
     int64_t tasks = 0;
     for (int l = 0; l < g.count; l++) tasks += ceil_div(g.layers[l].weight.n, kPanel);
-    parallel_for(queue, tasks, [&](int64_t task, int32_t thread) {
-      int l = 0;
-      while (task >= ceil_div(g.layers[l].weight.n, kPanel)) task -= ceil_div(g.layers[l++].weight.n, kPanel);
-      const lr_linear& layer = g.layers[l];
-      int64_t n = layer.weight.n, column = task * kPanel, columns = min64(kPanel, n - column);
-      float *buffer = buffers + thread * buffer_size, *y = f32_out(layer.y) + chunk.begin * n + column;
-      if (layer.bias.data) {
-        lr_weight bias = dense_f32(layer.bias.data, 1, n);
-        bias.dtype = layer.bias.dtype;
-        float values[kPanel];
-        decode_row(bias, 0, column, columns, false, values);
-        for (int64_t i = 0; i < chunk.size(); i++) memcpy(y + i * n, values, (size_t)columns * sizeof(float));
-      }
-      OperandB w = {layer.weight, true, round};
-      multiply_panel(a, 0, a.rows.parts, w, column, y, n, layer.bias.data != nullptr, buffer);
-      add_adapters(layer, thin[l], chunk, true, round, column, y, n, buffer);
-    });
+    const int64_t at_once = blocks_at_once(chunk.size());
+    for (int64_t block = 0; block < a.depth.parts; block += at_once) {
+      const Blocks blocks = {block, min64(block + at_once, a.depth.parts)};
+      parallel_for(queue, tasks, [&](int64_t task, int32_t thread) {
+        int l = 0;
+        while (task >= ceil_div(g.layers[l].weight.n, kPanel)) task -= ceil_div(g.layers[l++].weight.n, kPanel);
+        const lr_linear& layer = g.layers[l];
+        int64_t n = layer.weight.n, column = task * kPanel, columns = min64(kPanel, n - column);
+        float *buffer = buffers + thread * buffer_size, *y = f32_out(layer.y) + chunk.begin * n + column;
+        if (layer.bias.data && block == 0) {
+          lr_weight bias = dense_f32(layer.bias.data, 1, n);
+          bias.dtype = layer.bias.dtype;
+          float values[kPanel];
+          decode_row(bias, 0, column, columns, false, values);
+          for (int64_t i = 0; i < chunk.size(); i++) memcpy(y + i * n, values, (size_t)columns * sizeof(float));
+        }
+        OperandB w = {layer.weight, true, round};
+        multiply_panel(a, 0, a.rows.parts, w, column, y, n, layer.bias.data != nullptr, buffer, blocks);
+        if (blocks.last == a.depth.parts) add_adapters(layer, thin[l], chunk, true, round, column, y, n, buffer);
+      });
+    }
   }
   return success();
 }
@@ -168,21 +172,27 @@ lr_error linear_dx(lr_queue* queue, const lr_linear_group* group) {
     });
     if (adapters) parallel_for(queue, count_parts(g, chunk, true), [&](int64_t task, int32_t thread) { product.part(task, thread); });
     if (!g.dx.data) continue;
-    parallel_for(queue, ceil_div(k, kPanel), [&](int64_t task, int32_t thread) {
-      int64_t column = task * kPanel, columns = min64(kPanel, k - column);
-      float *buffer = buffers + thread * buffer_size, *tile = buffer + kPanelBuffer, *dx = f32_out(g.dx) + chunk.begin * k + column;
-      for (int l = 0; l < g.count; l++) {
-        OperandB w = {g.layers[l].weight, false, round};
-        multiply_panel(a[l], 0, a[l].rows.parts, w, column, dx, k, g.accumulate || l > 0, buffer);
-      }
-      if (drop) memset(tile, 0, (size_t)(chunk.size() * kPanel) * sizeof(float));
-      for (int l = 0; l < g.count; l++) add_adapters(g.layers[l], thin[l], chunk, false, round, column, drop ? tile : dx, drop ? kPanel : k, buffer);
-      if (!drop) return;
-      for (int64_t i = 0; i < chunk.size(); i++) {
-        dropout_span(g.dropout, (uint64_t)(chunk.begin + i) * (uint64_t)k + (uint64_t)column, columns, tile + i * kPanel);
-        for (int64_t j = 0; j < columns; j++) dx[i * k + j] += tile[i * kPanel + j];
-      }
-    });
+    const int64_t at_once = blocks_at_once(chunk.size());
+    int64_t blocks = 0; /* of all layers, one layer after the other */
+    for (int l = 0; l < g.count; l++) blocks += a[l].depth.parts;
+    for (int64_t first = 0; first < blocks; first += at_once)
+      parallel_for(queue, ceil_div(k, kPanel), [&](int64_t task, int32_t thread) {
+        int64_t column = task * kPanel, columns = min64(kPanel, k - column), before = 0;
+        float *buffer = buffers + thread * buffer_size, *tile = buffer + kPanelBuffer, *dx = f32_out(g.dx) + chunk.begin * k + column;
+        for (int l = 0; l < g.count; before += a[l++].depth.parts) {
+          OperandB w = {g.layers[l].weight, false, round};
+          const Blocks mine = {max64(0, first - before), min64(a[l].depth.parts, first + at_once - before)};
+          multiply_panel(a[l], 0, a[l].rows.parts, w, column, dx, k, g.accumulate || l > 0, buffer, mine);
+        }
+        if (first + at_once < blocks) return;
+        if (drop) memset(tile, 0, (size_t)(chunk.size() * kPanel) * sizeof(float));
+        for (int l = 0; l < g.count; l++) add_adapters(g.layers[l], thin[l], chunk, false, round, column, drop ? tile : dx, drop ? kPanel : k, buffer);
+        if (!drop) return;
+        for (int64_t i = 0; i < chunk.size(); i++) {
+          dropout_span(g.dropout, (uint64_t)(chunk.begin + i) * (uint64_t)k + (uint64_t)column, columns, tile + i * kPanel);
+          for (int64_t j = 0; j < columns; j++) dx[i * k + j] += tile[i * kPanel + j];
+        }
+      });
   }
   return success();
 }

@@ -57,27 +57,49 @@ export function linearCase(
 }
 
 /** dX = dY W of the same linear, with W frozen in 4 bits. */
-export function linearDxCase(device: Device, [m, n, k]: readonly [number, number, number], bf16: boolean): OpCase {
-  const x = randomTensor(device, [m, k], "x");
+export const linearDxCase = (device: Device, shape: readonly [number, number, number], bf16: boolean): OpCase => ({
+  ...trainedLinear(device, shape, bf16, 0),
+  op: "linear_nf4_dx",
+  kernels: ["linearDx"],
+  work: { flops: 2 * shape[0] * shape[1] * shape[2] },
+});
+
+/** Forward and backward of it, bare (rank 0) or with a trained adapter: 6 r (n + k) operations a row more. */
+export const linearTrainCase = (
+  device: Device,
+  shape: readonly [number, number, number],
+  bf16: boolean,
+  rank: number,
+): OpCase => {
+  const [m, n, k] = shape;
+  return {
+    ...trainedLinear(device, shape, bf16, rank),
+    op: rank === 0 ? "linear_nf4_train" : `linear_nf4_lora${rank}_train`,
+    kernels: ["linear", "linearDx", "loraGrad"],
+    work: { flops: m * (4 * n * k + 6 * rank * (n + k)) },
+  };
+};
+
+/** Runs forward and backward of one linear; what is checked is dX. */
+function trainedLinear(device: Device, [m, n, k]: readonly [number, number, number], bf16: boolean, rank: number) {
   const dy = randomTensor(device, [m, n], "dy");
-  const arena = new ParameterArena([{ name: "x", shape: [m, k] }], device);
+  const pair = [
+    { name: "a", shape: [rank, k] },
+    { name: "b", shape: [n, rank] },
+  ];
+  const arena = new ParameterArena([{ name: "x", shape: [m, k] }, ...(rank > 0 ? pair : [])], device);
+  fillRandom(arena.values, { normal: { mean: 0, std: 1 } }, randomKey(1, "x"));
   arena.setTrainable(true);
   const weight = scope(() => Weight.quantize4bit(randomTensor(device, [n, k], "w"), { round: bf16 }));
-  const run = () =>
-    scope(
-      () =>
-        void valueAndGrad(() =>
-          weightedSum(linearGroup(arena.get("x"), [{ weight, bias: undefined, segments: [] }], { bf16 })[0]!, 1, dy),
-        ),
-    );
+  const scale = 1 / rank;
+  const segments = rank > 0 ? [{ rowBegin: 0, rowEnd: m, a: arena.get("a"), b: arena.get("b"), scale }] : [];
+  const layer = { weight, bias: undefined, segments };
+  const run = () => scope(() => void valueAndGrad(() => weightedSum(linearGroup(arena.get("x"), [layer], { bf16 })[0]!, 1, dy)));
   return {
-    op: "linear_nf4_dx",
-    kernels: ["linearDx"],
     dtype: bf16 ? "bfloat16" : "float32",
     m,
     n,
     k,
-    work: { flops: 2 * m * n * k },
     run,
     error: async () => {
       arena.zeroGrad();
@@ -85,10 +107,15 @@ export function linearDxCase(device: Device, [m, n, k]: readonly [number, number
       const w = scope(() => weight.dequantize("float32"));
       try {
         const [values, dx] = [await w.readFloat32(), await arena.gradients!.readFloat32()];
+        const [a, b] = rank > 0 ? [await arena.get("a").readFloat32(), await arena.get("b").readFloat32()] : [];
         const pairs: [number, number][] = [];
         for (const i of places(m)) {
           const dyi = await row(dy, i);
-          for (const j of places(k)) pairs.push([dx[i * k + j]!, dyi.reduce((sum, v, o) => sum + v * values[o * k + j]!, 0)]);
+          const through = (of: Float32Array, columns: number, j: number) =>
+            dyi.reduce((sum, v, o) => sum + v * of[o * columns + j]!, 0);
+          const du = Array.from({ length: rank }, (_, r) => scale * through(b!, rank, r));
+          for (const j of places(k))
+            pairs.push([dx[i * k + j]!, through(values, k, j) + du.reduce((sum, v, r) => sum + v * a![r * k + j]!, 0)]);
         }
         return relativeError(pairs);
       } finally {
@@ -96,7 +123,7 @@ export function linearDxCase(device: Device, [m, n, k]: readonly [number, number
       }
     },
     dispose: () => {
-      for (const owned of [x, dy, arena, weight]) owned.dispose();
+      for (const owned of [dy, arena, weight]) owned.dispose();
     },
   };
 }

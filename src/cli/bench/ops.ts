@@ -1,6 +1,6 @@
 import { type Device, getDevice } from "../../tensor/device.js";
 import { type AttentionShape, attentionCase, attentionGradCase } from "./cases-attention.js";
-import { headCase, linearCase, linearDxCase } from "./cases-linear.js";
+import { headCase, linearCase, linearDxCase, linearTrainCase } from "./cases-linear.js";
 import { adamwCase, dequantizeCase, gluCase, quantizeCase, rmsNormCase, ropeCase } from "./cases-memory.js";
 import { modelledMs } from "./model/case.js";
 import { GPUS } from "./model/devices.js";
@@ -64,6 +64,7 @@ function* cases(maths: readonly boolean[], attentionBf16: boolean): Generator<(d
     for (const [n, k] of [...SMOLLM2, ...LLAMA3]) {
       yield (device) => linearCase(device, "nf4", [512, n, k], bf16);
       yield (device) => linearDxCase(device, [512, n, k], bf16);
+      for (const rank of [0, 16]) yield (device) => linearTrainCase(device, [512, n, k], bf16, rank);
       yield (device) => linearCase(device, "nf4", [1, n, k], bf16);
     }
     for (const [n, k] of SMOLLM2) yield (device) => linearCase(device, "dense", [512, n, k], bf16);
