@@ -114,12 +114,17 @@ export function noteUnread(
   for (const key of keys) if (CODE.has(key)) onNote(`${source}: ${key} names code in the checkpoint; lowrank never runs it`);
   const others = keys.filter((key) => !CODE.has(key));
   if (others.length === 0) return;
-  const more = others.length > MOST_NAMES ? ` and ${others.length - MOST_NAMES} more` : "";
-  onNote(`${source} has keys without effect here: ${others.slice(0, MOST_NAMES).map(shown).join(", ")}${more}`);
+  onNote(`${source} has keys without effect here: ${listed(others.map(shown))}`);
 }
 
-/** A key as it is printed: as it is where it is a plain name, else quoted, short, in printable ASCII. */
-function shown(key: string): string {
+/** The first of many, and how many more there are. */
+export function listed(texts: readonly string[]): string {
+  const more = texts.length > MOST_NAMES ? ` and ${texts.length - MOST_NAMES} more` : "";
+  return texts.slice(0, MOST_NAMES).join(", ") + more;
+}
+
+/** What a file holds as it is printed: as it is where it is a plain name, else quoted, short, in printable ASCII. */
+export function shown(key: string): string {
   if (/^[\w.-]{1,64}$/.test(key)) return key;
   const text = JSON.stringify(key.length > 64 ? `${key.slice(0, 63)}…` : key);
   return text.replace(/[^ -~]/g, (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, "0")}`);

@@ -1,5 +1,5 @@
 import { LowrankError } from "../errors.js";
-import type { OnNote } from "../notes.js";
+import { listed, type OnNote, shown } from "../notes.js";
 import { didYouMean } from "../suggest.js";
 import { compiled, type LoraConfig, matchesPattern } from "./config.js";
 
@@ -136,13 +136,20 @@ export function resolveTargets(
 ): TargetSelection {
   const selection = selectTargets(model, config, source);
   const parts = new Set(model.modules.flatMap(({ name }) => [name, name.slice(name.lastIndexOf(".") + 1)]));
-  const unmatched = Object.entries(selection.unmatched).flatMap(([key, entries]) => {
-    const what = key.endsWith("_pattern") ? " that is targeted" : "";
-    return entries.map((entry) => `${key}: '${entry}' matches no module${what}${didYouMean(entry, parts)}`);
-  });
+  const unmatched = Object.entries(selection.unmatched).flatMap(([key, entries]) => entries.map((entry) => ({ key, entry })));
   const only = onUnmatched !== undefined && selection.targeted.length > 0;
-  const problems = only ? [] : unmatched;
-  if (only && unmatched.length > 0) onUnmatched(`${source} has entries without effect here: ${unmatched.join("; ")}`);
+  const problems = only
+    ? []
+    : unmatched.map(({ key, entry }) => {
+        const what = key.endsWith("_pattern") ? " that is targeted" : "";
+        return `${key}: '${entry}' matches no module${what}${didYouMean(entry, parts)}`;
+      });
+  if (only && unmatched.length > 0) {
+    const entries = unmatched.map(({ key, entry }) => `${key} ${shown(entry)}`);
+    onUnmatched(
+      `${source} has entries without effect here, which match no module (patterns: none that is targeted): ${listed(entries)}`,
+    );
+  }
   const kinds = new Map(model.modules.map(({ name, kind }) => [name, kind]));
   const unfit = selection.targeted.filter((name) => !ADAPTABLE.has(kinds.get(name) ?? ""));
   if (unfit.length > 0) {
