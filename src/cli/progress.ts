@@ -2,6 +2,8 @@ import { formatBytes } from "../io/space.js";
 import type { LoadProgress } from "../models/from-pretrained.js";
 import { ProgressBar } from "./output.js";
 
+const doneSince = (begun: number) => `done in ${((Date.now() - begun) / 1000).toFixed(1)} s`;
+
 /** Shows what `fromPretrained` does: one bar for the download, one for loading. `finish` ends the line. */
 export function loadingBar(name: string): { onProgress: (progress: LoadProgress) => void; finish: () => void } {
   let phase: LoadProgress["phase"] | undefined;
@@ -16,7 +18,7 @@ export function loadingBar(name: string): { onProgress: (progress: LoadProgress)
       }
       bar?.update(progress.done / Math.max(1, progress.total), `${formatBytes(progress.done)} of ${formatBytes(progress.total)}`);
     },
-    finish: () => bar?.finish(`done in ${((Date.now() - begun) / 1000).toFixed(1)} s`),
+    finish: () => bar?.finish(doneSince(begun)),
   };
 }
 
@@ -26,6 +28,6 @@ export function startingBar(): { onProgress: (progress: { done: number; total: n
   const begun = Date.now();
   return {
     onProgress: ({ done, total }) => bar.update(done / Math.max(1, total), `${done} of ${total} matrices`),
-    finish: () => bar.finish(`done in ${((Date.now() - begun) / 1000).toFixed(1)} s`),
+    finish: () => bar.finish(doneSince(begun)),
   };
 }

@@ -1,10 +1,10 @@
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { mkdirSync, readdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
-import { createServer } from "node:http";
+import { createServer, type RequestListener } from "node:http";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
-import { beforeAll, describe, expect, it } from "vitest";
+import { beforeAll, describe, expect, it, type TestContext } from "vitest";
 import { AutoModelForCausalLM } from "../../src/models/registry.js";
 import { tempFolder } from "../io/files.js";
 import { tinyPeft } from "../train/tiny.js";
@@ -19,6 +19,27 @@ async function fails(args: readonly string[], code: number, sentence: RegExp, op
   expect(outcome.stderr).not.toMatch(/\n\s+at /);
   expect({ code: outcome.code, stdout: outcome.stdout }).toEqual({ code, stdout: "" });
   return outcome;
+}
+
+/** Runs a command by a shell script in a mount namespace of its own: $0 is `mount`, "$@" the command. */
+function inNamespace(context: TestContext, mount: string, script: string): string[] {
+  mkdirSync(mount);
+  const wrapper = ["unshare", "-rm", "sh", "-c", script, mount];
+  if (spawnSync(wrapper[0]!, [...wrapper.slice(1), "true"]).status !== 0) context.skip("needs user namespaces");
+  return wrapper;
+}
+
+/** Runs `body` beside a Hub that answers so. */
+async function withHub(answer: RequestListener, body: (env: Record<string, string>) => Promise<void>): Promise<void> {
+  const server = createServer(answer);
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const endpoint = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  try {
+    await body({ HF_HUB_OFFLINE: "0", HF_HOME: tempFolder(), HF_ENDPOINT: endpoint });
+  } finally {
+    server.closeAllConnections();
+    server.close();
+  }
 }
 
 describe("usage", () => {
@@ -92,12 +113,8 @@ describe("files", () => {
   it("a full disk leaves what is there", async (context) => {
     const folder = tempFolder();
     const mount = join(folder, "small");
-    mkdirSync(mount);
     const script = `mount -t tmpfs -o size=64k none "$0" && echo kept > "$0/kept" && "$@"; code=$?; cat "$0/kept"; ls "$0"; exit $code`;
-    const wrapper = ["unshare", "-rm", "sh", "-c", script, mount];
-    if (spawnSync(wrapper[0]!, [...wrapper.slice(1), "true"]).status !== 0) {
-      context.skip("needs user namespaces");
-    }
+    const wrapper = inNamespace(context, mount, script);
     const { config } = await makeJob(folder);
     const { code, stdout, stderr } = await lowrank(["train", config, `output_dir=${join(mount, "run")}`, "max_steps=1"], {
       wrapper,
@@ -112,9 +129,7 @@ describe("an output_dir that cannot be written", () => {
   it("is told before anything is loaded", async (context) => {
     const folder = tempFolder();
     const mount = join(folder, "sealed");
-    mkdirSync(mount);
-    const wrapper = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o ro none "$0" && exec "$@"', mount];
-    if (spawnSync(wrapper[0]!, [...wrapper.slice(1), "true"]).status !== 0) context.skip("needs user namespaces");
+    const wrapper = inNamespace(context, mount, 'mount -t tmpfs -o ro none "$0" && exec "$@"');
     const { config } = await makeJob(folder);
     const run = join(mount, "new", "run");
     for (const more of [[], ["--dry-run"]]) {
@@ -150,19 +165,10 @@ describe("the Hub", () => {
     [404, /org\/name is not on the Hub/],
     [403, /org\/name is gated: accept its licence at .*then set HF_TOKEN/],
   ])("answers %i", async (status, sentence) => {
-    const server = createServer((_, response) => response.writeHead(status).end());
-    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-    const env = {
-      HF_HUB_OFFLINE: "0",
-      HF_HOME: tempFolder(),
-      HF_ENDPOINT: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
-    };
-    try {
-      await fails(["chat", "--model", "org/name"], 1, sentence, { env });
-    } finally {
-      server.closeAllConnections();
-      server.close();
-    }
+    await withHub(
+      (_, response) => response.writeHead(status).end(),
+      async (env) => void (await fails(["chat", "--model", "org/name"], 1, sentence, { env })),
+    );
   });
 
   it("is asked once for a model that is merged, in its files or in memory", async () => {
@@ -173,7 +179,7 @@ describe("the Hub", () => {
     const model = await makeModel(join(folder, "model"));
     const commit = "0123456789abcdef0123456789abcdef01234567";
     let asked = 0;
-    const server = createServer((request, response) => {
+    const answer: RequestListener = (request, response) => {
       const [, file] = request.url!.split(`/org/name/resolve/${commit}/`);
       if (file !== undefined) return response.end(readFileSync(join(model, file)));
       asked++;
@@ -183,14 +189,8 @@ describe("the Hub", () => {
         return { rfilename, size: bytes.length, blobId };
       });
       return response.end(JSON.stringify({ sha: commit, siblings }));
-    });
-    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-    const env = {
-      HF_HUB_OFFLINE: "0",
-      HF_HOME: tempFolder(),
-      HF_ENDPOINT: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
     };
-    try {
+    await withHub(answer, async (env) => {
       for (const more of [["--adapter", join(folder, "adapter")], []]) {
         asked = 0;
         const out = join(folder, `merged${more.length}`);
@@ -198,10 +198,7 @@ describe("the Hub", () => {
         expect(readdirSync(out)).toContain("model.safetensors");
         expect(asked).toBe(1);
       }
-    } finally {
-      server.closeAllConnections();
-      server.close();
-    }
+    });
   });
 
   it("is not asked in offline mode", async () => {

@@ -190,14 +190,14 @@ LR_INLINE Split row_chunks(int64_t m, int64_t k) { return Split(m, max64(128, mi
 
 /* C [n, k] += Yᵀ X of Y [m, n], X [m, k], rows in ascending order; `packed` has outer_product_room floats, each thread its buffer. */
 LR_INLINE int64_t outer_product_room(int64_t n, int64_t m) { return n ? ceil_div(n, row_chunks(n, m).parts) * m : 0; }
-void add_outer_product(lr_queue* queue, float* c, const float* y, const float* x, int64_t m, int64_t n, int64_t k, bool round, float* packed, float* buffers, int64_t buffer_size) {
+void add_outer_product(lr_queue* queue, float* c, const float* y, const float* x, int64_t m, int64_t n, int64_t k, bool round, float* packed, float* buffers) {
   Split chunks = row_chunks(n, m);
   for (int64_t i = 0; i < chunks.parts; i++) {
     PackedA a(packed, chunks.size(i), m);
     parallel_for(queue, a.rows.parts, [&](int64_t panel, int32_t) { pack_a(a, panel, panel + 1, y + chunks.begin(i), n, true, 1.0f, round); });
     OperandB b = {dense_f32(x, m, k), false, round};
     parallel_for(queue, ceil_div(k, kPanel), [&](int64_t task, int32_t thread) {
-      multiply_panel(a, 0, a.rows.parts, b, task * kPanel, c + chunks.begin(i) * k + task * kPanel, k, true, buffers + thread * buffer_size);
+      multiply_panel(a, 0, a.rows.parts, b, task * kPanel, c + chunks.begin(i) * k + task * kPanel, k, true, buffers + thread * kPanelBuffer);
     });
   }
 }

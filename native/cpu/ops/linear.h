@@ -206,7 +206,7 @@ lr_error linear_dw(lr_queue* queue, lr_tensor dweight, lr_tensor dbias, lr_tenso
   float* buffers = scratch.take<float>(queue->threads * kPanelBuffer);
   if (scratch.sizing() || !m) return success();
 
-  if (dweight.data) add_outer_product(queue, f32_out(dweight), f32(dy), f32(x), m, n, k, math == LR_MATH_BF16, packed, buffers, kPanelBuffer);
+  if (dweight.data) add_outer_product(queue, f32_out(dweight), f32(dy), f32(x), m, n, k, math == LR_MATH_BF16, packed, buffers);
   if (dbias.data)
     parallel_for(queue, ceil_div(n, 64), [&](int64_t task, int32_t) {
       int64_t first = task * 64, count = min64(64, n - first);
