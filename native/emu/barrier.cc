@@ -35,19 +35,19 @@ void barrier(int id, int count, int line) {
   self.line = line;
   self.barrier = id;
   self.barrier_count = expected;
+  auto& here = block.barriers[id];
+  if (here.waiting++ == 0) here.first = &self;
+  const Thread& first = *here.first;
+  if (first.line != line && count == 0)
+    broken(__builtin_return_address(0), "__syncthreads in divergent code: at line %d, but %s waits at line %d", line, name_of(first).c_str(), first.line);
+  if (first.barrier_count != expected)
+    broken(__builtin_return_address(0), "barrier %d counts %d threads at line %d but %d at line %d", id, expected, line, first.barrier_count, first.line);
+  if (here.waiting < expected) return self.fiber.suspend();
+  here.waiting = 0;
   std::vector<Thread*> waiting;
   for (int i = 0; i < block.threads; i++) {
     Thread* t = block.thread[static_cast<size_t>(i)].get();
-    if (t->state != Thread::kAtBarrier || t->barrier != id) continue;
-    if (t->line != line && count == 0)
-      broken(__builtin_return_address(0), "__syncthreads in divergent code: at line %d, but %s waits at line %d", line, name_of(*t).c_str(), t->line);
-    if (t->barrier_count != expected)
-      broken(__builtin_return_address(0), "barrier %d counts %d threads at line %d but %d at line %d", id, expected, line, t->barrier_count, t->line);
-    waiting.push_back(t);
-  }
-  if (static_cast<int>(waiting.size()) < expected) {
-    self.fiber.suspend();
-    return;
+    if (t->state == Thread::kAtBarrier && t->barrier == id) waiting.push_back(t);
   }
   for (Thread* t : waiting) t->state = Thread::kReady;
   if (expected == block.threads) {

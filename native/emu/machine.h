@@ -36,6 +36,11 @@ struct Thread {
   std::vector<std::vector<Copy>> groups;
 };
 
+// Lanes by bits: those that exist, that wait in an operation of the warp, that have ended.
+struct Warp {
+  uint32_t lanes = 0, waiting = 0, done = 0;
+};
+
 struct Block {
   uint32_t number = 0;
   uint3 position{};
@@ -43,6 +48,8 @@ struct Block {
   bool named_barriers = false;      // used since the start: then threads of different warps may be ordered too
   uint32_t epoch = 0;
   std::vector<std::unique_ptr<Thread>> thread;
+  std::vector<Warp> warp;
+  struct { int waiting = 0; Thread* first = nullptr; } barriers[kBarriers];
   unsigned char* shared = nullptr;  // guarded, ends where launch.shared ends
   std::vector<Cell> shared_cells;
 };

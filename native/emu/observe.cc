@@ -6,13 +6,16 @@
 
 namespace emu {
 namespace {
+// What a thread keeps on its own stack, most accesses by far, is nobody's business.
+inline bool asked(void* address) { return machine.current && !machine.current->fiber.on_stack(reinterpret_cast<uintptr_t>(address)); }
 inline void access(void* address, size_t bytes, Access kind, const void* code) {
-  if (machine.current) observe(reinterpret_cast<uintptr_t>(address), bytes, kind, code);
+  if (asked(address)) observe(reinterpret_cast<uintptr_t>(address), bytes, kind, code);
 }
 inline void aligned_access(void* address, size_t bytes, Access kind, const void* code) {
-  if (machine.current && reinterpret_cast<uintptr_t>(address) % bytes != 0 && !machine.current->fiber.on_stack(reinterpret_cast<uintptr_t>(address)))
+  if (!asked(address)) return;
+  if (reinterpret_cast<uintptr_t>(address) % bytes != 0)
     broken(code, "%s of %zu bytes at address %p, which is not a multiple of %zu", kind == Access::kRead ? "read" : kind == Access::kWrite ? "write" : "atomic", bytes, address, bytes);
-  access(address, bytes, kind, code);
+  observe(reinterpret_cast<uintptr_t>(address), bytes, kind, code);
 }
 }  // namespace
 

@@ -49,6 +49,7 @@ void run_thread(void* argument) {
   launch.body(arguments);
   thread.state = Thread::kDone;
   thread.block->done++;
+  thread.block->warp[static_cast<size_t>(thread.warp)].done |= 1u << thread.lane;
   for (;;) thread.fiber.suspend();
 }
 
@@ -66,6 +67,8 @@ class Slot {
     block.done = 0;
     block.epoch = 0;
     block.named_barriers = false;
+    block.warp.assign((threads + kWarp - 1) / kWarp, Warp{});
+    for (auto& barrier : block.barriers) barrier.waiting = 0;
     while (block.thread.size() < threads) block.thread.push_back(std::make_unique<Thread>());
     for (size_t i = 0; i < threads; i++) {
       Thread& t = *block.thread[i];
@@ -73,6 +76,7 @@ class Slot {
       t.index = static_cast<int>(i);
       t.lane = t.index % kWarp;
       t.warp = t.index / kWarp;
+      block.warp[i / kWarp].lanes |= 1u << t.lane;
       t.state = Thread::kReady;
       t.position = position(static_cast<uint32_t>(i), launch.block);
       t.clock = 1;

@@ -3,6 +3,7 @@
 #include <link.h>
 #include <sys/mman.h>
 
+#include <array>
 #include <cstring>
 #include <map>
 
@@ -18,7 +19,7 @@ struct Buffer {
   Cell* cells = nullptr;  // mapped with the first access
 };
 std::map<uintptr_t, Buffer> buffers;  // by begin
-Buffer* last_buffer = nullptr;
+std::array<Buffer*, 64> recent{};  // found last for an address of such a page
 
 std::vector<MomentPlace> places;
 Moment first_moment = 1;
@@ -28,11 +29,12 @@ constexpr size_t kPoisoned = size_t{1} << 30;  // larger buffers stay untouched,
 size_t pages(size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
 
 Buffer* buffer_of(uintptr_t address) {
-  if (last_buffer && address >= last_buffer->begin && address < last_buffer->end) return last_buffer;
+  Buffer*& last = recent[address / kPage % recent.size()];
+  if (last && address >= last->begin && address < last->end) return last;
   auto next = buffers.upper_bound(address);
   if (next == buffers.begin()) return nullptr;
   Buffer* found = &std::prev(next)->second;
-  return address < found->end ? last_buffer = found : nullptr;
+  return address < found->end ? last = found : nullptr;
 }
 
 Moment moment_of(Thread& thread) {
@@ -113,6 +115,19 @@ void judge(Cell& cell, Thread& thread, Access access, uintptr_t address, const B
   cell = {now, 0, 0, Cell::kWritten | (access == Access::kAtomic ? Cell::kAtomic : 0u)};
 }
 
+// The bytes of one access. Neighbours mostly have the same history, and then the same future.
+void judge(Cell* cells, size_t bytes, Thread& thread, Access access, uintptr_t address, const Buffer* buffer, const void* code) {
+  Cell history;
+  for (size_t i = 0; i < bytes; i++) {
+    if (i > 0 && std::memcmp(&cells[i], &history, sizeof(Cell)) == 0) {
+      cells[i] = cells[i - 1];
+      continue;
+    }
+    history = cells[i];
+    judge(cells[i], thread, access, address + i, buffer, code);
+  }
+}
+
 // Whether the address lies in what the program was loaded with: constants a kernel may read.
 bool in_image(uintptr_t address) {
   struct Search { uintptr_t address; bool found; } search{address, false};
@@ -150,10 +165,8 @@ void observe(uintptr_t address, size_t bytes, Access access, const void* code) {
   const size_t offset = address - reinterpret_cast<uintptr_t>(block.shared);
   if (offset < machine.launch->shared) {
     if (bytes > machine.launch->shared - offset) broken(code, "%s of %zu bytes at shared byte %zu, but the block has %zu", what, bytes, offset, machine.launch->shared);
-    for (size_t i = 0; i < bytes; i++) judge(block.shared_cells[offset + i], thread, access, address + i, nullptr, code);
-    return;
+    return judge(&block.shared_cells[offset], bytes, thread, access, address, nullptr, code);
   }
-  if (thread.fiber.on_stack(address)) return;
   if (Buffer* buffer = buffer_of(address)) {
     const size_t at = address - buffer->begin, size = buffer->end - buffer->begin;
     if (bytes > size - at) broken(code, "%s of %zu bytes at byte %zu of a buffer of %zu", what, bytes, at, size);
@@ -162,8 +175,7 @@ void observe(uintptr_t address, size_t bytes, Access access, const void* code) {
       if (cells == MAP_FAILED) broken(code, "no memory for the shadow of a buffer of %zu bytes", size);
       buffer->cells = static_cast<Cell*>(cells);
     }
-    for (size_t i = 0; i < bytes; i++) judge(buffer->cells[at + i], thread, access, address + i, buffer, code);
-    return;
+    return judge(buffer->cells + at, bytes, thread, access, address, buffer, code);
   }
   if (access == Access::kRead && in_image(address)) return;
   if (offset - machine.launch->shared < kMaxShared) broken(code, "%s at shared byte %zu, but the block has %zu", what, offset, machine.launch->shared);
@@ -206,7 +218,7 @@ bool release(void* data) {
   if (buffer.cells) munmap(buffer.cells, pages((buffer.end - buffer.begin) * sizeof(Cell)));
   munmap(buffer.mapping, buffer.mapped);
   buffers.erase(found);
-  last_buffer = nullptr;
+  recent = {};
   return true;
 }
 

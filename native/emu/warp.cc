@@ -11,6 +11,13 @@ constexpr uint32_t kAll32 = 0xffffffffu;
 const char* const kNames[] = {"__syncwarp", "a shuffle", "a vote", "ldmatrix", "mma"};
 using Lanes = std::array<Thread*, kWarp>;
 
+std::vector<Thread*> all(const Lanes& lanes) {
+  std::vector<Thread*> threads;
+  for (Thread* lane : lanes)
+    if (lane) threads.push_back(lane);
+  return threads;
+}
+
 void do_shuffle(const Lanes& lanes, uint32_t mask, const void* code) {
   uint64_t sent[kWarp] = {};
   for (int i = 0; i < kWarp; i++)
@@ -111,35 +118,39 @@ void warp_operation(WarpRequest& request, int line) {
   if (!(mask >> self.lane & 1)) broken(code, "%s at line %d with mask 0x%08x, which leaves out the calling lane %d", name, line, mask, self.lane);
   if (request.op == WarpOp::kShuffle && (request.width < 1 || request.width > 32 || (request.width & (request.width - 1))))
     broken(code, "a shuffle at line %d with width %d, which is no power of two up to 32", line, request.width);
+  Warp& warp = block.warp[static_cast<size_t>(self.warp)];
+  if (const uint32_t absent = mask & ~warp.lanes) broken(code, "%s at line %d with mask 0x%08x, but the warp has no lane %d", name, line, mask, __builtin_ctz(absent));
+  if (const uint32_t ended = mask & warp.done) broken(code, "%s at line %d with mask 0x%08x, but lane %d has exited", name, line, mask, __builtin_ctz(ended));
   self.state = Thread::kInWarp;
   self.line = line;
   self.request = &request;
-  Lanes lanes{};
-  std::vector<Thread*> all;
-  for (int i = 0; i < kWarp; i++) {
-    if (!(mask >> i & 1)) continue;
-    const int index = self.warp * kWarp + i;
-    if (index >= block.threads) broken(code, "%s at line %d with mask 0x%08x, but the warp has no lane %d", name, line, mask, i);
-    Thread* lane = block.thread[static_cast<size_t>(index)].get();
-    if (lane->state == Thread::kDone) broken(code, "%s at line %d with mask 0x%08x, but lane %d has exited", name, line, mask, i);
-    if (lane->state != Thread::kInWarp) continue;
+  const uint32_t others = warp.waiting & mask;
+  warp.waiting |= 1u << self.lane;
+  const auto met = [&](int i) {
+    Thread* lane = block.thread[static_cast<size_t>(self.warp * kWarp + i)].get();
     const WarpRequest& other = *lane->request;
     const bool aligned = request.op >= WarpOp::kLoadMatrix;
     if (other.op != request.op || other.mask != mask || other.kind != request.kind || (aligned && (lane->line != line || other.source != request.source)))
       broken(code, "%s with mask 0x%08x at line %d, but lane %d is in %s with mask 0x%08x at line %d", name, mask, line, i, kNames[static_cast<int>(other.op)], other.mask, lane->line);
-    lanes[static_cast<size_t>(i)] = lane;
-    all.push_back(lane);
+    return lane;
+  };
+  // Until all are there, one of those that wait speaks for the rest.
+  if ((warp.waiting & mask) != mask) {
+    if (others) met(__builtin_ctz(others));
+    return self.fiber.suspend();
   }
-  if (static_cast<int>(all.size()) < __builtin_popcount(mask)) return self.fiber.suspend();
+  Lanes lanes{};
+  for (uint32_t rest = mask; rest; rest &= rest - 1) lanes[static_cast<size_t>(__builtin_ctz(rest))] = met(__builtin_ctz(rest));
   switch (request.op) {
-    case WarpOp::kSync: synchronise(block, all); break;
+    case WarpOp::kSync: synchronise(block, all(lanes)); break;
     case WarpOp::kShuffle: do_shuffle(lanes, mask, code); break;
     case WarpOp::kVote: do_vote(lanes, mask); break;
     case WarpOp::kLoadMatrix: do_load_matrix(lanes, code); break;
     case WarpOp::kMma: do_mma(lanes); break;
   }
   machine.current = &self;
-  for (Thread* lane : all) lane->state = Thread::kReady;
+  warp.waiting &= ~mask;
+  for (uint32_t rest = mask; rest; rest &= rest - 1) lanes[static_cast<size_t>(__builtin_ctz(rest))]->state = Thread::kReady;
 }
 
 unsigned vote(int kind, unsigned mask, bool predicate, int line) {
