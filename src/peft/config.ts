@@ -192,8 +192,14 @@ export class LoraConfig extends Fields {
   }
 
   private patternProblems(): string[] {
-    const patterns = [...Object.keys(this.rankPattern), ...Object.keys(this.alphaPattern)].map(wrapPattern);
-    for (const value of [this.targetModules, this.excludeModules]) if (typeof value === "string") patterns.push(value);
+    const text = (value: unknown) => (typeof value === "string" ? [value] : []);
+    const patterns = [
+      ...[...Object.keys(this.rankPattern), ...Object.keys(this.alphaPattern)].map(wrapPattern),
+      ...text(this.targetModules),
+      ...text(this.excludeModules),
+      ...(this.modulesToSave ?? []).map(partPattern),
+      ...[this.layersPattern ?? []].flat().map(layerPattern),
+    ];
     const problems: string[] = [];
     for (const pattern of patterns) {
       try {
@@ -212,6 +218,10 @@ export function matchesPattern(pattern: string, moduleName: string): boolean {
 }
 
 const wrapPattern = (pattern: string) => `(.*\\.)?(${pattern})$`;
+/** Of an entry of modules_to_save: the module and what lies in it. */
+export const partPattern = (entry: string) => `(^|.*\\.)${entry}($|\\..*)`;
+/** Of an entry of layers_pattern, with the layer's index as its first group. */
+export const layerPattern = (entry: string) => `(?:^|.*?\\.)${entry}\\.(\\d+)\\.`;
 
 function firstMatch(patterns: Readonly<Record<string, number>>, moduleName: string): number | undefined {
   const key = Object.keys(patterns).find((pattern) => matchesPattern(pattern, moduleName));

@@ -1,7 +1,7 @@
 import { LowrankError } from "../errors.js";
 import { listed, type OnNote, shown } from "../notes.js";
 import { didYouMean } from "../suggest.js";
-import { compiled, type LoraConfig, matchesPattern } from "./config.js";
+import { compiled, type LoraConfig, layerPattern, matchesPattern, partPattern } from "./config.js";
 
 /** A module of a model by its full name (without PEFT's base_model.model. prefix) and its class. */
 export interface ModuleInfo {
@@ -192,7 +192,7 @@ function isExcluded(name: string, { excludeModules, modulesToSave }: LoraConfig)
   if (typeof excludeModules === "string" && excludeModules !== "") {
     if (compiled(excludeModules).fullMatch(name)) return true;
   } else if (Array.isArray(excludeModules) && excludeModules.some((entry) => isNamed(name, entry))) return true;
-  return (modulesToSave ?? []).some((entry) => compiled(`(^|.*\\.)${entry}($|\\..*)`).match(name) !== null);
+  return (modulesToSave ?? []).some((entry) => compiled(partPattern(entry)).match(name) !== null);
 }
 
 function isTarget(name: string, targets: readonly string[] | string, config: LoraConfig): boolean {
@@ -208,8 +208,7 @@ function isTarget(name: string, targets: readonly string[] | string, config: Lor
 /** Index of the layer a module lies in, as text without leading zeros. */
 function layerOf(name: string, { layersPattern }: LoraConfig): string | undefined {
   const patterns = [layersPattern ?? []].flat().filter((pattern) => pattern !== "");
-  const regexes =
-    patterns.length === 0 ? [".*?\\.[^.]*\\.(\\d+)\\."] : patterns.map((pattern) => `(?:^|.*?\\.)${pattern}\\.(\\d+)\\.`);
+  const regexes = patterns.length === 0 ? [".*?\\.[^.]*\\.(\\d+)\\."] : patterns.map(layerPattern);
   for (const regex of regexes) {
     const found = compiled(regex).match(name);
     if (found) return String(Number(found[1]));

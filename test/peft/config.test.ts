@@ -196,4 +196,21 @@ describe("pythonRegex", () => {
       expect(errorOf(() => pythonRegex(pattern)).code).toBe("INVALID_CONFIG");
     },
   );
+
+  it("is checked wherever a configuration has one, all at once", () => {
+    const error = errorOf(
+      () =>
+        new LoraConfig({
+          targetModules: ["q_proj"],
+          excludeModules: "a(",
+          modulesToSave: ["b("],
+          layersToTransform: [0],
+          layersPattern: ["c("],
+          rankPattern: { "d(": 4 },
+        }),
+    );
+    expect(error.code).toBe("INVALID_CONFIG");
+    for (const pattern of ["a(", "b(", "c(", "d("]) expect(error.message).toContain(pattern);
+    expect(error.details).toMatchObject({ problems: { length: 4 } });
+  });
 });
