@@ -10,6 +10,7 @@ import { Keys, noteUnread, type OnNote } from "../notes.js";
 import { type AddedToken, AddedTokenSplitter } from "./added-tokens.js";
 import { mendModel } from "./bpe.js";
 import { cleanUpSpaces, mendDecoder, StreamDecoder } from "./decode.js";
+import { limitGrowth } from "./growth.js";
 import { isTimely } from "./known-patterns.js";
 import { mendNormalizer } from "./normalize.js";
 import { type Offset, tokenOffsets } from "./offsets.js";
@@ -87,6 +88,7 @@ export class Tokenizer {
     if (backend.pre_tokenizer) mendPreTokenizer(backend.pre_tokenizer, part("pre_tokenizer"));
     if (backend.model) mendModel(backend.model);
     if (backend.decoder) mendDecoder(backend.decoder);
+    limitGrowth(backend, folder);
     this.raw = new AddedTokenSplitter(addedTokens.filter((t) => !t.normalized).map((t) => [t.content, t]));
     const normalized = addedTokens.filter((t) => t.normalized).map((t) => [this.normalize(t.content), t] as [string, AddedToken]);
     this.normalized = new AddedTokenSplitter(normalized);

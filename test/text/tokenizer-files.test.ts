@@ -125,6 +125,26 @@ describe("texts of ids", () => {
     expect((await marked({ replacement: "_", prepend_scheme: "never" })).decode([2, 2])).toBe(" b b");
   });
 
+  const times = (step: object, list: string) => ({ type: "Sequence", [list]: Array.from({ length: 40 }, () => step) });
+  const doubled = { type: "Replace", pattern: { String: "a" }, content: "aa" };
+  const A = { Sequence: { id: "A", type_id: 0 } };
+  it.each([
+    ["normalizer", times(doubled, "normalizers")],
+    ["pre_tokenizer", times({ type: "ByteLevel", add_prefix_space: false, use_regex: false }, "pretokenizers")],
+    ["post_processor", times({ type: "TemplateProcessing", single: [A, A], pair: [A], special_tokens: {} }, "processors")],
+    ["decoder", times(doubled, "decoders")],
+  ])("is refused where the steps of its %s double a text forty times", async (name, part) => {
+    await expect(load("growing", { "tokenizer.json": { model: MODEL, [name]: part } })).rejects.toMatchObject({
+      code: "INVALID_FILE",
+      message: expect.stringContaining(`more than 64 times as long (${name})`),
+    });
+  });
+
+  it("may make a text some times as long", async () => {
+    const normalizer = { type: "Sequence", normalizers: [doubled, doubled, doubled] };
+    expect((await load("longer", { "tokenizer.json": { model: MODEL, normalizer } })).encode("aa")).toHaveLength(16);
+  });
+
   it("cannot be made into ids that the vocabulary lacks, where no token stands for the unknown", async () => {
     const model = {
       type: "WordPiece",
