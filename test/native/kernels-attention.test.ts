@@ -28,6 +28,46 @@ const cases: AttentionCase[] = [
   { ...base, name: "an empty sequence", lengths: self(2, 0, 3) },
 ];
 
+const long = (...keys: number[]) => keys.map((n) => ({ queries: 1, keys: n }));
+
+/** Keys and values in blocks of 64 of a pool, the last block first. */
+async function runPaged(raw: Raw, c: AttentionCase, x: ReturnType<typeof inputs>) {
+  const width = c.kvHeads * c.d;
+  const needs = c.lengths.map(({ keys }) => Math.ceil(keys / 64));
+  const blocks = needs.reduce((a, b) => a + b, 0);
+  const most = Math.max(...needs);
+  const table = new Int32Array(needs.length * most).fill(-1);
+  const pools = [x.k, x.v].map(() => new Float32Array(blocks * 64 * width).fill(Number.NaN));
+  let next = blocks;
+  let first = 0;
+  for (const [s, { keys }] of c.lengths.entries()) {
+    for (let key = 0; key < keys; key += 64) {
+      table[s * most + key / 64] = --next;
+      for (const [i, from] of [x.k, x.v].entries())
+        pools[i]!.set(from.subarray((first + key) * width, (first + Math.min(key + 64, keys)) * width), next * 64 * width);
+    }
+    first += keys;
+  }
+  const queries = c.lengths.map(({ queries }) => queries);
+  const tokens = queries.reduce((a, b) => a + b, 0);
+  const [k, v] = pools.map((pool) => raw.from(pool, [blocks, 64, c.kvHeads, c.d])) as [number, number];
+  const out = raw.out([tokens, c.heads, c.d]);
+  const lse = raw.out([tokens, c.heads]);
+  const tensors = {
+    ...{ k, v, out, lse },
+    q: raw.from(x.q, [tokens, c.heads, c.d]),
+    cuQ: raw.from(x.cuQ, [queries.length + 1]),
+    kvLen: raw.from(
+      Int32Array.from(c.lengths, ({ keys }) => keys),
+      [queries.length],
+    ),
+    blockTable: raw.from(table, [queries.length, most]),
+  };
+  const { scale, window = 0, softcap = 0 } = c;
+  raw.kernels.attention(raw.d, words({ ...tensors, scale, window, softcap, maxQ: Math.max(...queries) }));
+  return { out: await raw.f32(out), lse: await raw.f32(lse) };
+}
+
 describe.each(devices)("attention on %s", (device) => {
   it.each(cases)("equals float64: $name", async (c) => {
     await withRaw(device, async (raw) => {
@@ -68,6 +108,52 @@ describe.each(devices)("attention on %s", (device) => {
         // exp(score - lse) is far off where the two passes round a score of 1e8 in different ways.
         for (const [c, sum] of sums(dv).entries()) expect(sum).toBeLessThan(1.001 * most[c]!);
       }
+    });
+  });
+
+  const cached: AttentionCase[] = [
+    {
+      ...base,
+      name: "one query each, of many and few keys",
+      heads: 9,
+      kvHeads: 3,
+      d: 64,
+      scale: 0.125,
+      lengths: long(700, 1, 128, 129),
+    },
+    { ...base, name: "odd head size", heads: 4, kvHeads: 2, d: 5, lengths: long(300, 64) },
+    { ...base, name: "a window that leaves out whole tiles", heads: 2, kvHeads: 1, lengths: long(600, 90), window: 200 },
+    { ...base, name: "a window and a softcap", lengths: long(400), window: 300, softcap: 2 },
+    { ...base, name: "scores far apart", d: 16, scale: 40, lengths: long(520) },
+    {
+      ...base,
+      name: "some queries",
+      heads: 4,
+      kvHeads: 2,
+      lengths: [
+        { queries: 3, keys: 400 },
+        { queries: 2, keys: 260 },
+      ],
+    },
+    {
+      ...base,
+      name: "few queries beside many",
+      heads: 4,
+      kvHeads: 2,
+      lengths: [
+        { queries: 1, keys: 500 },
+        { queries: 70, keys: 300 },
+      ],
+    },
+  ];
+  it.each(cached)("equals float64 over a paged cache: $name", async (c) => {
+    await withRaw(device, async (raw) => {
+      const x = inputs(c, 6);
+      const { out, lse } = await runPaged(raw, c, x);
+      const expected = attention(x.q, x.k, x.v, c);
+      const tolerance = c.scale > 1 ? 1e-4 : 1e-5;
+      expect(relativeError(out, expected.out)).toBeLessThan(tolerance);
+      expect(relativeError(lse, expected.lse)).toBeLessThan(tolerance);
     });
   });
 
@@ -130,6 +216,26 @@ describe.each(devices)("attention on %s", (device) => {
 });
 
 describe("attention", () => {
+  it("over a paged cache gives a query the same bits with 1, 2 and 4 threads, alone and in a batch", async () => {
+    const best = isas.at(-1) as string;
+    const batch: AttentionCase = { ...base, name: "", heads: 9, kvHeads: 3, d: 64, scale: 0.125, lengths: long(530, 700) };
+    const alone: AttentionCase = { ...batch, lengths: long(530) };
+    const x = inputs(batch, 7);
+    const keys = 530 * 3 * 64;
+    const one = {
+      ...x,
+      q: x.q.subarray(0, 9 * 64),
+      k: x.k.subarray(0, keys),
+      v: x.v.subarray(0, keys),
+      cuQ: Int32Array.of(0, 1),
+    };
+    const raws = [new Raw(`cpu:${best}`, 1), new Raw("cpu", 2), new Raw("cpu:", 4)];
+    const [first, ...others] = await Promise.all(raws.map((raw) => runPaged(raw, batch, x)));
+    for (const other of others) expect(sameBits(other.out, first!.out)).toBe(true);
+    expect(sameBits((await runPaged(raws[1]!, alone, one)).out, first!.out.slice(0, 9 * 64))).toBe(true);
+    for (const raw of raws) raw.dispose();
+  });
+
   it("gives the same bits with 1, 2 and 4 threads", async () => {
     const best = isas.at(-1) as string;
     const c: AttentionCase = { ...base, name: "", heads: 9, kvHeads: 3, d: 64, scale: 0.125, lengths: self(100, 37) };

@@ -58,6 +58,7 @@ struct Attention {
     return ((cu_q[s] + begin + r / group) * heads + kv_head * group + r % group) * d;
   }
 
+  int64_t block_end(QueryBlock block) const { return min64(query_count(block.sequence), block.begin + block_q); }
   int64_t max_blocks() const { return ceil_div(tokens, block_q) + sequences; }
   int64_t list_blocks(QueryBlock* blocks) const {
     int64_t count = 0;

@@ -90,6 +90,12 @@ LR_INLINE void row_products(const float* a, int64_t lda, const float* b, int64_t
   }
 }
 
+/* Brings rows of k values towards the first cache: they lie apart, where the processor does not read ahead. */
+LR_INLINE void fetch_rows(const float* rows, int64_t stride, int64_t count, int64_t k) {
+  for (int64_t j = 0; j < count; j++)
+    for (int64_t p = 0; p < k; p += 16) __builtin_prefetch(rows + j * stride + p);
+}
+
 /* One step of a transposition in registers: exchanges the blocks off the diagonal of size `Width` in rows i and i + Width. */
 template <int Width> LR_INLINE void exchange(VF& a, VF& b) {
   VI::Native low, high;

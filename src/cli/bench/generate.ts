@@ -1,8 +1,9 @@
 import { spawn } from "node:child_process";
 import { join } from "node:path";
 import { LowrankError } from "../../errors.js";
+import type { CausalLM } from "../../models/causal-lm.js";
 import { loadModel } from "../model.js";
-import { rounded } from "./statistics.js";
+import { quantiles, rounded } from "./statistics.js";
 
 export interface GenerateBenchOptions {
   model: string;
@@ -11,34 +12,27 @@ export interface GenerateBenchOptions {
   loadIn4bit?: true;
 }
 
-/** Times the prompt and the decoding of one sequence, greedy, after a short warm-up, and the first token of a process that starts. */
+const ROUNDS = 3;
+
+/**
+ * Times the prompt and the decoding of one sequence, greedy: medians of three rounds after a first that is not counted, since it reads the
+ * tokenizer and grows the pool. Then the first token of a process that starts.
+ */
 export async function benchGenerate(options: GenerateBenchOptions): Promise<Record<string, unknown>> {
   const model = await loadModel(options.model, { loadIn4bit: options.loadIn4bit === true });
   try {
-    const ids = Array.from({ length: options.prompt }, (_, i) => (i * 7919) % model.vocabSize);
-    await model.generateIds([ids.slice(0, 16)], { maxNewTokens: 4, doSample: false, eosTokenId: null });
-    const begun = performance.now();
-    let first = 0;
-    let tokens = 0;
-    let cpu = process.cpuUsage();
-    for await (const _token of model.stream(ids, { maxNewTokens: options.new, doSample: false, eosTokenId: null })) {
-      if (tokens === 0) {
-        first = performance.now();
-        cpu = process.cpuUsage();
-      }
-      tokens++;
-    }
-    const firstSeconds = (first - begun) / 1000;
-    const decodeSeconds = (performance.now() - first) / 1000;
-    const { user, system } = process.cpuUsage(cpu);
+    await answer(model, options);
+    const rounds: Round[] = [];
+    while (rounds.length < ROUNDS) rounds.push(await answer(model, options));
+    const median = (name: keyof Round) => quantiles(rounds.map((round) => round[name])).median;
     const { isa, threads } = model.device.info;
     const hasTokenizer = (await model.tokenizer()) !== undefined;
     return {
       kind: "generate",
-      prompt_tok_s: rounded(options.prompt / firstSeconds),
-      decode_tok_s: rounded((tokens - 1) / decodeSeconds),
-      decode_cpu_ms: rounded((user + system) / 1000 / (tokens - 1)),
-      first_token_s: rounded(firstSeconds),
+      prompt_tok_s: rounded(options.prompt / median("first")),
+      decode_tok_s: rounded(1 / median("next")),
+      decode_cpu_ms: rounded(median("cpu") * 1000),
+      first_token_s: rounded(median("first")),
       ...(hasTokenizer && { cold_first_token_s: rounded(await coldFirstToken(options)) }),
       threads,
       isa,
@@ -46,6 +40,32 @@ export async function benchGenerate(options: GenerateBenchOptions): Promise<Reco
   } finally {
     model.dispose();
   }
+}
+
+/** Seconds: of the first token, of each further one, and of the processor for each of these. */
+interface Round {
+  first: number;
+  next: number;
+  cpu: number;
+}
+
+async function answer(model: CausalLM, { prompt, new: wanted }: GenerateBenchOptions): Promise<Round> {
+  const ids = Array.from({ length: prompt }, (_, i) => (i * 7919) % model.vocabSize);
+  const begun = performance.now();
+  let first = 0;
+  let tokens = 0;
+  let cpu = process.cpuUsage();
+  for await (const _token of model.stream(ids, { maxNewTokens: wanted, doSample: false, eosTokenId: null })) {
+    if (tokens++ > 0) continue;
+    first = performance.now();
+    cpu = process.cpuUsage();
+  }
+  const { user, system } = process.cpuUsage(cpu);
+  return {
+    first: (first - begun) / 1000,
+    next: (performance.now() - first) / 1000 / (tokens - 1),
+    cpu: (user + system) / 1e6 / (tokens - 1),
+  };
 }
 
 /** Seconds from the start of a process of its own to the first token it prints, its files in the system's cache: the best of three. */
