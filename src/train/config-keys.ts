@@ -86,6 +86,9 @@ export interface TrainConfig extends LoraKeys {
   evalSteps: number | null;
 }
 
+/** Rows of a micro-batch; more are a slip of the keyboard. */
+const MAX_BATCH = 2 ** 14;
+
 /** Keys that do something, with LLaMA-Factory's defaults (transformers' where it adds none). */
 export const KEYS: Record<keyof TrainConfig, Key> = {
   modelNameOrPath: text(),
@@ -129,8 +132,8 @@ export const KEYS: Record<keyof TrainConfig, Key> = {
     key(null, "true, false or a path", (v) => (typeof v === "boolean" || typeof v === "string" ? v : undefined)),
   ),
   doEval: flag(),
-  perDeviceTrainBatchSize: integer(8, 1),
-  perDeviceEvalBatchSize: integer(8, 1),
+  perDeviceTrainBatchSize: integer(8, 1, MAX_BATCH),
+  perDeviceEvalBatchSize: integer(8, 1, MAX_BATCH),
   gradientAccumulationSteps: integer(1, 1),
   learningRate: number(5e-5, 0),
   numTrainEpochs: number(3, 0, Number.MAX_VALUE, true),

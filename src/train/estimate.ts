@@ -1,4 +1,5 @@
 import { packTokens } from "../data/collate.js";
+import { LowrankError } from "../errors.js";
 import { readGenerationConfig } from "../generate/options.js";
 import type { JsonObject } from "../io/json.js";
 import type { CausalLM } from "../models/causal-lm.js";
@@ -36,6 +37,8 @@ export interface Estimate {
 
 /** What the process itself takes besides on the CPU: Node.js, code, thread stacks, GEMM panels. */
 const PROCESS_BYTES = 150 << 20;
+/** Of one micro-batch, whose ids the host holds. */
+const MAX_TOKENS = 2 ** 24;
 
 /** Estimates share the counters of a device: one after the other. */
 let last: Promise<unknown> = Promise.resolve();
@@ -46,7 +49,8 @@ let last: Promise<unknown> = Promise.resolve();
  *
  * @param longest tokens of the longest example; every one of a micro-batch is taken to be as long
  * @param onNote told which keys of an adapter to go on with have no effect
- * @throws LowrankError DEVICE_NOT_FOUND where the device's plugin is missing; no driver and no GPU are needed
+ * @throws LowrankError DEVICE_NOT_FOUND where the device's plugin is missing (no driver and no GPU are needed); INVALID_CONFIG for a
+ *   micro-batch of over 2^24 tokens
  */
 export function estimateRun(config: TrainConfig, folder: string, longest: number, onNote?: OnNote): Promise<Estimate> {
   const estimate = last.then(async () =>
@@ -85,8 +89,15 @@ export async function dryRun(
     optimizer = createOptimizer(config, trainable);
     const ready = device.memory.live;
     const length = config.packing ? config.cutoffLen : Math.min(longest, config.cutoffLen);
+    const rows = config.perDeviceTrainBatchSize;
+    if (rows * length > MAX_TOKENS)
+      throw new LowrankError(
+        "INVALID_CONFIG",
+        `per_device_train_batch_size ${rows} with rows of ${length} tokens makes a micro-batch of ${rows * length} tokens, at most ${MAX_TOKENS} are estimated`,
+        { hint: "Lower per_device_train_batch_size or cutoff_len; gradient_accumulation_steps costs no memory." },
+      );
     const ids = new Int32Array(length);
-    const tokens = packTokens(Array.from({ length: config.perDeviceTrainBatchSize }, () => ({ inputIds: ids, labels: ids })));
+    const tokens = packTokens(Array.from({ length: rows }, () => ({ inputIds: ids, labels: ids })));
     const step = new TrainStep(model, optimizer, stepOptions(config));
     // State that is paged is on its way in the second step.
     for (let i = 0; i < 2; i++) {
@@ -103,7 +114,7 @@ export async function dryRun(
       hostBytes: hostPeak,
       trainableParameters: trainable.counts.trainable,
       allParameters: trainable.counts.all,
-      tokens: length * config.perDeviceTrainBatchSize,
+      tokens: length * rows,
     };
   } finally {
     optimizer?.dispose();

@@ -29,8 +29,10 @@ export const number = (value: number | null, low: number, high = Number.MAX_VALU
     `a number ${lowIsOut ? "above" : "from"} ${low}${high === Number.MAX_VALUE ? "" : ` to ${high}`}${lowIsOut ? "" : high === Number.MAX_VALUE ? " on" : ""}`,
     (v) => (typeof v === "number" && Number.isFinite(v) && (lowIsOut ? v > low : v >= low) && v <= high ? v : undefined),
   );
-export const integer = (value: number | null, low: number) =>
-  key(value, `an integer from ${low} on`, (v) => (typeof v === "number" && Number.isSafeInteger(v) && v >= low ? v : undefined));
+export const integer = (value: number | null, low: number, high = Number.MAX_SAFE_INTEGER) =>
+  key(value, `an integer from ${low} ${high === Number.MAX_SAFE_INTEGER ? "on" : `to ${high}`}`, (v) =>
+    typeof v === "number" && Number.isInteger(v) && v >= low && v <= high ? v : undefined,
+  );
 /** A list, or LLaMA-Factory's one text with commas. */
 export const list = (value: Json) =>
   key(value, "names, as a list or one text with commas", (v) => {

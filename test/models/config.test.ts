@@ -79,6 +79,16 @@ describe("config.json", () => {
       /layer_types must name 2 layers, not 1/,
     ],
     [
+      "layer types that are no list",
+      { model_type: "qwen3", num_key_value_heads: 2, layer_types: "full_attention" },
+      /layer_types must be a list/,
+    ],
+    [
+      "layers without RoPE that are no list of zeros and ones",
+      { model_type: "smollm3", num_key_value_heads: 2, no_rope_layers: [1, 2] },
+      /no_rope_layers must be a list of at least 2 times 0 or 1/,
+    ],
+    [
       "alternating layers in mistral",
       { model_type: "mistral", num_key_value_heads: 2, layer_types: ["full_attention", "sliding_attention"] },
       /layer_types/,

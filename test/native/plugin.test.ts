@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, describe, expect, it, vi } from "vitest";
 import { LowrankError } from "../../src/errors.js";
-import { openDevice, pluginOf, pluginProblem } from "../../src/native/plugin.js";
+import { openDevice, pluginOf, pluginProblem, realDevice } from "../../src/native/plugin.js";
 import { getDevice } from "../../src/tensor/device.js";
 
 /** What starting the child that tries a plugin comes to, where a test says so. */
@@ -21,10 +21,18 @@ vi.mock("node:child_process", async (original) => {
   return { ...real, spawnSync };
 });
 
+/** A file that a test says is not there. */
+const absent = vi.hoisted(() => ({ name: undefined as string | undefined }));
+vi.mock("node:fs", async (original) => {
+  const real = await original<typeof import("node:fs")>();
+  return { ...real, existsSync: (path: string) => !(absent.name && path.endsWith(absent.name)) && real.existsSync(path) };
+});
+
 const folder = mkdtempSync(join(tmpdir(), "lowrank-plugin-"));
 const before = process.env.LOWRANK_CUDA_PLUGIN;
 afterEach(() => {
   child.fails = undefined;
+  absent.name = undefined;
   if (before === undefined) delete process.env.LOWRANK_CUDA_PLUGIN;
   else process.env.LOWRANK_CUDA_PLUGIN = before;
 });
@@ -163,5 +171,20 @@ describe("a CUDA plugin", () => {
       expect(() => getDevice(name)).toThrow(LowrankError);
       expect(() => getDevice(name)).toThrow(`There is no device '${name}'`);
     }
+  });
+});
+
+describe("the name of a device", () => {
+  it("emu says what to do where no checkout was built", () => {
+    absent.name = "lowrank_emu.so";
+    expect(pluginProblem("emu")).toMatchObject({
+      code: "DEVICE_NOT_FOUND",
+      message: "There is no device 'emu': it exists only in a checkout.",
+      hint: "Build it there: npm run build",
+    });
+  });
+
+  it("with dry: before it is that of the device whose memory is counted", () => {
+    expect([realDevice("dry:cpu"), realDevice("dry:cuda:0"), realDevice("cpu")]).toEqual(["cpu", "cuda:0", "cpu"]);
   });
 });

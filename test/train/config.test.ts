@@ -133,6 +133,7 @@ describe("parseTrainConfig", () => {
 
   it.each([
     ["model_name_or_path: 5", "model_name_or_path should be text, found 5"],
+    ["per_device_train_batch_size: 16385", "per_device_train_batch_size should be an integer from 1 to 16384, found 16385"],
     ["cutoff_len: 1", "cutoff_len should be an integer from 2 on, found 1"],
     ["val_size: 1.5", "val_size should be a share below 1 or a whole count, found 1.5"],
     ["dataset_vars: [a]", 'dataset_vars should be names with texts, found ["a"]'],

@@ -60,6 +60,14 @@ async function measured(device: string, keys: Record<string, unknown>, steps: nu
 const within3 = (estimate: number, real: number) => Math.abs(estimate / real - 1) < 0.03;
 
 describe("estimateRun", () => {
+  it("refuses a micro-batch of too many tokens", async () => {
+    const keys = { per_device_train_batch_size: 16384, cutoff_len: 1025 };
+    await expect(estimateRun(config("cpu", keys), TINY, 2000)).rejects.toMatchObject({
+      code: "INVALID_CONFIG",
+      message: expect.stringContaining("16793600 tokens, at most 16777216"),
+    });
+  });
+
   it.each([
     ["emu", "NF4, layers recomputed", { gradient_checkpointing: true }],
     [
