@@ -22,7 +22,7 @@
 extern "C" {
 #endif
 
-#define LR_ABI_VERSION 6
+#define LR_ABI_VERSION 7
 
 typedef enum lr_dtype { LR_F32 = 0, LR_BF16 = 1, LR_F16 = 2, LR_I32 = 3, LR_U8 = 4 } lr_dtype;
 
@@ -285,6 +285,11 @@ typedef struct lr_backend {
   lr_error (*sgd)(lr_queue*, lr_tensor param, lr_tensor grad, lr_tensor momentum_buffer, lr_tensor header, lr_tensor segments,
                   double lr, double momentum, double dampening, int32_t nesterov, double max_grad_norm);
       /* torch's SGD with 32-bit moments, otherwise as adamw: weight decay is added to the clipped gradient, the first step's buffer is that gradient. momentum 0: the buffer may be absent */
+
+  /* benchmarks */
+  lr_error (*multiply_adds)(lr_queue*, lr_tensor y, int32_t math, int32_t millions);
+      /* the bare instruction of products, `millions` (1 to 500) million multiply-adds for each element of y f32, of which there are at most
+       * `threads`; y gets how many millions were done, whole rounds. NULL: not measured so */
 } lr_backend;
 
 /* What a plugin (CUDA, emulator) exports. lr_backend_open: NULL, with the reason in error, when the device cannot be used.

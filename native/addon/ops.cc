@@ -71,6 +71,7 @@ void define_kernels(napi_env env, napi_value exports) {
   OP(lion, lion);
   OP(adafactor, adafactor, kScratch);
   OP(sgd, sgd);
+  OP(multiplyAdds, multiply_adds);
 #undef OP
 }
 

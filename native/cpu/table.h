@@ -14,6 +14,7 @@
 #include "ops/head.h"
 #include "ops/kv_append.h"
 #include "ops/linear.h"
+#include "ops/multiply_adds.h"
 #include "ops/optim.h"
 #include "ops/quantize.h"
 #include "ops/random.h"
@@ -74,6 +75,7 @@ constexpr lr_backend make_table(const char* name) {
   t.linear_dw = linear_dw;
   t.token_logprob = token_logprob;
   t.token_logprob_grad = token_logprob_grad;
+  t.multiply_adds = multiply_adds;
   return t;
 }
 

@@ -228,6 +228,8 @@ export interface Kernels {
     nesterov: number,
     maxGradNorm: number,
   ): void;
+  /** The bare instruction of products, `millions` million multiply-adds for each element of `y`; UNSUPPORTED where the device has memory of its own. */
+  multiplyAdds(d: number, y: TensorHandle, math: number, millions: number): void;
 }
 
 /**

@@ -22,7 +22,7 @@ export interface StepBenchOptions {
 
 /**
  * Times whole QLoRA steps: all-linear LoRA, alpha 2r, no dropout, random ids that are all targets; forward, backward and AdamW.
- * `share_of_peak` is the step's floating-point work (see `stepFlops`) over the rate of a dense product measured afterwards.
+ * `share_of_peak` is the step's floating-point work (see `stepFlops`) over the peak measured afterwards ({@link measurePeaks}).
  */
 export async function benchStep(options: StepBenchOptions): Promise<Record<string, unknown>> {
   const model = await loadModel(options.model, { dtype: options.dtype, loadIn4bit: options.loadIn4bit === true });

@@ -302,6 +302,7 @@ export const KERNELS: Record<string, (w: World) => unknown[]> = {
     const { n, header, segments } = arena(w);
     return [w.f32(n), w.f32(n), w.maybe(() => w.f32(n)), header, segments, rate(w), rate(w), rate(w), w.below(2), rate(w)];
   },
+  multiplyAdds: (w) => [w.f32(w.of([0, 1, 2, 1000])), w.below(2), w.of([0, 1, -1, 501, 2 ** 31 - 1])],
 };
 
 const both = (w: World, make: (n: number, m: number) => unknown[]) =>
