@@ -1,7 +1,7 @@
 """Writes a Llama checkpoint in 16 bits as a GGUF for llama.cpp, to be measured beside us: `python bench/write_gguf.py MODEL OUT.gguf [Q4_0|Q4_1]`.
 
 Linears in 4 bits, the embedding (which is the head of a tied model) in Q8_0, norms in float32, as llama-quantize leaves them where
-rows are no multiple of 256. Needs gguf, numpy and safetensors (`lowrank merge` writes a 16-bit folder of a 4-bit model).
+rows are no multiple of 256. Needs gguf and numpy (`lowrank merge` writes a 16-bit folder of a 4-bit model).
 """
 import json
 import struct

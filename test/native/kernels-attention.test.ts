@@ -28,7 +28,8 @@ const cases: AttentionCase[] = [
   { ...base, name: "an empty sequence", lengths: self(2, 0, 3) },
 ];
 
-const long = (...keys: number[]) => keys.map((n) => ({ queries: 1, keys: n }));
+const lengths = (...pairs: [queries: number, keys: number][]) => pairs.map(([queries, keys]) => ({ queries, keys }));
+const long = (...keys: number[]) => lengths(...keys.map((n): [number, number] => [1, n]));
 
 /** Keys and values in blocks of 64 of a pool, the last block first. */
 async function runPaged(raw: Raw, c: AttentionCase, x: ReturnType<typeof inputs>) {
@@ -125,26 +126,8 @@ describe.each(devices)("attention on %s", (device) => {
     { ...base, name: "a window that leaves out whole tiles", heads: 2, kvHeads: 1, lengths: long(600, 90), window: 200 },
     { ...base, name: "a window and a softcap", lengths: long(400), window: 300, softcap: 2 },
     { ...base, name: "scores far apart", d: 16, scale: 40, lengths: long(520) },
-    {
-      ...base,
-      name: "some queries",
-      heads: 4,
-      kvHeads: 2,
-      lengths: [
-        { queries: 3, keys: 400 },
-        { queries: 2, keys: 260 },
-      ],
-    },
-    {
-      ...base,
-      name: "few queries beside many",
-      heads: 4,
-      kvHeads: 2,
-      lengths: [
-        { queries: 1, keys: 500 },
-        { queries: 70, keys: 300 },
-      ],
-    },
+    { ...base, name: "some queries", heads: 4, kvHeads: 2, lengths: lengths([3, 400], [2, 260]) },
+    { ...base, name: "few queries beside many", heads: 4, kvHeads: 2, lengths: lengths([1, 500], [70, 300]) },
   ];
   it.each(cached)("equals float64 over a paged cache: $name", async (c) => {
     await withRaw(device, async (raw) => {
