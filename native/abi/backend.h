@@ -22,7 +22,7 @@
 extern "C" {
 #endif
 
-#define LR_ABI_VERSION 7
+#define LR_ABI_VERSION 8
 
 typedef enum lr_dtype { LR_F32 = 0, LR_BF16 = 1, LR_F16 = 2, LR_I32 = 3, LR_U8 = 4 } lr_dtype;
 
@@ -83,7 +83,7 @@ typedef struct lr_weight {
 typedef struct lr_segment {
   int64_t row_begin, row_end;
   lr_tensor a, b;
-  lr_tensor da, db;           /* gradients, accumulated by lora_grad; absent in forward */
+  lr_tensor da, db;           /* gradients, accumulated by linear_grad; absent: not wanted, and in forward */
   float scale;
 } lr_segment;
 
@@ -91,8 +91,8 @@ typedef struct lr_linear {
   lr_weight weight;
   lr_tensor bias;             /* f32/bf16/f16 [n] or absent */
   lr_tensor y;                /* f32 [rows, n]: output in linear; dY in the backward entries */
-  lr_tensor u;                /* f32 [rows, max r]: drop(x) Aᵀ, written by linear, read by lora_grad; absent: not kept */
-  lr_tensor du;               /* f32 [rows, max r]: scale dY B, written by linear_dx, read by lora_grad */
+  lr_tensor u;                /* f32 [rows, max r]: drop(x) Aᵀ, written by linear, read by linear_grad where dA or dB is wanted; absent: not kept */
+  lr_tensor residual;         /* f32 [rows, n] or absent: added to y by linear */
   const lr_segment* segments;
   int32_t segment_count;
 } lr_linear;
@@ -104,7 +104,7 @@ typedef struct lr_dropout { float p; uint64_t key; } lr_dropout;
 /* Linears that read the same x (q,k,v or gate,up). k is equal in all of them. */
 typedef struct lr_linear_group {
   lr_tensor x;                /* f32 [rows, k] */
-  lr_tensor dx;               /* f32 [rows, k], backward only; absent: only du is wanted */
+  lr_tensor dx;               /* f32 [rows, k], backward only; absent: not wanted */
   int32_t accumulate;         /* dx += instead of = */
   int32_t math;
   lr_dropout dropout;         /* shared by the group */
@@ -223,10 +223,10 @@ typedef struct lr_backend {
   lr_error (*embedding_grad)(lr_queue*, lr_tensor dtable, lr_tensor dy, lr_tensor ids, float scale); /* f32, accumulated in ascending t */
 
   /* norms, rotary, activation */
-  lr_error (*rms_norm)(lr_queue*, lr_tensor y, lr_tensor sum, lr_tensor rstd, lr_tensor x, lr_tensor residual, lr_tensor weight, float eps, int32_t unit_offset);
-      /* sum = x + residual (both absent: sum = x); y = sum * rstd * (unit_offset + weight) over the last dimension */
-  lr_error (*rms_norm_grad)(lr_queue*, lr_tensor dx, lr_tensor dweight, lr_tensor dy, lr_tensor dsum, lr_tensor sum, lr_tensor rstd, lr_tensor weight, float eps, int32_t unit_offset, int32_t accumulate);
-      /* [scratch] dx (+)= d/dsum + dsum (gradient that reaches sum by other ways; may be absent); dweight may be absent, is accumulated */
+  lr_error (*rms_norm)(lr_queue*, lr_tensor y, lr_tensor rstd, lr_tensor x, lr_tensor residual, lr_tensor weight, float eps, int32_t unit_offset);
+      /* y = x * rstd * (unit_offset + weight) over the last dimension, + residual where there is one */
+  lr_error (*rms_norm_grad)(lr_queue*, lr_tensor dx, lr_tensor dweight, lr_tensor dy, lr_tensor residual, lr_tensor x, lr_tensor rstd, lr_tensor weight, float eps, int32_t unit_offset);
+      /* [scratch] dx = d/dx + residual: the gradient that reaches x by other ways, which may be dx itself, or absent; dweight may be absent, is accumulated */
   lr_error (*rope_table)(lr_queue*, lr_tensor table, lr_tensor positions, lr_tensor inv_freq, float scaling);
       /* table f32 [T, 2h]: h cosines, then h sines of position * inv_freq (angle in f32), times scaling; inv_freq f32 [h] */
   lr_error (*rope)(lr_queue*, lr_tensor y, lr_tensor x, lr_tensor table, int32_t inverse);
@@ -238,9 +238,8 @@ typedef struct lr_backend {
   lr_error (*softcap_grad)(lr_queue*, lr_tensor dx, lr_tensor dy, lr_tensor y, float factor, float cap);
 
   /* linears */
-  lr_error (*linear)(lr_queue*, const lr_linear_group* group);      /* [scratch] y = x Wᵀ + bias + Σ scale (drop(x) Aᵀ) Bᵀ */
-  lr_error (*linear_dx)(lr_queue*, const lr_linear_group* group);   /* [scratch] du; dx (+)= Σ_layers dY W + drop'(du A) */
-  lr_error (*lora_grad)(lr_queue*, const lr_linear_group* group);   /* [scratch] dA += duᵀ drop(x); dB += scale dYᵀ u */
+  lr_error (*linear)(lr_queue*, const lr_linear_group* group);      /* [scratch] y = x Wᵀ + bias + Σ scale (drop(x) Aᵀ) Bᵀ + residual */
+  lr_error (*linear_grad)(lr_queue*, const lr_linear_group* group); /* [scratch] with du = scale dY B: dx (+)= Σ_layers dY W + drop'(du A); dA += duᵀ drop(x); dB += scale dYᵀ u */
   lr_error (*linear_dw)(lr_queue*, lr_tensor dweight, lr_tensor dbias, lr_tensor dy, lr_tensor x, int32_t math); /* [scratch] accumulated; either may be absent */
 
   /* attention */

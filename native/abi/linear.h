@@ -30,7 +30,7 @@ __attribute__((unused)) lr_error check_weight(const char* op, const lr_weight& w
   return success();
 }
 
-/* What all three entries ask of a group. */
+/* What both entries ask of a group. */
 __attribute__((unused)) lr_error check_group(const char* op, const lr_linear_group& g) {
   if (!g.x.data || g.x.dtype != LR_F32 || g.x.rank != 2) return invalid(op, "x must be float32 [rows, k]");
   if (g.count < 1 || g.count > kMaxLayers) return invalid(op, "a group has 1 to %d layers, not %d", kMaxLayers, g.count);
@@ -43,6 +43,7 @@ __attribute__((unused)) lr_error check_group(const char* op, const lr_linear_gro
     int64_t n = layer.weight.n;
     if (layer.weight.k != k) return invalid(op, "layer %d: the weight takes %lld features but x has %lld", l, (long long)layer.weight.k, (long long)k);
     if (!is_matrix(layer.y, rows, n)) return invalid(op, "layer %d: y must be float32 [%lld, %lld]", l, (long long)rows, (long long)n);
+    if (layer.residual.data && !is_matrix(layer.residual, rows, n)) return invalid(op, "layer %d: residual must be float32 [%lld, %lld]", l, (long long)rows, (long long)n);
     if (layer.bias.data && (layer.bias.dtype > LR_F16 || elements(layer.bias) != n)) return invalid(op, "layer %d: bias must be float32, bfloat16 or float16 [%lld]", l, (long long)n);
     int64_t last = 0;
     for (int i = 0; i < layer.segment_count; i++) {
@@ -54,29 +55,31 @@ __attribute__((unused)) lr_error check_group(const char* op, const lr_linear_gro
       if (!is_matrix(s.b, n, r)) return invalid(op, "layer %d: segment %d: B must be float32 [%lld, %lld]", l, i, (long long)n, (long long)r);
     }
     int64_t r = max_rank(layer);
-    const lr_tensor* thin[2] = {&layer.u, &layer.du};
-    for (const lr_tensor* t : thin)
-      if (r && t->data && (t->dtype != LR_F32 || t->rank != 2 || t->shape[0] != rows || t->shape[1] < r)) return invalid(op, "layer %d: u and du must be float32 [%lld, at least %lld]", l, (long long)rows, (long long)r);
+    const lr_tensor& u = layer.u;
+    if (r && u.data && (u.dtype != LR_F32 || u.rank != 2 || u.shape[0] != rows || u.shape[1] < r)) return invalid(op, "layer %d: u must be float32 [%lld, at least %lld]", l, (long long)rows, (long long)r);
   }
   return success();
 }
 
-__attribute__((unused)) lr_error check_linear_dx(const lr_linear_group& g) {
-  lr_error e = check_group("linear_dx", g);
-  if (e.code || !g.dx.data || is_matrix(g.dx, g.x.shape[0], g.x.shape[1])) return e;
-  return invalid("linear_dx", "dx must be float32 [%lld, %lld]", (long long)g.x.shape[0], (long long)g.x.shape[1]);
+inline __attribute__((unused)) bool trains(const lr_segment& s) { return s.da.data || s.db.data; }
+inline __attribute__((unused)) bool trains(const lr_linear& layer) {
+  for (int i = 0; i < layer.segment_count; i++)
+    if (trains(layer.segments[i])) return true;
+  return false;
 }
 
-__attribute__((unused)) lr_error check_lora_grad(const lr_linear_group& g) {
-  lr_error e = check_group("lora_grad", g);
+__attribute__((unused)) lr_error check_linear_grad(const lr_linear_group& g) {
+  lr_error e = check_group("linear_grad", g);
   if (e.code) return e;
+  int64_t rows = g.x.shape[0], k = g.x.shape[1];
+  if (g.dx.data && !is_matrix(g.dx, rows, k)) return invalid("linear_grad", "dx must be float32 [%lld, %lld]", (long long)rows, (long long)k);
   for (int l = 0; l < g.count; l++) {
     const lr_linear& layer = g.layers[l];
     for (int i = 0; i < layer.segment_count; i++) {
       const lr_segment& s = layer.segments[i];
-      if (!layer.u.data || !layer.du.data) return invalid("lora_grad", "layer %d: u and du must be present", l);
-      if (s.da.data && !is_matrix(s.da, rank_of(s), g.x.shape[1])) return invalid("lora_grad", "layer %d: segment %d: dA must have the shape of A", l, i);
-      if (s.db.data && !is_matrix(s.db, layer.weight.n, rank_of(s))) return invalid("lora_grad", "layer %d: segment %d: dB must have the shape of B", l, i);
+      if (trains(s) && !layer.u.data) return invalid("linear_grad", "layer %d: u must be present", l);
+      if (s.da.data && !is_matrix(s.da, rank_of(s), k)) return invalid("linear_grad", "layer %d: segment %d: dA must have the shape of A", l, i);
+      if (s.db.data && !is_matrix(s.db, layer.weight.n, rank_of(s))) return invalid("linear_grad", "layer %d: segment %d: dB must have the shape of B", l, i);
     }
   }
   return success();

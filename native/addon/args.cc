@@ -60,7 +60,7 @@ void Arg<const lr_linear_group*>::read(Call& call, size_t i) {
   layers.resize(static_cast<size_t>(value.count));
   for (lr_linear& layer : layers) {
     layer = {};
-    words.all(layer.weight, layer.bias, layer.y, layer.u, layer.du);
+    words.all(layer.weight, layer.bias, layer.y, layer.u, layer.residual);
     layer.segment_count = words.count(7);
     for (int32_t s = 0; s < layer.segment_count; s++) {
       lr_segment segment{};

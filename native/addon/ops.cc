@@ -53,8 +53,7 @@ void define_kernels(napi_env env, napi_value exports) {
   OP(softcap, softcap);
   OP(softcapGrad, softcap_grad);
   OP(linear, linear, kScratch);
-  OP(linearDx, linear_dx, kScratch);
-  OP(loraGrad, lora_grad, kScratch);
+  OP(linearGrad, linear_grad, kScratch);
   OP(linearDw, linear_dw, kScratch);
   OP(attention, attention, kScratch);
   OP(attentionGrad, attention_grad, kScratch);

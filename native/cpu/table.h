@@ -70,8 +70,7 @@ constexpr lr_backend make_table(const char* name) {
   t.adafactor = adafactor;
   t.sgd = sgd;
   t.linear = linear;
-  t.linear_dx = linear_dx;
-  t.lora_grad = lora_grad;
+  t.linear_grad = linear_grad;
   t.linear_dw = linear_dw;
   t.token_logprob = token_logprob;
   t.token_logprob_grad = token_logprob_grad;

@@ -175,8 +175,7 @@ lr_backend make_table() {
   LR_ENTRY(softcap);
   LR_ENTRY(softcap_grad);
   LR_ENTRY(linear);
-  LR_ENTRY(linear_dx);
-  LR_ENTRY(lora_grad);
+  LR_ENTRY(linear_grad);
   LR_ENTRY(linear_dw);
   LR_ENTRY(attention);
   LR_ENTRY(attention_grad);

@@ -22,9 +22,9 @@ lr_error dot(lr_queue*, lr_tensor y, lr_tensor a, lr_tensor b, float scale, int3
 lr_error random(lr_queue*, lr_tensor y, int32_t normal, float a, float b, uint64_t key);
 lr_error embedding(lr_queue*, lr_tensor y, lr_tensor table, lr_tensor ids, float scale);
 lr_error embedding_grad(lr_queue*, lr_tensor dtable, lr_tensor dy, lr_tensor ids, float scale);
-lr_error rms_norm(lr_queue*, lr_tensor y, lr_tensor sum, lr_tensor rstd, lr_tensor x, lr_tensor residual, lr_tensor weight, float eps, int32_t unit_offset);
-lr_error rms_norm_grad(lr_queue*, lr_tensor dx, lr_tensor dweight, lr_tensor dy, lr_tensor dsum, lr_tensor sum, lr_tensor rstd, lr_tensor weight, float eps,
-                       int32_t unit_offset, int32_t accumulate);
+lr_error rms_norm(lr_queue*, lr_tensor y, lr_tensor rstd, lr_tensor x, lr_tensor residual, lr_tensor weight, float eps, int32_t unit_offset);
+lr_error rms_norm_grad(lr_queue*, lr_tensor dx, lr_tensor dweight, lr_tensor dy, lr_tensor residual, lr_tensor x, lr_tensor rstd, lr_tensor weight, float eps,
+                       int32_t unit_offset);
 lr_error rope_table(lr_queue*, lr_tensor table, lr_tensor positions, lr_tensor inv_freq, float scaling);
 lr_error rope(lr_queue*, lr_tensor y, lr_tensor x, lr_tensor table, int32_t inverse);
 lr_error glu(lr_queue*, lr_tensor y, lr_tensor gate, lr_tensor up, int32_t activation);
@@ -32,8 +32,7 @@ lr_error glu_grad(lr_queue*, lr_tensor dgate, lr_tensor dup, lr_tensor dy, lr_te
 lr_error softcap(lr_queue*, lr_tensor y, lr_tensor x, float factor, float cap);
 lr_error softcap_grad(lr_queue*, lr_tensor dx, lr_tensor dy, lr_tensor y, float factor, float cap);
 lr_error linear(lr_queue*, const lr_linear_group* group);
-lr_error linear_dx(lr_queue*, const lr_linear_group* group);
-lr_error lora_grad(lr_queue*, const lr_linear_group* group);
+lr_error linear_grad(lr_queue*, const lr_linear_group* group);
 lr_error linear_dw(lr_queue*, lr_tensor dweight, lr_tensor dbias, lr_tensor dy, lr_tensor x, int32_t math);
 lr_error attention(lr_queue*, const lr_attention_args* args);
 lr_error attention_grad(lr_queue*, const lr_attention_args* args);

@@ -58,6 +58,7 @@ function renamed(sink: Sink, xs: readonly Tensor[], inputs: readonly Tensor[]): 
   return {
     needs: (x) => sink.needs(x && name(x)),
     into: (x) => sink.into(name(x)),
+    onto: (x) => sink.onto(name(x)),
     give: (x, gradient) => sink.give(name(x), gradient),
   };
 }

@@ -11,6 +11,8 @@ export interface Sink {
    * arena, or what another use of a shared activation gave) and the new one must be added. Only for inputs that `needs` wants.
    */
   into(input: Tensor): { tensor: Tensor; accumulate: boolean };
+  /** The same for an op that writes its gradient plus another tensor in one pass: `present`, which may be `tensor` itself, or nothing. */
+  onto(input: Tensor): { tensor: Tensor; present: Tensor | undefined };
   /** For an op whose gradient is itself a tensor: takes it over (+=, or as it is when it is the first). */
   give(input: Tensor, gradient: Tensor): void;
 }
@@ -58,7 +60,7 @@ function withTape<T>(tape: Tape | undefined, body: () => T): T {
 export class Tape implements Sink {
   readonly #entries: TapeEntry[] = [];
   readonly #gradients = new Map<Tensor, Tensor>();
-  /** Inputs whose gradient shares storage with another one: copied before anything is added to it. */
+  /** Inputs whose gradient shares storage with another one: nothing is added to it in place. */
   readonly #shared = new Set<Tensor>();
   /** Gradients of these inputs go to another tape's sink (recomputation of a checkpointed block). */
   readonly #outer: { inputs: ReadonlySet<Tensor>; sink: Sink } | undefined;
@@ -111,26 +113,36 @@ export class Tape implements Sink {
   }
 
   into(input: Tensor): { tensor: Tensor; accumulate: boolean } {
-    if (input.grad) return { tensor: input.grad, accumulate: true };
-    if (this.#outer?.inputs.has(input)) return this.#outer.sink.into(input);
-    const present = this.#unshared(input);
-    if (present) return { tensor: present, accumulate: true };
+    const { tensor, present } = this.onto(input);
+    if (present && present !== tensor) tensor.device.kernels.copy(tensor.device.number, tensor.handle, present.handle);
+    return { tensor, accumulate: present !== undefined };
+  }
+
+  onto(input: Tensor): { tensor: Tensor; present: Tensor | undefined } {
+    if (input.grad) return { tensor: input.grad, present: input.grad };
+    if (this.#outer?.inputs.has(input)) return this.#outer.sink.onto(input);
+    const before = this.#gradients.get(input);
+    if (before && !this.#shared.delete(input)) return { tensor: before, present: before };
     const tensor = Tensor.empty(input.shape, { device: input.device }).keep();
     this.#gradients.set(input, tensor);
-    return { tensor, accumulate: false };
+    // What was there goes to the scope of the backward function that asks.
+    const present = before?.view(0, before.dtype, before.shape);
+    before?.dispose();
+    return { tensor, present };
   }
 
   give(input: Tensor, gradient: Tensor): void {
     if (!this.needs(input)) return;
     if (input.grad) accumulate(input.grad, gradient);
     else if (this.#outer?.inputs.has(input)) this.#outer.sink.give(input, gradient);
-    else {
-      const present = this.#unshared(input);
-      if (present) accumulate(present, gradient);
-      else {
-        this.#gradients.set(input, gradient.view(0, gradient.dtype, input.shape).keep());
-        this.#shared.add(input);
-      }
+    else if (this.#gradients.has(input)) {
+      const { tensor, present } = this.onto(input);
+      const { kernels, number } = tensor.device;
+      if (present === tensor) accumulate(tensor, gradient);
+      else kernels.add(number, tensor.handle, present!.handle, gradient.handle);
+    } else {
+      this.#gradients.set(input, gradient.view(0, gradient.dtype, input.shape).keep());
+      this.#shared.add(input);
     }
   }
 
@@ -140,17 +152,6 @@ export class Tape implements Sink {
     this.#entries.length = 0;
     for (const gradient of this.#gradients.values()) gradient.dispose();
     this.#gradients.clear();
-  }
-
-  /** The gradient that `input` has so far, in storage of its own. */
-  #unshared(input: Tensor): Tensor | undefined {
-    const present = this.#gradients.get(input);
-    if (!present || !this.#shared.delete(input)) return present;
-    const copy = Tensor.empty(present.shape, { device: present.device }).keep();
-    copy.device.kernels.copy(copy.device.number, copy.handle, present.handle);
-    present.dispose();
-    this.#gradients.set(input, copy);
-    return copy;
   }
 
   #drop(output: Tensor): void {

@@ -30,8 +30,8 @@ export abstract class AttentionBase extends Module {
   /** Before positions are rotated in. */
   protected abstract project(x: Tensor, mode: ForwardMode): Projected;
 
-  /** x [T, hidden] → the same shape. */
-  forward(x: Tensor, context: LayerContext): Tensor {
+  /** x [T, hidden] → the same shape; plus `residual`, of that shape too. */
+  forward(x: Tensor, context: LayerContext, residual?: Tensor): Tensor {
     const { mode, cuSeqlens, maxSeqlen, ropeTables, cache } = context;
     const { numHeads, headDim, layers, attention: scores } = this.config;
     const { window, rope: ropeIndex } = layers[this.layer]!;
@@ -53,7 +53,8 @@ export abstract class AttentionBase extends Module {
       kvAppend(paged, keys, values, cuSeqlens);
       mixed = attentionCached(queries, paged, options);
     } else mixed = attention(queries, keys, values, options);
-    return linear(reshape(mixed, x.shape[0]!, numHeads * headDim), [this.oProj], mode, `${this.path}.o_proj`)[0]!;
+    const heads = reshape(mixed, x.shape[0]!, numHeads * headDim);
+    return linear(heads, [this.oProj], mode, `${this.path}.o_proj`, residual)[0]!;
   }
 
   /** q, k, v as they come out of their linears, by heads. */

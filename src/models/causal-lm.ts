@@ -23,7 +23,7 @@ import { Tensor } from "../tensor/tensor.js";
 import type { Tokenizer } from "../text/tokenizer.js";
 import { type Batch, packSequences } from "./batch.js";
 import type { DecoderConfig } from "./config.js";
-import { DecoderLayer, DecoderModel, type Layer, type LayerClass, normAdd } from "./decoder.js";
+import { DecoderLayer, DecoderModel, type Layer, type LayerClass } from "./decoder.js";
 import type { LayerContext } from "./layer-context.js";
 import type { ModelWeights } from "./loader.js";
 import { type ParameterSlot, parameterSlots } from "./parameter-slots.js";
@@ -125,22 +125,18 @@ export abstract class CausalLM extends Module implements TextModel {
     let x = this.model.embedTokens.forward(batch.inputIds, context.mode);
     const { embeddingNoiseScale: factor } = this.config;
     if (options.embeddingNoise) x = add(x, factor === 1 ? options.embeddingNoise : scale(options.embeddingNoise, factor));
-    let residual: Tensor | undefined;
     options.observe?.(x);
     for (const layer of this.model.layers) {
-      const inputs = [x, residual];
-      [x, residual] =
+      const input = x;
+      x =
         options.checkpointing && activeTape()
-          ? checkpointed(layer, x, residual, context, options.offload)
-          : scope(() => layer.forward(x, residual, context));
+          ? checkpointed(layer, input, context, options.offload)
+          : scope(() => layer.forward(input, context));
       // The tape holds what backward needs. Observers may hold what they saw to the end of their scope.
-      if (!options.observe) for (const input of inputs) if (input !== x && input !== residual) input?.dispose();
-      // The stream itself appears only in the next norm; observers pay for an addition of their own.
-      if (options.observe && layer !== this.model.layers.at(-1)) options.observe(add(x, residual));
+      if (options.observe) options.observe(x);
+      else input.dispose();
     }
-    const [hidden, last] = normAdd(this.model.norm, x, residual, context.mode);
-    options.observe?.(last);
-    return hidden;
+    return this.model.norm.forward(x, context.mode);
   }
 
   /** Logits float32 [T, vocab] of hidden states: large; for losses use {@link CausalLM.tokenLogProb}. */
@@ -251,19 +247,12 @@ export abstract class CausalLM extends Module implements TextModel {
 }
 
 /** One layer as a unit of recomputation. */
-function checkpointed(
-  layer: Layer,
-  x: Tensor,
-  residual: Tensor | undefined,
-  context: LayerContext,
-  offload: ActivationOffload | undefined,
-): [Tensor, Tensor] {
+function checkpointed(layer: Layer, stream: Tensor, context: LayerContext, offload: ActivationOffload | undefined): Tensor {
   const captures = [...layer.parameters()].map(([, tensor]) => tensor);
   for (const [, { adapters }] of adaptables(layer)) for (const part of adapters.parts.values()) captures.push(...part.tensors);
   const trained = captures.filter((tensor) => tensor.requiresGrad);
-  const inputs = residual ? [x, residual] : [x];
   const used = [...trained, ...context.ropeTables, context.cuSeqlens];
-  return checkpoint((x, residual) => layer.forward(x!, residual, context), inputs, used, offload) as [Tensor, Tensor];
+  return checkpoint((stream) => [layer.forward(stream!, context)], [stream], used, offload)[0]!;
 }
 
 /** The last row of each sequence: float32 [sequences, d]. */

@@ -1,6 +1,5 @@
 /** The decoder that families share: pre-norm blocks of attention and a gated MLP. A family with other blocks gives a layer of its own. */
 import { Embedding } from "../nn/embedding.js";
-import type { ForwardMode } from "../nn/linear.js";
 import { Module } from "../nn/module.js";
 import type { RMSNorm } from "../nn/rms-norm.js";
 import type { Tensor } from "../tensor/tensor.js";
@@ -16,11 +15,8 @@ export abstract class Layer extends Module {
   abstract readonly selfAttn: AttentionBase;
   abstract readonly mlp: MlpBase;
 
-  /**
-   * `x` is what the layer before adds to the residual stream, `residual` the stream without it (absent: the stream is x).
-   * Returns the same two for the next layer: each addition is part of the norm that follows it.
-   */
-  abstract forward(x: Tensor, residual: Tensor | undefined, context: LayerContext): [x: Tensor, residual: Tensor];
+  /** The residual stream [T, hidden] → the stream with what the layer adds to it. */
+  abstract forward(stream: Tensor, context: LayerContext): Tensor;
 }
 
 export type LayerClass = new (config: DecoderConfig, layer: number, weights: ModelWeights) => Layer;
@@ -45,12 +41,9 @@ export class DecoderLayer extends Layer {
     this.postAttentionLayernorm = normOf(weights, `${path}.post_attention_layernorm`, config);
   }
 
-  override forward(x: Tensor, residual: Tensor | undefined, context: LayerContext): [x: Tensor, residual: Tensor] {
-    const { mode } = context;
-    const [normed, stream] = normAdd(this.inputLayernorm, x, residual, mode);
-    const attended = this.scaled(this.selfAttn.forward(normed, context));
-    const [hidden, sum] = this.postAttentionLayernorm.forwardAdd(attended, stream, mode);
-    return [this.scaled(this.mlp.forward(hidden, context)), sum];
+  override forward(stream: Tensor, context: LayerContext): Tensor {
+    const attended = this.plus(stream, this.selfAttn, this.inputLayernorm, context);
+    return this.plus(attended, this.mlp, this.postAttentionLayernorm, context);
   }
 
   protected attention(config: DecoderConfig, layer: number, weights: ModelWeights): AttentionBase {
@@ -61,9 +54,9 @@ export class DecoderLayer extends Layer {
     return new Mlp(config, layer, weights);
   }
 
-  /** What attention and MLP give, as it is added to the stream. */
-  protected scaled(x: Tensor): Tensor {
-    return x;
+  /** The stream with what `part` makes of its norm. */
+  protected plus(stream: Tensor, part: AttentionBase | MlpBase, norm: RMSNorm, context: LayerContext): Tensor {
+    return part.forward(norm.forward(stream, context.mode), context, stream);
   }
 }
 
@@ -79,9 +72,4 @@ export class DecoderModel extends Module {
     this.layers = Array.from({ length: config.numLayers }, (_, i) => new layer(config, i, weights));
     this.norm = normOf(weights, "model.norm", config);
   }
-}
-
-/** [norm of the stream, the stream x + residual]. */
-export function normAdd(norm: RMSNorm, x: Tensor, residual: Tensor | undefined, mode: ForwardMode): [y: Tensor, sum: Tensor] {
-  return residual ? norm.forwardAdd(x, residual, mode) : [norm.forward(x, mode), x];
 }

@@ -23,10 +23,11 @@ export abstract class MlpBase extends Module {
 
   protected abstract gateAndUp(x: Tensor, mode: ForwardMode): readonly Tensor[];
 
-  /** x [T, hidden] → the same shape. */
-  forward(x: Tensor, { mode }: LayerContext): Tensor {
+  /** x [T, hidden] → the same shape; plus `residual`, of that shape too. */
+  forward(x: Tensor, { mode }: LayerContext, residual?: Tensor): Tensor {
     const [gate, up] = this.gateAndUp(x, mode);
-    return linear(glu(gate!, up!, this.config.activation), [this.downProj], mode, `${this.path}.down_proj`)[0]!;
+    const gated = glu(gate!, up!, this.config.activation);
+    return linear(gated, [this.downProj], mode, `${this.path}.down_proj`, residual)[0]!;
   }
 }
 

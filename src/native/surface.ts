@@ -72,7 +72,6 @@ export interface Kernels {
   rmsNorm(
     d: number,
     y: TensorHandle,
-    sum: TensorHandle,
     rstd: TensorHandle,
     x: TensorHandle,
     residual: TensorHandle,
@@ -85,13 +84,12 @@ export interface Kernels {
     dx: TensorHandle,
     dweight: TensorHandle,
     dy: TensorHandle,
-    dsum: TensorHandle,
-    sum: TensorHandle,
+    residual: TensorHandle,
+    x: TensorHandle,
     rstd: TensorHandle,
     weight: TensorHandle,
     eps: number,
     unitOffset: number,
-    accumulate: number,
   ): void;
   ropeTable(d: number, table: TensorHandle, positions: TensorHandle, invFreq: TensorHandle, scaling: number): void;
   rope(d: number, y: TensorHandle, x: TensorHandle, table: TensorHandle, inverse: number): void;
@@ -110,8 +108,7 @@ export interface Kernels {
   softcapGrad(d: number, dx: TensorHandle, dy: TensorHandle, y: TensorHandle, factor: number, cap: number): void;
   /** `group`: see {@link LinearGroupWords}. */
   linear(d: number, group: Float64Array): void;
-  linearDx(d: number, group: Float64Array): void;
-  loraGrad(d: number, group: Float64Array): void;
+  linearGrad(d: number, group: Float64Array): void;
   linearDw(d: number, dweight: TensorHandle, dbias: TensorHandle, dy: TensorHandle, x: TensorHandle, math: number): void;
   /** `args`: the fields of `lr_attention_args` in order, one number each (tensors as handles). */
   attention(d: number, args: Float64Array): void;
@@ -234,7 +231,7 @@ export interface Kernels {
 
 /**
  * A linear group as numbers: `x, dx, accumulate, math, dropoutP, dropoutKeyLow32, dropoutKeyHigh32, count`, then per layer
- * `weight, bias, y, u, du, segmentCount`, then per segment `rowBegin, rowEnd, a, b, da, db, scale`.
+ * `weight, bias, y, u, residual, segmentCount`, then per segment `rowBegin, rowEnd, a, b, da, db, scale`.
  */
 export type LinearGroupWords = Float64Array;
 

@@ -46,10 +46,11 @@ export interface ForwardMode {
 }
 
 /**
- * The grouped op: linears that read the same x [T, in] in one call. `path` names the group for its dropout mask.
+ * The grouped op: linears that read the same x [T, in] in one call. `path` names the group for its dropout mask; `residual` is added to what
+ * each gives.
  * Rows of their own adapters are for inference: training refuses them as PEFT does (UNSUPPORTED).
  */
-export function linear(x: Tensor, layers: readonly Linear[], mode: ForwardMode = {}, path = ""): Tensor[] {
+export function linear(x: Tensor, layers: readonly Linear[], mode: ForwardMode = {}, path = "", residual?: Tensor): Tensor[] {
   const selection = mode.adapters ?? BASE_ONLY;
   if ("rows" in selection) {
     if (mode.training) {
@@ -58,10 +59,12 @@ export function linear(x: Tensor, layers: readonly Linear[], mode: ForwardMode =
       });
     }
     const used = layers.flatMap((layer) => layer.adapters.of(namesOf(selection)));
-    if (used.every((part) => part.isPair)) return mixedRows(x, layers, selection.rows, mode);
+    if (used.every((part) => part.isPair)) return mixedRows(x, layers, selection.rows, mode, residual);
   }
   const slots = layers.map(({ adapters }) => adapters);
-  return byRange(selection, slots, [x], ([x], names) => sameRows(x!, layers, names, mode, path));
+  return byRange(selection, slots, residual ? [x, residual] : [x], ([x, residual], names) =>
+    sameRows(x!, layers, names, mode, path, residual),
+  );
 }
 
 /** Each range of rows with its own pair, in one product. */
@@ -70,6 +73,7 @@ function mixedRows(
   layers: readonly Linear[],
   ranges: readonly { begin: number; end: number; name: string | null }[],
   { bf16 = false }: ForwardMode,
+  residual: Tensor | undefined,
 ): Tensor[] {
   const rows = x.shape[0] ?? 0;
   for (const { begin, end } of ranges) {
@@ -82,7 +86,7 @@ function mixedRows(
       const pair = pairOf(layer, name);
       return pair ? [segmentOf(pair.delta(), begin, end)] : [];
     });
-    return { weight: layer.weight, bias: layer.bias, segments };
+    return { weight: layer.weight, bias: layer.bias, segments, residual };
   });
   const ys = linearGroup(x, group, { bf16 });
   for (const [i, layer] of layers.entries()) {
@@ -104,9 +108,10 @@ function sameRows(
   names: readonly string[],
   { bf16 = false, training = false }: ForwardMode,
   path: string,
+  residual: Tensor | undefined,
 ): Tensor[] {
   if (layers.every(({ adapters }) => adapters.of(names).length === 0)) {
-    const group = layers.map(({ weight, bias }): LinearLayer => ({ weight, bias, segments: [] }));
+    const group = layers.map(({ weight, bias }): LinearLayer => ({ weight, bias, segments: [], residual }));
     return linearGroup(x, group, { bf16 });
   }
   const rows = x.shape[0] ?? 0;
@@ -115,19 +120,20 @@ function sameRows(
     const parts = layer.adapters.of(names);
     const [weight, bias] = contentWith(layer, parts);
     const leading = first === undefined ? undefined : layer.adapters.parts.get(first)?.pair;
-    return { parts, weight, bias, riding: leading?.magnitude ? undefined : leading };
+    const turns = parts.some(({ pair }) => pair?.magnitude);
+    return { parts, weight, bias, riding: leading?.magnitude ? undefined : leading, turns };
   });
   // PEFT's lora_dropout belongs to the adapter: its pairs agree.
   const leading = layers.flatMap(({ adapters }) => adapters.of(names.slice(0, 1))).find(({ pair }) => pair)?.pair;
   const p = training ? (leading?.dropout ?? 0) : 0;
   const key = p > 0 ? nextKey(path) : 0n;
-  const group = plans.map(({ weight, bias, riding }): LinearLayer => {
-    return { weight, bias, segments: riding ? [segmentOf(riding.delta(), 0, rows)] : [] };
+  const group = plans.map(({ weight, bias, riding, turns }): LinearLayer => {
+    // DoRA turns what it finds, which the residual is no part of.
+    return { weight, bias, segments: riding ? [segmentOf(riding.delta(), 0, rows)] : [], residual: turns ? undefined : residual };
   });
   const ys = linearGroup(x, group, { bf16, ...(p > 0 ? { dropout: { p, key } } : {}) });
-  const turns = plans.some(({ parts }) => parts.some(({ pair }) => pair?.magnitude));
-  const dropped = p > 0 && turns ? dropout(x, p, key) : undefined;
-  return plans.map(({ parts, weight, bias, riding }, i) => {
+  const dropped = p > 0 && plans.some(({ turns }) => turns) ? dropout(x, p, key) : undefined;
+  return plans.map(({ parts, weight, bias, riding, turns }, i) => {
     let y = ys[i]!;
     const plus = (delta: Delta) => add(y, productWith(x, delta, bf16));
     for (const { rows } of parts) if (rows) y = plus(rows.delta(weight.dense ?? weight.dequantize()));
@@ -145,7 +151,7 @@ function sameRows(
       }
       if (pair?.bias) y = add(y, biasRows(pair.bias, pair.scale, rows, 0, rows));
     }
-    return y;
+    return turns && residual ? add(y, residual) : y;
   });
 }
 

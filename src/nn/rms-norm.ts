@@ -1,4 +1,4 @@
-import { addRmsNorm, rmsNorm } from "../ops/rms-norm.js";
+import { rmsNorm } from "../ops/rms-norm.js";
 import type { Tensor } from "../tensor/tensor.js";
 import { Adaptable, BASE_ONLY, byRange } from "./adapter-slot.js";
 import type { ForwardMode } from "./linear.js";
@@ -16,27 +16,14 @@ export class RMSNorm extends Adaptable {
     this.unitOffset = unitOffset;
   }
 
-  /** x [..., d] → the same shape. */
-  forward(x: Tensor, mode: ForwardMode): Tensor {
+  /** x [..., d] → the same shape; plus `residual`, of that shape too. */
+  forward(x: Tensor, mode: ForwardMode, residual?: Tensor): Tensor {
     const { eps, unitOffset } = this;
-    return this.#run([x], mode, ([x], weight) => [rmsNorm(x!, weight, { eps, unitOffset })])[0]!;
-  }
-
-  /** sum = x + residual, then its norm: [y, sum]. */
-  forwardAdd(x: Tensor, residual: Tensor, mode: ForwardMode): [y: Tensor, sum: Tensor] {
-    const { eps, unitOffset } = this;
-    const [y, sum] = this.#run([x, residual], mode, ([x, residual], weight) =>
-      addRmsNorm(x!, residual!, weight, { eps, unitOffset }),
-    );
-    return [y!, sum!];
-  }
-
-  /** `body` with the weight that the acting adapters give: a copy of their own, or the module's. */
-  #run(inputs: readonly Tensor[], mode: ForwardMode, body: (inputs: readonly Tensor[], weight: Tensor) => Tensor[]): Tensor[] {
-    return byRange(mode.adapters ?? BASE_ONLY, [this.adapters], inputs, (inputs, names) => {
+    return byRange(mode.adapters ?? BASE_ONLY, [this.adapters], residual ? [x, residual] : [x], ([x, residual], names) => {
+      // A copy that the acting adapters give comes in the place of the module's own.
       const copy = this.adapters.of(names).find(({ weight }) => weight)?.weight;
-      return body(inputs, copy ?? this.weight);
-    });
+      return [rmsNorm(x!, copy ?? this.weight, { eps, unitOffset }, residual)];
+    })[0]!;
   }
 
   override *tensors(): Iterable<[string, Tensor]> {

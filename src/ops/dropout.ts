@@ -22,7 +22,7 @@ function mask({ shape, device }: Tensor, p: number, key: bigint): Tensor {
     try {
       const words = [y.handle, y.handle, 0, 0, p, Number(key & 0xffffffffn), Number(key >> 32n), 1];
       words.push(weight.handle, 0, dy.handle, 0, 0, 1, 0, rows, ones.handle, one.handle, 0, 0, 1);
-      enqueue(y, (kernels, d) => kernels.linearDx(d, wordsOf(words)));
+      enqueue(y, (kernels, d) => kernels.linearGrad(d, wordsOf(words)));
     } finally {
       weight.dispose();
     }

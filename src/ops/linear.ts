@@ -13,12 +13,14 @@ export interface LoraSegment {
   scale: number;
 }
 
-/** One linear of a group: y = x Wᵀ + bias + Σ scale (drop(x) aᵀ) bᵀ, the last on the rows of each segment. */
+/** One linear of a group: y = x Wᵀ + bias + Σ scale (drop(x) aᵀ) bᵀ + residual, the sum over the rows of each segment. */
 export interface LinearLayer {
   weight: Weight;
   bias: Tensor | undefined;
   /** Ascending, not overlapping. */
   segments: readonly LoraSegment[];
+  /** float32 [T, out]. */
+  residual?: Tensor | undefined;
 }
 
 export interface LinearOptions {
@@ -39,6 +41,7 @@ export function linearGroup(x: Tensor, layers: readonly LinearLayer[], options: 
       weights: layers.map((layer) => layer.weight.dense),
       biases: layers.map((layer) => layer.bias),
       pairs: layers.flatMap((layer) => layer.segments.flatMap(({ a, b }) => [a, b])),
+      residuals: layers.map((layer) => layer.residual),
     },
     { layers, options },
   );
@@ -49,15 +52,18 @@ type Inputs = {
   weights: readonly (Tensor | undefined)[];
   biases: readonly (Tensor | undefined)[];
   pairs: readonly Tensor[];
+  residuals: readonly (Tensor | undefined)[];
 };
 type Attrs = { layers: readonly LinearLayer[]; options: LinearOptions };
 
 /** A layer as one kernel call sees it. */
 interface Call {
   layer: LinearLayer;
+  /** Or its gradient. */
   y: Tensor;
   u: Tensor | undefined;
-  du: Tensor | undefined;
+  /** Gone by the time of the gradient, which does not read it. */
+  residual?: Tensor | undefined;
 }
 
 interface Saved {
@@ -71,8 +77,11 @@ const linearOp = defineOp<Inputs, Attrs, Saved, Tensor[]>({
   name: "linear",
   forward({ x, weights, biases, pairs }, { layers, options }, save, recording) {
     if (!(x.shape.length === 2 && x.dtype === "float32")) throw mismatch("linear", "x", "float32 [T, in]", x);
-    for (const { weight } of layers)
+    for (const { weight, residual } of layers) {
       if (weight.inFeatures !== x.shape[1]) throw mismatch("linear", "x", `[T, ${weight.inFeatures}] as the weight`, x);
+      if (residual && !(residual.shape[0] === x.shape[0] && residual.shape[1] === weight.outFeatures))
+        throw mismatch("linear", "residual", `[${x.shape[0]}, ${weight.outFeatures}] as y`, residual);
+    }
     const rows = x.shape[0]!;
     const { device } = x;
     const trainsPairs = recording && pairs.some((tensor) => tensor.requiresGrad);
@@ -82,7 +91,7 @@ const linearOp = defineOp<Inputs, Attrs, Saved, Tensor[]>({
         layer,
         y: Tensor.empty([rows, layer.weight.outFeatures], { device }),
         u: trainsPairs && rank > 0 ? Tensor.empty([rows, rank], { device }) : undefined,
-        du: undefined,
+        residual: layer.residual,
       };
     });
     enqueue(x, (k, d) => k.linear(d, words(x, undefined, false, calls, options)));
@@ -93,26 +102,26 @@ const linearOp = defineOp<Inputs, Attrs, Saved, Tensor[]>({
   backward(dys, { x, us }, sink, inputs, { layers, options }) {
     const calls = layers.flatMap((layer, i): Call[] => {
       const dy = dys[i];
-      if (!dy) return [];
-      const u = us[i];
-      return [{ layer, y: dy, u, du: u && Tensor.empty(u.shape, { device: u.device }) }];
+      return dy ? [{ layer, y: dy, u: us[i] }] : [];
     });
     const wanted = sink.needs(inputs.x) ? sink.into(inputs.x) : undefined;
     const trainsPairs = calls.some(({ u }) => u);
     if (wanted || trainsPairs) {
-      // Only the shape of x is read here; it may be gone when nothing else needs it.
+      // Without pairs only the shape of x is read; it may be gone when nothing else needs it.
       const shape = x ?? wanted!.tensor;
-      enqueue(shape, (k, d) => k.linearDx(d, words(shape, wanted?.tensor, wanted?.accumulate ?? false, calls, options)));
-    }
-    if (trainsPairs) {
-      const trained = calls.filter(({ u }) => u);
-      enqueue(x!, (k, d) => k.loraGrad(d, words(x!, undefined, false, trained, options, sink)));
+      enqueue(shape, (k, d) =>
+        k.linearGrad(
+          d,
+          words(shape, wanted?.tensor, wanted?.accumulate ?? false, calls, options, trainsPairs ? sink : undefined),
+        ),
+      );
     }
     for (const { layer, y: dy } of calls) {
       const dweight = gradientOf(layer.weight.dense, sink);
       const dbias = gradientOf(layer.bias, sink);
       if (dweight || dbias)
         enqueue(dy, (k, d) => k.linearDw(d, handleOf(dweight), handleOf(dbias), dy.handle, x!.handle, options.bf16 ? 1 : 0));
+      if (layer.residual) sink.give(layer.residual, dy);
     }
   },
 });
@@ -149,8 +158,8 @@ function words(
     Number(key >> 32n),
     calls.length,
   ];
-  for (const { layer, y, u, du } of calls) {
-    out.push(layer.weight.handle, handleOf(layer.bias), y.handle, handleOf(u), handleOf(du), layer.segments.length);
+  for (const { layer, y, u, residual } of calls) {
+    out.push(layer.weight.handle, handleOf(layer.bias), y.handle, handleOf(u), handleOf(residual), layer.segments.length);
     for (const { rowBegin, rowEnd, a, b, scale } of layer.segments) {
       out.push(
         rowBegin,

@@ -16,7 +16,7 @@ const matmulOp = defineOp<{ a: Tensor; b: Tensor }, undefined, { a: Tensor; b: T
     save({ a, b });
     through(b, (weight) => {
       // dX = dY · W is that product, with b as the weight.
-      enqueue(y, (k, d) => k.linearDx(d, wordsOf([y.handle, y.handle, 0, 0, 0, 0, 0, 1, weight, 0, a.handle, 0, 0, 0])));
+      enqueue(y, (k, d) => k.linearGrad(d, wordsOf([y.handle, y.handle, 0, 0, 0, 0, 0, 1, weight, 0, a.handle, 0, 0, 0])));
     });
     return y;
   },

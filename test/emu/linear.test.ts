@@ -71,6 +71,7 @@ describe("aligned linears", () => {
         w.values.at.map((v) => fromBfloat16(bfloat16Bits(v))),
       );
       const [given, a, b] = [whole(rows * (forward ? k : n), 2), whole(4 * k, 3), whole(n * 4, 4)];
+      const residual = gaussian(rows * n, 5);
       const [x, y] = [
         forward ? raw.from(given, [rows, k]) : raw.out([rows, k]),
         forward ? raw.out([rows, n]) : raw.from(given, [rows, n]),
@@ -79,11 +80,27 @@ describe("aligned linears", () => {
       const segment = [3, 60, raw.from(a, [4, k]), raw.from(b, [n, 4]), 0, 0, 0.5];
       // Under dropout the mask of a tile of dx lies in buffers that the pipeline does not use yet.
       const dropout = forward ? 0 : 0.5;
-      const group = Float64Array.of(x, dx, 0, 1, dropout, 7, 0, 1, w.handle, 0, y, 0, 0, 1, ...segment);
-      raw.kernels[forward ? "linear" : "linearDx"](raw.d, group);
+      const group = Float64Array.of(
+        x,
+        dx,
+        0,
+        1,
+        dropout,
+        7,
+        0,
+        1,
+        w.handle,
+        0,
+        y,
+        0,
+        forward ? raw.from(residual, [rows, n]) : 0,
+        1,
+        ...segment,
+      );
+      raw.kernels[forward ? "linear" : "linearGrad"](raw.d, group);
       let expected: Matrix;
       if (forward) {
-        expected = addProduct(matrix(rows, n), matrix(rows, k, given), transpose(used));
+        expected = addProduct(matrix(rows, n, residual), matrix(rows, k, given), transpose(used));
         const u = addProduct(matrix(57, 4), matrix(57, k, given.slice(3 * k, 60 * k)), transpose(matrix(4, k, a)), 0.5);
         const part = addProduct(matrix(57, n, expected.at.subarray(3 * n, 60 * n)), u, transpose(matrix(n, 4, b)));
         expected = matrix(rows, n, expected.at);
@@ -118,7 +135,7 @@ describe("aligned linears", () => {
           rows,
           k: 1120,
           layers: [
-            { kind, n: 45, bias: true, segments },
+            { kind, n: 45, bias: true, residual: true, segments },
             { kind, n: 6, blocksize: 128, segments },
           ],
           dropout: 0.5,
@@ -130,7 +147,7 @@ describe("aligned linears", () => {
     await check({
       rows: 70,
       k: 96,
-      layers: [{ kind: "float32", n: 68, segments: [{ begin: 0, end: 70, rank: 8 }] }],
+      layers: [{ kind: "float32", n: 68, residual: true, segments: [{ begin: 0, end: 70, rank: 8 }] }],
       dropout: 0.25,
     });
   });

@@ -18,51 +18,31 @@ describe.each(devices)("layers on %s", (device) => {
     it.each([false, true])("and its gradients equal float64, unit offset %s", async (unitOffset) => {
       await withRaw(device, async (raw) => {
         const n = rows * d;
-        const [x, residual, weight, dy, dsum] = [
+        const [x, residual, weight, dy, past] = [
           gaussian(n, 1),
           gaussian(n, 2),
           gaussian(d, 3),
           gaussian(n, 4),
           gaussian(n, 5),
         ] as const;
-        const total = x.map((value, i) => value + (residual[i] as number));
         const shape = [rows, d];
-        const t = {
-          x: raw.from(x, shape),
-          residual: raw.from(residual, shape),
-          w: raw.from(weight, [d]),
-          y: raw.out(shape),
-          sum: raw.out(shape),
-          rstd: raw.out([rows]),
-        };
-        raw.kernels.rmsNorm(raw.d, t.y, t.sum, t.rstd, t.x, t.residual, t.w, 1e-6, unitOffset ? 1 : 0);
-        const dx = raw.out(shape);
-        const dweight = raw.from(gaussian(d, 6), [d]);
-        raw.kernels.rmsNormGrad(
-          raw.d,
-          dx,
-          dweight,
-          raw.from(dy, shape),
-          raw.from(dsum, shape),
-          t.sum,
-          t.rstd,
-          t.w,
-          1e-6,
-          unitOffset ? 1 : 0,
-          0,
-        );
-        const expected = rmsNorm(total, weight, 1e-6, unitOffset);
-        expect(sameBits(await raw.f32(t.sum), total)).toBe(true);
-        expect(relativeError(await raw.f32(t.y), expected.y)).toBeLessThan(2e-6);
-        expect(relativeError(await raw.f32(t.rstd), expected.rstd)).toBeLessThan(2e-6);
+        const t = { x: raw.from(x, shape), w: raw.from(weight, [d]), y: raw.out(shape), rstd: raw.out([rows]) };
+        const [dx, dweight] = [raw.out(shape), raw.from(gaussian(d, 6), [d])];
+        const offset = unitOffset ? 1 : 0;
+        raw.kernels.rmsNorm(raw.d, t.y, t.rstd, t.x, raw.from(residual, shape), t.w, 1e-6, offset);
+        raw.kernels.rmsNormGrad(raw.d, dx, dweight, raw.from(dy, shape), raw.from(past, shape), t.x, t.rstd, t.w, 1e-6, offset);
+        const normed = rmsNorm(x, weight, 1e-6, unitOffset);
+        const y = normed.y.map((v, i) => v + (residual[i] as number));
+        expect(relativeError(await raw.f32(t.y), y)).toBeLessThan(2e-6);
+        expect(relativeError(await raw.f32(t.rstd), normed.rstd)).toBeLessThan(2e-6);
         const loss = (s: ArrayLike<number>, w: ArrayLike<number>) => weighted(rmsNorm(s, w, 1e-6, unitOffset).y, dy);
-        expect(gradientError((s) => loss(s, weight) + weighted(s, dsum), total, await raw.f32(dx), 7)).toBeLessThan(2e-5);
+        expect(gradientError((s) => loss(s, weight) + weighted(s, past), x, await raw.f32(dx), 7)).toBeLessThan(2e-5);
         const added = (await raw.f32(dweight)).map((value, i) => value - (gaussian(d, 6)[i] as number));
-        expect(gradientError((w) => loss(total, w), weight, added, 8)).toBeLessThan(2e-5);
+        expect(gradientError((w) => loss(x, w), weight, added, 8)).toBeLessThan(2e-5);
       });
     });
 
-    it("without residual, sum or dweight, and accumulating", async () => {
+    it("without a residual; onto the gradient that is there, or none; without dweight", async () => {
       await withRaw(device, async (raw) => {
         const [x, weight, dy, before] = [
           gaussian(rows * d, 1),
@@ -75,13 +55,17 @@ describe.each(devices)("layers on %s", (device) => {
           w: raw.from(weight, [d]),
           y: raw.out([rows, d]),
           rstd: raw.out([rows]),
+          dy: raw.from(dy, [rows, d]),
           dx: raw.from(before, [rows, d]),
+          alone: raw.out([rows, d]),
         };
-        raw.kernels.rmsNorm(raw.d, t.y, 0, t.rstd, t.x, 0, t.w, 1e-5, 0);
-        raw.kernels.rmsNormGrad(raw.d, t.dx, 0, raw.from(dy, [rows, d]), 0, t.x, t.rstd, t.w, 1e-5, 0, 1);
+        raw.kernels.rmsNorm(raw.d, t.y, t.rstd, t.x, 0, t.w, 1e-5, 0);
+        raw.kernels.rmsNormGrad(raw.d, t.dx, 0, t.dy, t.dx, t.x, t.rstd, t.w, 1e-5, 0);
+        raw.kernels.rmsNormGrad(raw.d, t.alone, 0, t.dy, 0, t.x, t.rstd, t.w, 1e-5, 0);
         expect(relativeError(await raw.f32(t.y), rmsNorm(x, weight, 1e-5, false).y)).toBeLessThan(2e-6);
-        const loss = (s: Float64Array) => weighted(rmsNorm(s, weight, 1e-5, false).y, dy) + weighted(s, before);
-        expect(gradientError(loss, x, await raw.f32(t.dx), 7)).toBeLessThan(2e-5);
+        const loss = (s: Float64Array) => weighted(rmsNorm(s, weight, 1e-5, false).y, dy);
+        expect(gradientError((s) => loss(s) + weighted(s, before), x, await raw.f32(t.dx), 7)).toBeLessThan(2e-5);
+        expect(gradientError(loss, x, await raw.f32(t.alone), 7)).toBeLessThan(2e-5);
       });
     });
   });
@@ -196,8 +180,8 @@ describe("layers", () => {
           dx: raw.out([rows, d]),
           dw: raw.from(new Float32Array(d), [d]),
         };
-        raw.kernels.rmsNorm(raw.d, t.y, 0, t.rstd, x, 0, t.w, 1e-6, 0);
-        raw.kernels.rmsNormGrad(raw.d, t.dx, t.dw, dy, 0, x, t.rstd, t.w, 1e-6, 0, 0);
+        raw.kernels.rmsNorm(raw.d, t.y, t.rstd, x, 0, t.w, 1e-6, 0);
+        raw.kernels.rmsNormGrad(raw.d, t.dx, t.dw, dy, 0, x, t.rstd, t.w, 1e-6, 0);
         const result = await Promise.all([t.y, t.dx, t.dw].map((h) => raw.f32(h)));
         raw.dispose();
         return result;
@@ -210,7 +194,7 @@ describe("layers", () => {
   it.each(["cpu", cuda])("refuse shapes that do not fit, on %s", async (device) => {
     await withRaw(device, async (raw) => {
       const [x, w] = [raw.out([2, 64]), raw.out([32])];
-      const error = await refusal(raw, () => raw.kernels.rmsNorm(raw.d, raw.out([2, 64]), 0, 0, x, 0, w, 1e-6, 0));
+      const error = await refusal(raw, () => raw.kernels.rmsNorm(raw.d, raw.out([2, 64]), 0, x, 0, w, 1e-6, 0));
       expect(error).toMatchObject({ code: "INVALID", op: "rms_norm" });
       expect(error.message).toContain("weight must have 64 elements but has 32");
     });

@@ -21,12 +21,20 @@ describe.each(devices)("linears on %s", (device) => {
     for (const rows of odd)
       for (const k of odd)
         for (const n of [1, 3, 65])
-          await checkGroup(device, { rows, k, layers: [{ kind, n, bias: n === 3, segments: whole(rows, 3) }] });
+          await checkGroup(device, {
+            rows,
+            k,
+            layers: [{ kind, n, bias: n === 3, residual: n !== 1, segments: whole(rows, 3) }],
+          });
   });
 
   it.each([1, 3, 4, 8, 16, 64])("with rank %i", async (rank) => {
     for (const rows of [2, 70])
-      await checkGroup(device, { rows, k: 130, layers: [{ kind: "4bit nested", n: 96, segments: whole(rows, rank) }] });
+      await checkGroup(device, {
+        rows,
+        k: 130,
+        layers: [{ kind: "4bit nested", n: 96, residual: true, segments: whole(rows, rank) }],
+      });
   });
 
   it.each([64, 128, 4096])("with blocks of %i that cross rows", async (blocksize) => {
@@ -40,10 +48,10 @@ describe.each(devices)("linears on %s", (device) => {
       [384, 128],
     ] as const) {
       const layers: LayerCase[] = [
-        { kind: "4bit", n: 67, blocksize },
+        { kind: "4bit", n: 67, blocksize, residual: true },
         { kind: "4bit rounded", n: 17, blocksize, bias: true, segments: whole(rows, 3) },
         { kind: "4bit nested", n: 1, blocksize },
-        { kind: "bfloat16", n: 35 },
+        { kind: "bfloat16", n: 35, bias: true, residual: true },
         { kind: "float16", n: 35 },
       ];
       for (const bf16 of [false, true]) await checkGroup(device, { rows, k, layers, bf16 });
@@ -53,7 +61,7 @@ describe.each(devices)("linears on %s", (device) => {
   it("of a group, accumulating into dx, over more than one block of the reduction", async () => {
     const layers: LayerCase[] = [
       { kind: "4bit nested", n: 320, segments: whole(80, 8) },
-      { kind: "4bit", n: 40, bias: true, segments: whole(80, 16) },
+      { kind: "4bit", n: 40, bias: true, residual: true, segments: whole(80, 16) },
       { kind: "bfloat16", n: 33 },
     ];
     await checkGroup(device, { rows: 80, k: 576, layers, accumulate: true });
@@ -88,8 +96,8 @@ describe.each(devices)("linears on %s", (device) => {
       { begin: 500, end: 1090, rank: 5 },
     ];
     const layers: LayerCase[] = [
-      { kind: "4bit", n: 9, bias: true, segments },
-      { kind: "float32", n: 4, segments },
+      { kind: "4bit", n: 9, bias: true, residual: true, segments },
+      { kind: "float32", n: 4, residual: true, segments },
     ];
     for (const dropout of [0, 0.2]) await checkGroup(device, { rows: 1100, k: 21, layers, dropout });
   });
@@ -97,10 +105,30 @@ describe.each(devices)("linears on %s", (device) => {
   it("of more blocks of the reduction than pass at once, in one layer and across layers", async () => {
     const rows = 520;
     const segments = [{ begin: 3, end: rows, rank: 2 }];
-    const long: GroupCase = { rows, k: 2200, layers: [{ kind: "4bit", n: 8, bias: true, segments }] };
+    const long: GroupCase = { rows, k: 2200, layers: [{ kind: "4bit", n: 8, bias: true, residual: true, segments }] };
     const many: GroupCase = { rows, k: 16, layers: [1300, 1100].map((n) => ({ kind: "4bit nested", n, segments })) };
     for (const c of [long, many, { ...many, dropout: 0.2, accumulate: true }, { ...long, bf16: true }])
       await checkGroup(device, c);
+  });
+
+  it.each([4, 61])("give dx and the gradients of adapters that are wanted, and no others, %i rows", async (rows) => {
+    const [a, b] = [Math.floor(rows / 4), Math.floor(rows / 2)];
+    const layers: LayerCase[] = [
+      { kind: "4bit", n: 48, segments: whole(rows, 4).map((s) => ({ ...s, grads: "none" })) },
+      {
+        kind: "float32",
+        n: 20,
+        segments: [
+          { begin: 0, end: a, rank: 4, grads: "a" },
+          { begin: a, end: b, rank: 2, grads: "none" },
+          { begin: b, end: rows, rank: 3, grads: "b" },
+        ],
+      },
+      { kind: "bfloat16", n: 7, segments: whole(rows, 2) },
+    ];
+    for (const dx of [true, false])
+      for (const dropout of [0, 0.5])
+        for (const of of [layers, layers.slice(0, 1)]) await checkGroup(device, { rows, k: 70, layers: of, dx, dropout });
   });
 
   it("accumulate dW and dbias", async () => {
@@ -132,7 +160,7 @@ describe.each(devices)("linears on %s", (device) => {
     ] as const) {
       const segments = rows === 3 ? whole(3, 5) : [...whole(40, 3), { begin: 41, end: 70, rank: 17 }];
       const layers: LayerCase[] = [
-        { kind, n, bias: true, segments },
+        { kind, n, bias: true, residual: true, segments },
         { kind, n: 24, segments: segments.slice(0, 1) },
       ];
       for (const dropout of [0, 0.5]) await checkGroup(device, { rows, k, layers, dropout, accumulate: dropout > 0, bf16: true });
@@ -210,6 +238,7 @@ describe("linears", () => {
       const cases: [Float64Array, string][] = [
         [words(raw.out([2, 17]), y), "the weight takes 16 features but x has 17"],
         [words(x, raw.out([3, 8])), "y must be float32 [2, 8]"],
+        [words(x, y).with(12, raw.out([2, 9])), "residual must be float32 [2, 8]"],
         [words(x, y, [0, 3, raw.out([4, 16]), raw.out([8, 4]), 0, 0, 1]), "segment 0 has rows [0, 3) of 2"],
         [words(x, y, [0, 2, raw.out([4, 15]), raw.out([8, 4]), 0, 0, 1]), "A must be float32 [r, 16]"],
         [words(x, y, [0, 2, raw.out([4, 16]), raw.out([8, 5]), 0, 0, 1]), "B must be float32 [8, 4]"],
@@ -217,6 +246,19 @@ describe("linears", () => {
       for (const [group, text] of cases) {
         const error = await refusal(raw, () => raw.kernels.linear(raw.d, group));
         expect(error).toMatchObject({ code: "INVALID", op: "linear" });
+        expect(error.message).toContain(text);
+      }
+      const [a, b, u] = [raw.out([4, 16]), raw.out([8, 4]), raw.out([2, 4])];
+      const trained = (da: number, db: number, u: number) => words(x, y, [0, 2, a, b, da, db, 1]).with(11, u);
+      const gradients: [Float64Array, string][] = [
+        [words(x, y).with(1, raw.out([2, 15])), "dx must be float32 [2, 16]"],
+        [trained(raw.out([4, 16]), 0, 0), "layer 0: u must be present"],
+        [trained(raw.out([3, 16]), 0, u), "dA must have the shape of A"],
+        [trained(0, raw.out([8, 3]), u), "dB must have the shape of B"],
+      ];
+      for (const [group, text] of gradients) {
+        const error = await refusal(raw, () => raw.kernels.linearGrad(raw.d, group));
+        expect(error).toMatchObject({ code: "INVALID", op: "linear_grad" });
         expect(error.message).toContain(text);
       }
       addon.freeWeight(w.handle);

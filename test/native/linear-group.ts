@@ -1,4 +1,4 @@
-/** A group of linears run through all three entries, and what float64 gives. */
+/** A group of linears run forward and backward, and what float64 gives. */
 import { dropoutMask, type Layer, linear, linearGrad, matrix, type Segment } from "../reference/linear.js";
 import { gaussian, uniform } from "../reference/numeric.js";
 import { addon, type Raw } from "./raw.js";
@@ -9,7 +9,9 @@ export interface LayerCase {
   n: number;
   bias?: boolean;
   blocksize?: number;
-  segments?: readonly { begin: number; end: number; rank: number }[];
+  residual?: boolean;
+  /** `grads`: which of dA and dB are wanted; both where it is absent. */
+  segments?: readonly { begin: number; end: number; rank: number; grads?: "a" | "b" | "none" }[];
 }
 export interface GroupCase {
   rows: number;
@@ -17,6 +19,8 @@ export interface GroupCase {
   layers: readonly LayerCase[];
   dropout?: number;
   accumulate?: boolean;
+  /** Whether dx is wanted; it is where this is absent. */
+  dx?: boolean;
   /** Products in bf16. All operands but the weight are then -1, 0 or 1, so that nothing else is rounded: sums below 256 are exact in bf16. */
   bf16?: boolean;
 }
@@ -27,7 +31,7 @@ const ternary = (n: number, seed: number): Float32Array => {
   return Float32Array.from({ length: n }, () => Math.floor(3 * next()) - 1);
 };
 
-/** Runs all three entries of a group; what they gave and what float64 gives, by name. */
+/** Runs both entries of a group; what they gave and what float64 gives, by name. */
 export async function runGroup(
   raw: Raw,
   c: GroupCase,
@@ -50,10 +54,12 @@ export async function runGroup(
     c.layers.length,
   ];
   const [forward, backward] = [[...head], [...head]];
-  const outputs: Record<string, number> = { dx: t.dx };
+  const wantsDx = c.dx ?? true;
+  if (!wantsDx) backward[1] = 0;
+  const outputs: Record<string, number> = wantsDx ? { dx: t.dx } : {};
   const added: Record<string, Float32Array> = c.accumulate ? { dx: dx0 } : {};
   const weights: number[] = [];
-  c.layers.forEach(({ kind, n, bias, blocksize, segments = [] }, l) => {
+  c.layers.forEach(({ kind, n, bias, residual, blocksize, segments = [] }, l) => {
     const seed = 100 * (l + 1);
     const w = randomWeight(raw, kind, n, k, seed, blocksize);
     weights.push(w.handle);
@@ -62,11 +68,12 @@ export async function runGroup(
     const y = raw.out([rows, n]);
     outputs[`y${l}`] = y;
     const widest = Math.max(1, ...segments.map((s) => s.rank));
-    const [u, du] = [raw.out([rows, widest]), raw.out([rows, widest])];
+    const u = segments.every(({ grads }) => grads === "none") ? 0 : raw.out([rows, widest]);
     const b = biasData ? raw.from(biasData, [n]) : 0;
-    forward.push(w.handle, b, y, u, du, segments.length);
-    backward.push(w.handle, b, raw.from(dy, [rows, n]), u, du, segments.length);
-    const reference: Segment[] = segments.map(({ begin, end, rank }, i) => {
+    if (residual) added[`y${l}`] = random(rows * n, seed + 11);
+    forward.push(w.handle, b, y, u, residual ? raw.from(added[`y${l}`]!, [rows, n]) : 0, segments.length);
+    backward.push(w.handle, b, raw.from(dy, [rows, n]), u, 0, segments.length);
+    const reference: Segment[] = segments.map(({ begin, end, rank, grads }, i) => {
       const [a, bb, da, db] = [
         random(rank * k, seed + i + 20),
         random(n * rank, seed + i + 40),
@@ -80,9 +87,11 @@ export async function runGroup(
         raw.from(da, [rank, k]),
         raw.from(db, [n, rank]),
       ] as const;
-      for (const list of [forward, backward]) list.push(begin, end, ...tensors, scale);
-      outputs[`dA${l}.${i}`] = tensors[2];
-      outputs[`dB${l}.${i}`] = tensors[3];
+      const wanted = [grads !== "b" && grads !== "none", grads !== "a" && grads !== "none"] as const;
+      forward.push(begin, end, tensors[0], tensors[1], 0, 0, scale);
+      backward.push(begin, end, tensors[0], tensors[1], wanted[0] ? tensors[2] : 0, wanted[1] ? tensors[3] : 0, scale);
+      if (wanted[0]) outputs[`dA${l}.${i}`] = tensors[2];
+      if (wanted[1]) outputs[`dB${l}.${i}`] = tensors[3];
       added[`dA${l}.${i}`] = da;
       added[`dB${l}.${i}`] = db;
       return { begin, end, a: matrix(rank, k, a), b: matrix(n, rank, bb), scale };
@@ -97,24 +106,24 @@ export async function runGroup(
     layers.push({ w: used, ...(biasData ? { bias: biasData } : {}), dy: matrix(rows, n, dy), segments: reference });
   });
   raw.kernels.linear(raw.d, Float64Array.from(forward));
-  raw.kernels.linearDx(raw.d, Float64Array.from(backward));
-  raw.kernels.loraGrad(raw.d, Float64Array.from(backward));
+  raw.kernels.linearGrad(raw.d, Float64Array.from(backward));
 
   const xm = matrix(rows, k, x);
   const grad = linearGrad(xm, layers, mask);
-  const expected: Record<string, Float64Array> = { dx: grad.dx.at };
+  const all: Record<string, Float64Array> = { dx: grad.dx.at };
   layers.forEach((layer, l) => {
-    expected[`y${l}`] = linear(xm, layer, mask).at;
+    all[`y${l}`] = linear(xm, layer, mask).at;
     for (let i = 0; i < layer.segments.length; i++) {
-      expected[`dA${l}.${i}`] = grad.da[l]?.[i]?.at as Float64Array;
-      expected[`dB${l}.${i}`] = grad.db[l]?.[i]?.at as Float64Array;
+      all[`dA${l}.${i}`] = grad.da[l]?.[i]?.at as Float64Array;
+      all[`dB${l}.${i}`] = grad.db[l]?.[i]?.at as Float64Array;
     }
   });
   const actual: Record<string, Float32Array> = {};
+  const expected: Record<string, Float64Array> = {};
   for (const [name, handle] of Object.entries(outputs)) {
     actual[name] = await raw.f32(handle);
     const before = added[name];
-    if (before) expected[name] = (expected[name] as Float64Array).map((v, i) => v + (before[i] as number));
+    expected[name] = before ? all[name]!.map((v, i) => v + (before[i] as number)) : all[name]!;
   }
   for (const w of weights) addon.freeWeight(w);
   return { actual, expected };

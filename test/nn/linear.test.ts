@@ -96,6 +96,41 @@ describe("linear", () => {
       layer.dispose();
     }));
 
+  it.each([false, true])("adds a residual once, whatever acts on the layer; DoRA does not turn it: %s", (turns) =>
+    leavesNothing(async () => {
+      const layer = layerWithAdapters();
+      const parts = layer.adapters.parts;
+      const { pair } = parts.get("two")!;
+      if (turns) {
+        const magnitude = Tensor.from(gaussian(n, 6), [n]);
+        parts.set("two", new AdapterPart({ pair: new LoraPair(pair!.a, pair!.b, pair!.scale, 0, undefined, false, magnitude) }));
+      }
+      const residual = gaussian(rows * n, 7);
+      const selections: ForwardMode["adapters"][] = [
+        { names: [] },
+        { names: ["one"] },
+        { names: ["two"] },
+        { names: ["one", "two"] },
+        {
+          rows: [
+            { begin: 1, end: 3, name: "two" },
+            { begin: 3, end: 6, name: "one" },
+          ],
+        },
+      ];
+      for (const adapters of selections) {
+        const plain = await forward(layer, { adapters: adapters! });
+        using y = scope(() => {
+          const [input, added] = [Tensor.from(x, [rows, k]), Tensor.from(residual, [rows, n])];
+          return linear(input, [layer], { adapters: adapters! }, "", added)[0]!;
+        });
+        const sum = plain.map((v, i) => v + residual[i]!);
+        expect(relativeError(await y.readFloat32(), sum)).toBeLessThan(2e-6);
+      }
+      layer.dispose();
+    }),
+  );
+
   it("drops inputs only while training, anew in every micro-step", () =>
     leavesNothing(async () => {
       const layer = layerWithAdapters(0.5);

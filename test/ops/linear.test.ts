@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { add } from "../../src/ops/elementwise.js";
+import { add, scale } from "../../src/ops/elementwise.js";
 import { linearGroup } from "../../src/ops/linear.js";
 import { type TokenLogProbOptions, tokenLogProb } from "../../src/ops/token-logprob.js";
 import { Weight } from "../../src/quant/weight.js";
@@ -92,6 +92,31 @@ describe("linearGroup", () => {
       }));
   }
 
+  it("adds a residual, whose gradient is that of y; of two layers one may be unused", () =>
+    leavesNothing(() =>
+      withWeight(gaussian(65 * 33, 2), [33, 65], async (weight) => {
+        const rows = 9;
+        const [x, r] = [gaussian(rows * 65, 1), gaussian(rows * 33, 3)];
+        const parameters = { x: { values: x, shape: [rows, 65] }, r: { values: r, shape: [rows, 33] } };
+        const { y, dy, gradients } = await differentiate(parameters, ({ x, r }) => {
+          const layer = { weight, bias: undefined, segments: [] };
+          // Used twice, so that two gradients are added; and gone when the backward pass begins.
+          const h = scale(r, 1);
+          const [sum] = linearGroup(x, [{ ...layer, residual: h }, layer]);
+          return add(sum!, scale(h, 2));
+        });
+        const input = matrix(rows, 65, x);
+        const layer = { w: matrix(33, 65, gaussian(65 * 33, 2)), dy: matrix(rows, 33, dy), segments: [] };
+        const ones = matrix(rows, 65, new Float64Array(rows * 65).fill(1));
+        const products = linear(input, layer, ones).at;
+        const sums = products.map((v, i) => v + 3 * r[i]!);
+        expect(relativeError(y, sums)).toBeLessThan(3e-6);
+        expect(relativeError(gradients.x!, linearGrad(input, [layer], ones).dx.at)).toBeLessThan(3e-6);
+        const three = Array.from(dy, (v) => 3 * v);
+        expect(relativeError(gradients.r!, three)).toBeLessThan(1e-6);
+      }),
+    ));
+
   it("trains a dense weight and a bias", () =>
     leavesNothing(async () => {
       const [rows, k, n] = [5, 7, 3];
@@ -111,12 +136,16 @@ describe("linearGroup", () => {
       expect(gradientError((v) => weighted(forward(x, w, v), dy), b, gradients.b!, 3)).toBeLessThan(1e-5);
     }));
 
-  it("refuses an x of another width", () =>
+  it("refuses an x and a residual of other widths", () =>
     leavesNothing(() =>
       withWeight(gaussian(6, 1), [2, 3], async (weight) => {
         using x = Tensor.zeros([4, 5]);
         expect(() => linearGroup(x, [{ weight, bias: undefined, segments: [] }])).toThrow(
           "[linear] x must be [T, 3] as the weight but is float32 [4, 5]",
+        );
+        using fitting = Tensor.zeros([4, 3]);
+        expect(() => linearGroup(fitting, [{ weight, bias: undefined, segments: [], residual: x }])).toThrow(
+          "[linear] residual must be [4, 2] as y but is float32 [4, 5]",
         );
       }),
     ));

@@ -257,7 +257,11 @@ lr_error linear_few_rows(lr_queue* queue, const lr_linear_group& g) {
         AddRows<kFewRows>::of(s.row_end - s.row_begin, dense_f32(s.b.data, n, rank_of(s)), j, outputs, thin, l * m + s.row_begin, round, nullptr, sums + s.row_begin);
       }
       if (layer.bias.data) decode_row(bias, 0, j, outputs, false, (float*)&b);
-      for (int64_t i = 0; i < m; i++) store_n(lane_sums(sums[i]) + b, f32_out(layer.y) + i * n + j, outputs);
+      for (int64_t i = 0; i < m; i++) {
+        VF y = lane_sums(sums[i]) + b;
+        if (layer.residual.data) y = y + load_n<VF>(f32(layer.residual) + i * n + j, outputs);
+        store_n(y, f32_out(layer.y) + i * n + j, outputs);
+      }
     }
   });
   return success();

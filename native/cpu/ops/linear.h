@@ -1,14 +1,15 @@
-/* linear, linear_dx, linear_dw: products with a frozen or trained weight W [n, k], dense or 4-bit, and its adapters.
+/* linear, linear_grad, linear_dw: products with a frozen or trained weight W [n, k], dense or 4-bit, and its adapters.
  *
- * linear     y = x Wᵀ + bias + scale u Bᵀ, u = drop(x) Aᵀ. x is packed once for all layers of a group; up to kFewRows rows take
+ * linear     y = x Wᵀ + bias + scale u Bᵀ + residual, u = drop(x) Aᵀ. x is packed once for all layers of a group; up to kFewRows rows take
  *            few_rows.h's way, which forms the same products in another order.
- * linear_dx  du = scale dY B; dx (+)= Σ dY W + drop'(du A): the adapters' part is summed and masked in a tile of its own.
+ * linear_grad  du = scale dY B; dx (+)= Σ dY W + drop'(du A): the adapters' part is summed and masked in a tile of its own. Then dA and dB (lora.h).
  * linear_dw  dW += dYᵀ x, dbias += column sums of dY, rows in ascending order.
  */
 #ifndef LOWRANK_CPU_OPS_LINEAR_H
 #define LOWRANK_CPU_OPS_LINEAR_H
 #include "few_rows.h"
 #include "lora.h"
+#include "ranges.h"
 
 namespace LR_ISA { namespace {
 
@@ -59,13 +60,19 @@ struct ThinProduct {
   }
 };
 
-/* Where u or du of layer l goes: the caller's tensor, or scratch. */
-LR_INLINE ThinLayer thin_layer(Scratch& scratch, const lr_linear& layer, bool forward, int64_t most) {
-  const lr_tensor& kept = forward ? layer.u : layer.du;
+/* u or du of a layer, in a chunk's scratch unless all rows are kept elsewhere. */
+LR_INLINE ThinLayer thin_layer(Scratch& scratch, const lr_linear& layer, bool kept, int64_t stride, int64_t most) {
   int64_t rank = max_rank(layer);
-  ThinLayer t = {nullptr, kept.data ? kept.shape[1] : rank, scratch.take<float>(most * rank), rank};
-  if (!kept.data) t.rows = scratch.take<float>(most * rank);
+  ThinLayer t = {nullptr, kept ? stride : rank, scratch.take<float>(most * rank), rank};
+  if (!kept) t.rows = scratch.take<float>(most * rank);
   return t;
+}
+
+LR_INLINE void add_residual(const float* residual, int64_t rows, int64_t columns, float* y, int64_t n) {
+  for (int64_t i = 0; i < rows; i++)
+    for_vectors(0, columns, [&](int64_t j, int64_t lanes) {
+      store_lanes(load_lanes(y + i * n + j, lanes) + load_lanes(residual + i * n + j, lanes), y + i * n + j, lanes);
+    });
 }
 
 lr_error linear(lr_queue* queue, const lr_linear_group* group) {
@@ -83,7 +90,7 @@ lr_error linear(lr_queue* queue, const lr_linear_group* group) {
   float* packed = scratch.take<float>(most * k);
   float* dropped = drop ? scratch.take<float>(most * k) : nullptr;
   ThinLayer thin[kMaxLayers];
-  for (int l = 0; l < g.count; l++) thin[l] = thin_layer(scratch, g.layers[l], true, most);
+  for (int l = 0; l < g.count; l++) thin[l] = thin_layer(scratch, g.layers[l], g.layers[l].u.data != nullptr, g.layers[l].u.shape[1], most);
   int64_t buffer_size = kPanelBuffer + (adapters ? kPartPanels * kRows * k : 0);
   float* buffers = scratch.take<float>(queue->threads * buffer_size);
   if (scratch.sizing()) return success();
@@ -124,17 +131,17 @@ lr_error linear(lr_queue* queue, const lr_linear_group* group) {
         }
         OperandB w = {layer.weight, true, round};
         multiply_panel(a, 0, a.rows.parts, w, column, y, n, layer.bias.data != nullptr, buffer, blocks);
-        if (blocks.last == a.depth.parts) add_adapters(layer, thin[l], chunk, true, round, column, y, n, buffer);
+        if (blocks.last < a.depth.parts) return;
+        add_adapters(layer, thin[l], chunk, true, round, column, y, n, buffer);
+        if (layer.residual.data) add_residual(f32(layer.residual) + chunk.begin * n + column, chunk.size(), columns, y, n);
       });
     }
   }
   return success();
 }
 
-lr_error linear_dx(lr_queue* queue, const lr_linear_group* group) {
-  const lr_linear_group& g = *group;
-  lr_error e = check_linear_dx(g);
-  if (e.code) return e;
+/* dx, and du of the layers that train. */
+void input_grad(lr_queue* queue, const lr_linear_group& g, Scratch scratch, float* const* du) {
   int64_t m = g.x.shape[0], k = g.x.shape[1], features = 0, widest = 0;
   bool round = g.math == LR_MATH_BF16, adapters = false;
   for (int l = 0; l < g.count; l++) {
@@ -145,16 +152,15 @@ lr_error linear_dx(lr_queue* queue, const lr_linear_group* group) {
   bool drop = adapters && g.dropout.p > 0 && g.dx.data;
   Split chunks = row_chunks(m, features);
   int64_t most = chunks.parts ? ceil_div(m, chunks.parts) : 0;
-  Scratch scratch(queue);
   float* packed[kMaxLayers];
   ThinLayer thin[kMaxLayers];
   for (int l = 0; l < g.count; l++) {
     packed[l] = scratch.take<float>(most * g.layers[l].weight.n);
-    thin[l] = thin_layer(scratch, g.layers[l], false, most);
+    thin[l] = thin_layer(scratch, g.layers[l], trains(g.layers[l]), max_rank(g.layers[l]), most);
   }
   int64_t buffer_size = kPanelBuffer + max64(adapters ? kPartPanels * kRows * widest : 0, drop ? most * kPanel : 0);
   float* buffers = scratch.take<float>(queue->threads * buffer_size);
-  if (scratch.sizing()) return success();
+  if (scratch.sizing()) return;
 
   for (int64_t c = 0; c < chunks.parts; c++) {
     Range chunk = {chunks.begin(c), chunks.begin(c + 1)};
@@ -164,7 +170,7 @@ lr_error linear_dx(lr_queue* queue, const lr_linear_group* group) {
       const lr_linear& layer = g.layers[l];
       a[l] = PackedA(packed[l], chunk.size(), layer.weight.n);
       product.rows[l] = f32(layer.y) + chunk.begin * layer.weight.n;
-      if (layer.du.data) thin[l].rows = f32_out(layer.du) + chunk.begin * thin[l].stride;
+      if (trains(layer)) thin[l].rows = du[l] + chunk.begin * thin[l].stride;
     }
     parallel_for(queue, a[0].rows.parts * g.count, [&](int64_t task, int32_t) {
       int64_t l = task / a[0].rows.parts, i = task % a[0].rows.parts;
@@ -194,6 +200,25 @@ lr_error linear_dx(lr_queue* queue, const lr_linear_group* group) {
         }
       });
   }
+}
+
+/* One part after the other, in the same scratch behind du. */
+lr_error linear_grad(lr_queue* queue, const lr_linear_group* group) {
+  const lr_linear_group& g = *group;
+  lr_error e = check_linear_grad(g);
+  if (e.code) return e;
+  Scratch scratch(queue);
+  float* du[kMaxLayers] = {};
+  bool trained = false;
+  for (int l = 0; l < g.count; l++)
+    if (trains(g.layers[l])) {
+      du[l] = scratch.take<float>(g.x.shape[0] * max_rank(g.layers[l]));
+      trained = true;
+    }
+  if (g.dx.data || trained) input_grad(queue, g, scratch, du);
+  size_t size = queue->scratch_size;
+  if (trained) adapter_grad(queue, g, scratch, du);
+  if (queue->sizing && size > queue->scratch_size) queue->scratch_size = size;
   return success();
 }
 

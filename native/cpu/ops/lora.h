@@ -1,4 +1,4 @@
-/* What linear, linear_dx and lora_grad share about adapters, and lora_grad.
+/* What linear and linear_grad share about adapters, and the gradients of those.
  *
  * Rows outside all segments see the base only. The tall and thin products u = drop(x) Aᵀ and du = scale dY B run over parts of a
  * segment's rows; layers whose segments are equal share the packed rows.
@@ -91,17 +91,13 @@ LR_INLINE void drop_rows(lr_queue* queue, const lr_linear_group& g, Range chunk,
   });
 }
 
-/* dA += duᵀ drop(x), dB += scale dYᵀ u: the reduction over rows in ascending order. */
-lr_error lora_grad(lr_queue* queue, const lr_linear_group* group) {
-  const lr_linear_group& g = *group;
-  lr_error e = check_lora_grad(g);
-  if (e.code) return e;
+/* dA += duᵀ drop(x), dB += scale dYᵀ u: the reduction over rows in ascending order. du of a layer that trains is [rows, max_rank]. */
+void adapter_grad(lr_queue* queue, const lr_linear_group& g, Scratch scratch, const float* const* du_rows) {
   int64_t m = g.x.shape[0], k = g.x.shape[1], widest = 0;
   for (int l = 0; l < g.count; l++) widest = max64(widest, max_rank(g.layers[l]));
   bool round = g.math == LR_MATH_BF16, drop = g.dropout.p > 0;
   Split chunks = row_chunks(m, k);
   int64_t most = chunks.parts ? ceil_div(m, chunks.parts) : 0;
-  Scratch scratch(queue);
   float* dropped = drop ? scratch.take<float>(most * k) : nullptr;
   float *u[kMaxLayers], *du[kMaxLayers];
   for (int l = 0; l < g.count; l++) {
@@ -109,8 +105,7 @@ lr_error lora_grad(lr_queue* queue, const lr_linear_group* group) {
     du[l] = scratch.take<float>(most * max_rank(g.layers[l]));
   }
   float* buffers = scratch.take<float>(queue->threads * (kPanelBuffer + widest * kPanel));
-  if (scratch.sizing()) return success();
-  if (!m || !widest) return success();
+  if (scratch.sizing() || !m || !widest) return;
 
   for (int64_t c = 0; c < chunks.parts; c++) {
     Range chunk = {chunks.begin(c), chunks.begin(c + 1)};
@@ -129,10 +124,10 @@ lr_error lora_grad(lr_queue* queue, const lr_linear_group* group) {
       const lr_linear& layer = g.layers[l];
       const lr_segment& s = layer.segments[task];
       Range r = meet(s, chunk);
-      if (!r.size()) return;
+      if (!r.size() || !trains(s)) return;
       PackedA ut = operand(u[l], layer, s), dut = operand(du[l], layer, s);
       pack_a(ut, 0, ut.rows.parts, f32(layer.u) + r.begin * layer.u.shape[1], layer.u.shape[1], true, 1.0f, round);
-      pack_a(dut, 0, dut.rows.parts, f32(layer.du) + r.begin * layer.du.shape[1], layer.du.shape[1], true, 1.0f, round);
+      pack_a(dut, 0, dut.rows.parts, du_rows[l] + r.begin * max_rank(layer), max_rank(layer), true, 1.0f, round);
     });
 
     int64_t a_panels = ceil_div(k, kPanel), tasks = a_panels;
@@ -177,7 +172,6 @@ lr_error lora_grad(lr_queue* queue, const lr_linear_group* group) {
       }
     });
   }
-  return success();
 }
 
 }}  // namespace LR_ISA

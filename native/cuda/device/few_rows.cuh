@@ -12,13 +12,14 @@ struct RowSegment {
   const float* b; // [n, rank]
 };
 
-// y [rows, stride] (+ bias + adapters) = x Wᵀ. Covers the blocks of its outputs.
+// y [rows, stride] = x Wᵀ (+ bias + adapters + residual). Covers the blocks of its outputs.
 struct FewRows {
   const float* x; // [rows, k]
   int64_t rows;
   lr_weight w;
   const void* bias;
   int32_t bias_dtype, drop;
+  const float* residual; // lies as y, or NULL
   float* y; // may be NULL
   int64_t stride;
   float* scaled; // y * scale, rounded as an operand; or NULL
@@ -44,6 +45,7 @@ template <bool Round> __device__ __forceinline__ void finish_output(const FewRow
     for (int64_t r = 0; r < segment.rank; r++) adapter = fmaf(job.thin[row * job.thin_stride + r], rounded<Round>(segment.b[output * segment.rank + r]), adapter);
     y += adapter;
   }
+  if (job.residual) y += job.residual[row * job.stride + output];
   if (job.y) job.y[row * job.stride + output] = y;
   if (job.scaled) job.scaled[row * job.scaled_stride + output] = rounded<Round>(y * job.scale);
 }

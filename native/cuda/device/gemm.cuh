@@ -28,9 +28,10 @@ struct Product {
   float* c; // element (row, column) at c[row * stride + column]
   int64_t stride, rows, columns;
   int32_t first_term, adapters, terms; // terms[first_term ..): `adapters` of them first, multiplied with the dropout mask when all are summed
-  int32_t accumulate;                  // C += instead of =
-  const void* bias;                    // [columns] or NULL
+  int32_t accumulate;                  // C += instead of =; not of kForward
+  const void* bias;                    // [columns] or NULL; of kForward only, as is
   int32_t bias_dtype;
+  const float* residual;               // lies as C, or NULL
   // 0: none. Else the depth is cut into parts of so many steps, and part i is written to c + i * rows * stride: fills the device where C is small.
   int32_t part_depth;
   int64_t parts;
@@ -122,10 +123,11 @@ struct Steps {
   }
 };
 
-// What becomes of a finished element.
-__device__ __forceinline__ void finish_element(const Product& p, float* at, int64_t column, float v) {
-  if (p.bias) v += load_any(p.bias, p.bias_dtype, column);
-  *at = p.accumulate ? *at + v : v;
+// What becomes of a finished element: c[at], in this column.
+template <Side S> __device__ __forceinline__ void finish_element(const Product& p, float* c, int64_t at, int64_t column, float v) {
+  if (S == kForward && p.bias) v += load_any(p.bias, p.bias_dtype, column);
+  const float* added = S == kForward ? p.residual : p.accumulate ? c : nullptr;
+  c[at] = added ? v + added[at] : v;
 }
 
 }  // namespace lr

@@ -79,7 +79,7 @@ struct Plan {
   int32_t segments = 0; // of the layer with most
   List<Laying> laying;
   ProductList thin, outer, base;
-  List<PartSum> sums;
+  List<PartSum> sums, grads; // of thin, of outer
 
   Plan(lr_queue* queue, const lr_linear_group& group)
       : g(group), scratch(queue), rows(group.x.shape[0]), k(group.x.shape[1]), size(group.math == LR_MATH_BF16 ? 2 : 4) {
@@ -159,6 +159,7 @@ struct Plan {
   bool sizing() {
     laying.place(scratch);
     sums.place(scratch);
+    grads.place(scratch);
     for (ProductList* list : {&thin, &outer, &base})
       list->table = scratch.take<char>(ProductList::bytes((int64_t)list->products.size(), (int64_t)list->terms.size()));
     return scratch.sizing();

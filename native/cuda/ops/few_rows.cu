@@ -139,6 +139,7 @@ lr_error linear_few_rows(lr_queue* queue, const lr_linear_group& g) {
     y.w = layer.weight;
     y.bias = layer.bias.data;
     y.bias_dtype = layer.bias.dtype;
+    y.residual = (const float*)layer.residual.data;
     y.y = (float*)layer.y.data;
     y.stride = n;
     y.thin = u;

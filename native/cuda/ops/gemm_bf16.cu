@@ -303,7 +303,7 @@ template <Side S, Kind K, class T> __device__ __forceinline__ void gemm(const Pr
 #pragma unroll
       for (int e = 0; e < 4; e++) {
         const int64_t row = place.row0 + WarpSums::row(i, e), column = place.column0 + WarpSums::column(j, e);
-        if (row < p.rows && column < p.columns) finish_element(p, c + row * p.stride + column, column, sums.c[i][j][e]);
+        if (row < p.rows && column < p.columns) finish_element<S>(p, c, row * p.stride + column, column, sums.c[i][j][e]);
       }
 }
 

@@ -115,7 +115,7 @@ template <Side S> __global__ void __launch_bounds__(kBlock, 4) gemm_f32_kernel(c
 #pragma unroll
     for (int j = 0; j < 8; j++) {
       const int64_t row = place.row0 + Sums::row(i), column = place.column0 + Sums::column(j);
-      if (row < p.rows && column < p.columns) finish_element(p, c + row * p.stride + column, column, sums.c[i][j]);
+      if (row < p.rows && column < p.columns) finish_element<S>(p, c, row * p.stride + column, column, sums.c[i][j]);
     }
 }
 

@@ -1,8 +1,5 @@
-// lora_grad: dA += duᵀ drop(x), dB += scale dYᵀ u, and the plan that the linears share.
-//
-// Everything is products of kOuter (gemm.cuh), cut in parts of 512 rows that are summed in ascending order: the result depends on shapes alone.
-// dA of layers that cover the same rows is one product [sum of ranks, k], so drop(x) is read once; dB is one product a layer and segment.
-// Launches: operands laid out (du, u, dY, drop(x)), products, sums. A thread lays out four elements, or sums one.
+// Laying out operands for the products of the linears, and summing products that were cut in parts: a launch a list (device/lora.cuh).
+// A thread lays out four elements, or sums one, parts in ascending order.
 // hot: lay_kernel: 256 threads, 0 bytes shared, 4 blocks
 // hot: sum_kernel: 256 threads, 0 bytes shared, 6 blocks
 #include "../device/lora.cuh"
@@ -63,52 +60,6 @@ void enqueue_sums(const List<PartSum>& list, int32_t math) {
   const int count = (int)list.items.size();
   if (math == LR_MATH_BF16) LR_LAUNCH(sum_kernel<bf16>, blocks_for(list.total, kThreads), kThreads, 0, list.table, count, list.total);
   else LR_LAUNCH(sum_kernel<float>, blocks_for(list.total, kThreads), kThreads, 0, list.table, count, list.total);
-}
-
-lr_error lora_grad(lr_queue* queue, const lr_linear_group* group) {
-  const lr_linear_group& g = *group;
-  const lr_error e = check_lora_grad(g);
-  if (e.code) return e;
-  Plan plan(queue, g);
-  if (plan.rows && plan.width) {
-    const Operand x = plan.lay(g.x.data, plan.rows, plan.k, g.dropout.p > 0);
-    Operand dy[kMaxLayers], u = plan.take(plan.rows, plan.width), du = plan.take(plan.rows, plan.width);
-    for (int l = 0; l < g.count; l++) {
-      const lr_linear& layer = g.layers[l];
-      dy[l] = plan.lay(layer.y.data, plan.rows, layer.weight.n);
-      for (int i = 0; i < plan.segments; i++)
-        if (const lr_segment* s = plan.segment(l, i)) {
-          const int64_t count = s->row_end - s->row_begin;
-          const auto lay = [&](const Operand& to, const lr_tensor& from) {
-            const int64_t stride = from.shape[1];
-            plan.lay_into(to.rows(s->row_begin).columns(plan.offset[l]), count, plan.rank[l], (const float*)from.data + s->row_begin * stride, count, rank_of(*s), stride);
-          };
-          lay(u, layer.u);
-          lay(du, layer.du);
-        }
-    }
-    plan.for_runs([&](int i, int first, int last) {
-      const lr_segment& range = *plan.segment(first, i);
-      const int64_t depth = range.row_end - range.row_begin, ranks = plan.offset[last - 1] + plan.rank[last - 1] - plan.offset[first];
-      const float* parts = plan.add_parts(plan.outer, ranks, plan.k, du.rows(range.row_begin).columns(plan.offset[first]), depth, x.rows(range.row_begin));
-      for (int l = first; l < last; l++) {
-        const lr_segment& s = *plan.segment(l, i);
-        const int64_t rank = rank_of(s), n = g.layers[l].weight.n;
-        if (s.da.data)
-          plan.sums.add({parts + (plan.offset[l] - plan.offset[first]) * plan.k, plan.k, ranks * plan.k, parts_of(depth), rank, plan.k, (float*)s.da.data, plan.k,
-                         plan.k, 1.0f, 0.0f, 1, nullptr, 0, 0}, rank * plan.k);
-        if (!s.db.data) continue;
-        const float* of_b = plan.add_parts(plan.outer, n, plan.rank[l], dy[l].rows(s.row_begin), depth, u.rows(s.row_begin).columns(plan.offset[l]));
-        plan.sums.add({of_b, plan.rank[l], n * plan.rank[l], parts_of(depth), n, plan.rank[l], (float*)s.db.data, rank, rank, s.scale, 0.0f, 1, nullptr, 0, 0},
-                      n * plan.rank[l]);
-      }
-    });
-  }
-  if (plan.sizing()) return success();
-  enqueue_laying(plan.laying, g.math, dropout_of(g.dropout));
-  enqueue_products(plan.outer, kOuter, g.math, Dropout{});
-  enqueue_sums(plan.sums, g.math);
-  return finish("lora_grad");
 }
 
 }  // namespace lr

@@ -60,7 +60,7 @@ export function linearCase(
 export const linearDxCase = (device: Device, shape: readonly [number, number, number], bf16: boolean): OpCase => ({
   ...trainedLinear(device, shape, bf16, 0),
   op: "linear_nf4_dx",
-  kernels: ["linearDx"],
+  kernels: ["linearGrad"],
   work: { flops: 2 * shape[0] * shape[1] * shape[2] },
 });
 
@@ -75,7 +75,7 @@ export const linearTrainCase = (
   return {
     ...trainedLinear(device, shape, bf16, rank),
     op: rank === 0 ? "linear_nf4_train" : `linear_nf4_lora${rank}_train`,
-    kernels: ["linear", "linearDx", "loraGrad"],
+    kernels: ["linear", "linearGrad"],
     work: { flops: m * (4 * n * k + 6 * rank * (n + k)) },
   };
 };

@@ -3,7 +3,7 @@ import type { Tensor } from "../../tensor/tensor.js";
 import { Attention, type AttentionBase } from "../attention.js";
 import { CausalLM, type ModelParts } from "../causal-lm.js";
 import type { DecoderConfig } from "../config.js";
-import { Layer, normAdd } from "../decoder.js";
+import { Layer } from "../decoder.js";
 import type { ModelFamily } from "../family.js";
 import { normOf } from "../from-weights.js";
 import type { LayerContext } from "../layer-context.js";
@@ -32,12 +32,12 @@ export class Gemma2Layer extends Layer {
     this.postFeedforwardLayernorm = normOf(weights, `${path}.post_feedforward_layernorm`, config);
   }
 
-  override forward(x: Tensor, residual: Tensor | undefined, context: LayerContext): [x: Tensor, residual: Tensor] {
+  override forward(stream: Tensor, context: LayerContext): Tensor {
     const { mode } = context;
-    const [normed, stream] = normAdd(this.inputLayernorm, x, residual, mode);
-    const attended = this.postAttentionLayernorm.forward(this.selfAttn.forward(normed, context), mode);
-    const [hidden, sum] = this.preFeedforwardLayernorm.forwardAdd(attended, stream, mode);
-    return [this.postFeedforwardLayernorm.forward(this.mlp.forward(hidden, context), mode), sum];
+    const mixed = this.selfAttn.forward(this.inputLayernorm.forward(stream, mode), context);
+    const attended = this.postAttentionLayernorm.forward(mixed, mode, stream);
+    const hidden = this.mlp.forward(this.preFeedforwardLayernorm.forward(attended, mode), context);
+    return this.postFeedforwardLayernorm.forward(hidden, mode, attended);
   }
 
   protected attention(config: DecoderConfig, layer: number, weights: ModelWeights): AttentionBase {

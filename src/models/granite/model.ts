@@ -1,14 +1,18 @@
-import { scale } from "../../ops/elementwise.js";
+import type { RMSNorm } from "../../nn/rms-norm.js";
+import { add, scale } from "../../ops/elementwise.js";
 import type { Tensor } from "../../tensor/tensor.js";
+import type { AttentionBase } from "../attention.js";
 import { CausalLM, type ModelParts } from "../causal-lm.js";
 import { DecoderLayer } from "../decoder.js";
 import type { ModelFamily } from "../family.js";
+import type { LayerContext } from "../layer-context.js";
+import type { MlpBase } from "../mlp.js";
 import { graniteDefaults, readGraniteConfig } from "./config.js";
 import { graniteWeights } from "./weights.js";
 
 class GraniteLayer extends DecoderLayer {
-  protected override scaled(x: Tensor): Tensor {
-    return scale(x, this.config.residualScale);
+  protected override plus(stream: Tensor, part: AttentionBase | MlpBase, norm: RMSNorm, context: LayerContext): Tensor {
+    return add(stream, scale(part.forward(norm.forward(stream, context.mode), context), this.config.residualScale));
   }
 }
 

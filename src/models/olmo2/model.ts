@@ -1,6 +1,5 @@
 import type { ForwardMode } from "../../nn/linear.js";
 import type { RMSNorm } from "../../nn/rms-norm.js";
-import { add } from "../../ops/elementwise.js";
 import type { Tensor } from "../../tensor/tensor.js";
 import { NormedAttention, type Projected } from "../attention.js";
 import { CausalLM, type ModelParts } from "../causal-lm.js";
@@ -37,12 +36,10 @@ class Olmo2Layer extends Layer {
     this.postFeedforwardLayernorm = normOf(weights, `${path}.post_feedforward_layernorm`, config);
   }
 
-  override forward(x: Tensor, residual: Tensor | undefined, context: LayerContext): [x: Tensor, residual: Tensor] {
+  override forward(stream: Tensor, context: LayerContext): Tensor {
     const { mode } = context;
-    const stream = residual ? add(x, residual) : x;
-    const attended = this.postAttentionLayernorm.forward(this.selfAttn.forward(stream, context), mode);
-    const sum = add(attended, stream);
-    return [this.postFeedforwardLayernorm.forward(this.mlp.forward(sum, context), mode), sum];
+    const attended = this.postAttentionLayernorm.forward(this.selfAttn.forward(stream, context), mode, stream);
+    return this.postFeedforwardLayernorm.forward(this.mlp.forward(attended, context), mode, attended);
   }
 }
 

@@ -10,13 +10,13 @@ function words(fields: readonly { name: string }[], values: Record<string, numbe
   return Float64Array.from(fields, ({ name }) => values[name] ?? 0);
 }
 
-function group(w: World, kind: "linear" | "linearDx" | "loraGrad"): Float64Array {
+function group(w: World, gradient: boolean): Float64Array {
   const rows = w.of([0, 1, 3, 6, 7, 20, 65]);
   const k = w.size();
   const layers = 1 + w.below(3);
   const out = [
     w.f32(rows, k),
-    kind === "linearDx" ? w.maybe(() => w.f32(rows, k)) : 0,
+    gradient ? w.maybe(() => w.f32(rows, k)) : 0,
     w.below(2),
     w.below(2),
     w.of([0, 0, 0.1, 0.9, 1, -0.1, Number.NaN]),
@@ -31,17 +31,16 @@ function group(w: World, kind: "linear" | "linearDx" | "loraGrad"): Float64Array
     if (cuts.length > 0 && w.chance(0.15)) cuts[w.below(cuts.length)] = w.of([-1, rows + 1, 2 ** 40, -(2 ** 53), 2 ** 53]);
     const ranks = Array.from({ length: segments }, () => w.size());
     const most = Math.max(1, ...ranks) + w.below(2);
-    const thin = () => (kind === "loraGrad" ? w.f32(rows, most) : w.maybe(() => w.f32(rows, most)));
     out.push(
       w.weight(n, k),
       w.maybe(() => w.floats(n)),
       w.f32(rows, n),
-      thin(),
-      thin(),
+      gradient ? w.f32(rows, most) : w.maybe(() => w.f32(rows, most)),
+      w.maybe(() => w.f32(rows, n)),
       segments,
     );
     ranks.forEach((r, s) => {
-      const grad = (...shape: number[]) => (kind === "loraGrad" ? w.maybe(() => w.f32(...shape)) : 0);
+      const grad = (...shape: number[]) => (gradient ? w.maybe(() => w.f32(...shape)) : 0);
       out.push(cuts[2 * s]!, cuts[2 * s + 1]!, w.f32(r, k), w.f32(n, r), grad(r, k), grad(n, r), w.real());
     });
   }
@@ -185,7 +184,6 @@ export const KERNELS: Record<string, (w: World) => unknown[]> = {
   rmsNorm: (w) =>
     both(w, (n, m) => [
       w.f32(n, m),
-      w.maybe(() => w.f32(n, m)),
       w.maybe(() => w.f32(n)),
       w.f32(n, m),
       w.maybe(() => w.f32(n, m)),
@@ -204,7 +202,6 @@ export const KERNELS: Record<string, (w: World) => unknown[]> = {
       w.f32(m),
       1e-5,
       w.below(2),
-      w.below(2),
     ]),
   ropeTable: (w) =>
     both(w, (n, h) => [
@@ -218,9 +215,8 @@ export const KERNELS: Record<string, (w: World) => unknown[]> = {
   gluGrad: (w) => both(w, (n) => [w.f32(n), w.f32(n), w.f32(n), w.f32(n), w.f32(n), w.of([0, 1, 1, 2, -1])]),
   softcap: (w) => both(w, (n) => [w.f32(n), w.f32(n), w.real(), w.of([30, 1, 0, -1, Number.NaN])]),
   softcapGrad: (w) => both(w, (n) => [w.f32(n), w.f32(n), w.f32(n), w.real(), w.of([30, 1, 0, -1, Number.NaN])]),
-  linear: (w) => [group(w, "linear")],
-  linearDx: (w) => [group(w, "linearDx")],
-  loraGrad: (w) => [group(w, "loraGrad")],
+  linear: (w) => [group(w, false)],
+  linearGrad: (w) => [group(w, true)],
   linearDw: (w) => both(w, (n, k) => [w.maybe(() => w.f32(n, k)), w.maybe(() => w.f32(n)), w.f32(9, n), w.f32(9, k), w.below(2)]),
   attention: (w) => [attention(w, false)],
   attentionGrad: (w) => [attention(w, true)],

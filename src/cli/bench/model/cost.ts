@@ -55,7 +55,8 @@ interface Product {
   depth: number;
   parts?: number;
   rank?: number;
-  accumulate?: boolean;
+  /** Something else of C's size is added: what C holds, or a residual. */
+  adds?: boolean;
 }
 
 const over = (a: number, b: number) => Math.ceil(a / b);
@@ -99,7 +100,7 @@ export function gemm(products: readonly Product[], kind: TracedWeight["kind"], w
     result.l2 += fetched;
     // What L2 does not hold is fetched once for each wave of tiles.
     const waves = unique > gpu.l2Bytes ? Math.sqrt(over(blocks, gpu.multiprocessors * tile.blocks)) : 1;
-    const c = 4 * p.rows * p.columns * parts * (p.accumulate ? 2 : 1);
+    const c = 4 * p.rows * p.columns * parts * (p.adds ? 2 : 1);
     result.dram += Math.min(fetched, 2 * p.rows * p.depth * waves + width * p.columns * p.depth) + c;
   }
   return { kernel: `gemm_bf16_${isLarge ? "large" : "small"} (${kind})`, ...result };
@@ -110,6 +111,7 @@ const memory = (kernel: string, bytes: number): Launch => ({ kernel, dram: bytes
 interface Layer {
   weight: TracedWeight;
   ranks: number;
+  residual: boolean;
 }
 interface Group {
   rows: number;
@@ -117,6 +119,8 @@ interface Group {
   hasDx: boolean;
   accumulate: boolean;
   dropout: boolean;
+  /** Gradients of adapters are wanted. */
+  trains: boolean;
   layers: readonly Layer[];
 }
 
@@ -134,17 +138,22 @@ function groupOf(words: Float64Array, trace: Trace): Group {
   ];
   let at = 8;
   const layers: Layer[] = [];
+  let trains = false;
   let rows = trace.tensor(x)?.shape[0] ?? 0;
   for (let i = 0; i < count; i++) {
     const weight = trace.weight(words[at]!);
     rows ||= trace.tensor(words[at + 2])!.shape[0]!;
     const segments = words[at + 5]!;
     let ranks = 0;
-    for (let s = 0; s < segments; s++) ranks = Math.max(ranks, trace.tensor(words[at + 6 + 7 * s + 2])!.shape[0]!);
+    for (let s = 0; s < segments; s++) {
+      const [, , a, , da, db] = words.subarray(at + 6 + 7 * s);
+      ranks = Math.max(ranks, trace.tensor(a)!.shape[0]!);
+      trains ||= da !== 0 || db !== 0;
+    }
+    layers.push({ weight, ranks, residual: words[at + 4] !== 0 });
     at += 6 + 7 * segments;
-    layers.push({ weight, ranks });
   }
-  return { rows, k: layers[0]!.weight.k, hasDx: dx !== 0, accumulate: accumulate !== 0, dropout: p > 0, layers };
+  return { rows, k: layers[0]!.weight.k, hasDx: dx !== 0, accumulate: accumulate !== 0, dropout: p > 0, trains, layers };
 }
 
 /** float32 in, bf16 out. */
@@ -164,13 +173,14 @@ function linear(g: Group, gpu: Gpu): Launch[] {
   const ranks = sum(g.layers.map((l) => l.ranks));
   const size = sum(g.layers.map(({ weight: { n, k, width } }) => n * k * width));
   const outputs = sum(g.layers.map(({ weight: { n } }) => n));
+  const added = sum(g.layers.map(({ weight: { n }, residual }) => (residual ? n : 0)));
   if (g.rows <= TILES.fewRows) {
     const factors = sum(g.layers.map((l) => 4 * l.ranks * (l.weight.n + g.k)));
     const flops = 2 * g.rows * sum(g.layers.map((l) => l.weight.n * g.k));
     return [
       {
         kernel: "few_rows",
-        dram: size + factors + 4 * g.rows * (g.k + outputs),
+        dram: size + factors + 4 * g.rows * (g.k + outputs + added),
         useful: flops,
         lanes: weight.kind === "coded" ? 5 * outputs * g.k : flops,
       },
@@ -182,7 +192,7 @@ function linear(g: Group, gpu: Gpu): Launch[] {
     memory("lay_kernel", laid * LAID),
     ...thin(ranks > 0 ? [{ rows: g.rows, columns: ranks, depth: g.k }] : [], gpu),
     gemm(
-      g.layers.map((l) => ({ rows: g.rows, columns: l.weight.n, depth: g.k, rank: l.ranks })),
+      g.layers.map((l) => ({ rows: g.rows, columns: l.weight.n, depth: g.k, rank: l.ranks, adds: l.residual })),
       weight.kind,
       weight.width,
       gpu,
@@ -190,32 +200,24 @@ function linear(g: Group, gpu: Gpu): Launch[] {
   ];
 }
 
-function linearDx(g: Group, gpu: Gpu): Launch[] {
+function linearGrad(g: Group, gpu: Gpu): Launch[] {
   const { weight } = g.layers[0]!;
   const outputs = sum(g.layers.map((l) => l.weight.n));
+  const ranks = sum(g.layers.map((l) => l.ranks));
   const factors = sum(g.layers.map((l) => l.ranks * (g.k + l.weight.n)));
   const du = g.layers.filter((l) => l.ranks > 0).map((l) => ({ rows: g.rows, columns: l.ranks, depth: l.weight.n }));
-  const base = { rows: g.rows, columns: g.k, depth: outputs, rank: sum(g.layers.map((l) => l.ranks)), accumulate: g.accumulate };
+  const base = { rows: g.rows, columns: g.k, depth: outputs, rank: ranks, adds: g.accumulate };
+  // Of adapters that train, their input and u.
+  const trained = g.trains ? g.rows * (g.k + ranks) : 0;
+  const grads = [
+    { rows: ranks, columns: g.k, depth: g.rows },
+    ...g.layers.map((l) => ({ rows: l.weight.n, columns: l.ranks, depth: g.rows })),
+  ];
   return [
-    memory("lay_kernel", (g.rows * outputs + factors) * LAID),
+    memory("lay_kernel", (g.rows * outputs + factors + trained) * LAID),
     ...thin(du, gpu),
     ...(g.hasDx ? [gemm([base], weight.kind, weight.width, gpu)] : []),
-  ];
-}
-
-function loraGrad(g: Group, gpu: Gpu): Launch[] {
-  const ranks = sum(g.layers.map((l) => l.ranks));
-  if (ranks === 0) return [];
-  const outputs = sum(g.layers.map((l) => l.weight.n));
-  return [
-    memory("lay_kernel", g.rows * (g.k + outputs + 2 * ranks) * LAID),
-    ...thin(
-      [
-        { rows: ranks, columns: g.k, depth: g.rows },
-        ...g.layers.map((l) => ({ rows: l.weight.n, columns: l.ranks, depth: g.rows })),
-      ],
-      gpu,
-    ),
+    ...(g.trains ? thin(grads, gpu) : []),
   ];
 }
 
@@ -328,10 +330,8 @@ export function launchesOf({ op, args }: OpCall, trace: Trace, gpu: Gpu): Launch
   switch (op) {
     case "linear":
       return linear(groupOf(first as Float64Array, trace), gpu);
-    case "linearDx":
-      return linearDx(groupOf(first as Float64Array, trace), gpu);
-    case "loraGrad":
-      return loraGrad(groupOf(first as Float64Array, trace), gpu);
+    case "linearGrad":
+      return linearGrad(groupOf(first as Float64Array, trace), gpu);
     case "attention":
     case "attentionGrad": {
       const words = first as Float64Array;
