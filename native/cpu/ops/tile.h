@@ -96,23 +96,6 @@ LR_INLINE void fetch_rows(const float* rows, int64_t stride, int64_t count, int6
     for (int64_t p = 0; p < k; p += 16) __builtin_prefetch(rows + j * stride + p);
 }
 
-/* One step of a transposition in registers: exchanges the blocks off the diagonal of size `Width` in rows i and i + Width. */
-template <int Width> LR_INLINE void exchange(VF& a, VF& b) {
-  VI::Native low, high;
-  for (int i = 0; i < kLanes; i++) {
-    low[i] = i & Width ? kLanes + (i - Width) : i;
-    high[i] = i & Width ? kLanes + i : i + Width;
-  }
-  const VF first = {__builtin_shuffle(a.v, b.v, low)}, second = {__builtin_shuffle(a.v, b.v, high)};
-  a = first;
-  b = second;
-}
-template <int Width> LR_INLINE void exchange_all(VF* rows) {
-#pragma GCC unroll 16
-  for (int i = 0; i < kLanes; i++)
-    if (!(i & Width)) exchange<Width>(rows[i], rows[i | Width]);
-}
-
 /* out [width rounded up, ld] = inᵀ for in [count, width] with rows `stride` apart; columns from count to `padded` become zero.
  * padded is a multiple of kLanes. */
 LR_INLINE void transpose(const float* in, int64_t stride, int64_t count, int64_t width, float* out, int64_t ld, int64_t padded) {
@@ -125,10 +108,7 @@ LR_INLINE void transpose(const float* in, int64_t stride, int64_t count, int64_t
         const float* p = in + (j + i) * stride + d;
         rows[i] = j + i >= count ? VF::zero() : lanes == kLanes ? VF::load(p) : load_n<VF>(p, lanes);
       }
-      exchange_all<1>(rows);
-      exchange_all<2>(rows);
-      if (kLanes > 4) exchange_all<4 % kLanes>(rows);
-      if (kLanes > 8) exchange_all<8 % kLanes>(rows);
+      transpose(rows);
       for (int64_t i = 0; i < lanes; i++) rows[i].store(out + (d + i) * ld + j);
     }
 }

@@ -36,18 +36,18 @@ LR_INLINE void begin_tiles(int64_t above, int64_t below, int64_t left, int64_t r
 }
 LR_INLINE void end_tiles() { __asm__ volatile("tilerelease" : : : "memory"); }
 
-/* C (+)= A B over `steps` steps of the shapes' pairs. A: for each step the rows, `a_words` words apart, `a_step` words from step to
- * step; B: rows of pairs, `b_words` apart. `c` and `a` are those of the tiles above and below; strides count 4-byte words. */
+/* C = base + A B over `steps` steps of the shapes' pairs, no base being zero. A: for each step the rows, `a_words` words apart, `a_step` words from
+ * step to step; B: rows of pairs, `b_words` apart. `c`, `base` and `a` are those of the tiles above and below; strides count 4-byte words. */
 template <bool Below, bool Right>
-__attribute__((noinline)) void multiply_tiles(int64_t steps, const float* const (&a)[2], int64_t a_words, const int64_t (&a_step)[2], const float* b, int64_t b_words, float* const (&c)[2], int64_t ldc, bool accumulate) {
-  const int64_t row = 4 * ldc, a_row = 4 * a_words, b_row = 4 * b_words;
+__attribute__((noinline)) void multiply_tiles(int64_t steps, const float* const (&a)[2], int64_t a_words, const int64_t (&a_step)[2], const float* b, int64_t b_words, float* const (&c)[2], int64_t ldc, const float* const (&base)[2], int64_t base_words) {
+  const int64_t row = 4 * ldc, base_row = 4 * base_words, a_row = 4 * a_words, b_row = 4 * b_words;
   /* The intrinsics do not tell the compiler that they read memory; everything is stored before this function is called. */
   __asm__ volatile("" : : : "memory");
-  if (accumulate) {
-    _tile_loadd(0, c[0], row);
-    if (Right) _tile_loadd(1, c[0] + kTileColumns, row);
-    if (Below) _tile_loadd(2, c[1], row);
-    if (Below && Right) _tile_loadd(3, c[1] + kTileColumns, row);
+  if (base[0]) {
+    _tile_loadd(0, base[0], base_row);
+    if (Right) _tile_loadd(1, base[0] + kTileColumns, base_row);
+    if (Below) _tile_loadd(2, base[1], base_row);
+    if (Below && Right) _tile_loadd(3, base[1] + kTileColumns, base_row);
   } else {
     _tile_zero(0);
     if (Right) _tile_zero(1);

@@ -26,9 +26,14 @@ LR_INLINE VF min(VF a, VF b) { return {_mm512_min_ps(a.v, b.v)}; }
 LR_INLINE VF sqrt(VF a) { return {_mm512_sqrt_ps(a.v)}; }
 LR_INLINE VF select(VI mask, VF a, VF b) { return {_mm512_mask_blend_ps(_mm512_movepi32_mask((__m512i)mask.v), b.v, a.v)}; }
 
+LR_INLINE VF times_power(VF a, VF n) { return {_mm512_scalef_ps(a.v, n.v)}; }
+
 LR_INLINE __mmask16 first_lanes(int64_t n) { return (__mmask16)((1u << n) - 1u); }
 template <> LR_INLINE VF load_n<VF, float>(const float* p, int64_t n) { return {_mm512_maskz_loadu_ps(first_lanes(n), p)}; }
 LR_INLINE void store_n(VF a, float* p, int64_t n) { _mm512_mask_storeu_ps(p, first_lanes(n), a.v); }
+
+LR_INLINE void store_far(VF a, float* p) { _mm512_stream_ps(p, a.v); }
+inline void end_far_stores() { _mm_sfence(); }
 
 LR_INLINE VF load_bf16(const uint16_t* p) {
   return {(__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16)};
@@ -57,6 +62,12 @@ LR_INLINE VQ multiply_low(VQ a, VQ b) { return {(VQ::Native)_mm512_mul_epu32((__
 
 #ifdef LR_AVX512_BF16
 LR_INLINE VF dot_pairs(VF sum, VF a, VF b) { return {_mm512_dpbf16_ps(sum.v, (__m512bh)a.v, (__m512bh)b.v)}; }
+/* The values of a, then those of b, in bf16. */
+LR_INLINE VF narrowed(VF a, VF b) {
+  __m512i odd;
+  for (int i = 0; i < 32; i++) ((uint16_t*)&odd)[i] = (uint16_t)(2 * i + 1);
+  return {(__m512)_mm512_permutex2var_epi16(rounded_bf16_bits(a), odd, rounded_bf16_bits(b))};
+}
 #endif
 
 /* kLanes nibbles of kLanes / 2 bytes, the high one first. */

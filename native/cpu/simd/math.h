@@ -7,9 +7,7 @@
 namespace LR_ISA { namespace {
 
 LR_INLINE VF exp(VF x) {
-  const VF high = VF::set(89.0f), low = VF::set(-104.0f);
-  VF c = select(x < high, x, high);
-  c = select(low < c, c, low);
+  VF c = max(VF::set(-104.0f), min(VF::set(89.0f), x)); /* NaN passes: min and max give their second operand then */
   VF n = round_small(c * VF::set(1.44269504088896341f));
   VF r = fma(n, VF::set(-0.693359375f), c);          /* exact: 9 bits times at most 8 */
   r = fma(n, VF::set(2.12194440e-4f), r);
@@ -20,11 +18,7 @@ LR_INLINE VF exp(VF x) {
   p = fma(p, r, VF::set(1.6666665459e-1f));
   p = fma(p, r, VF::set(5.0000001201e-1f));
   p = fma(p, r * r, r) + VF::set(1.0f);
-  /* 2^n in two factors, so that subnormal results round once and the largest finite ones do not overflow early */
-  VI i = to_int(n), half = i >> 1;
-  VF a = from_bits((half + VI::set(127)) << 23), b = from_bits((i - half + VI::set(127)) << 23);
-  VF y = p * a * b;
-  return select(x == x, y, x);
+  return times_power(p, n);
 }
 
 /* Natural logarithm of x > 0, normal or subnormal; 0 gives -inf, negative values NaN. */

@@ -48,6 +48,8 @@ struct Table16 {
   LR_INLINE VF operator()(VI i) const { return each<VF>([=](int j) { return part[(i.v[j] & 15) / 4].v[i.v[j] & 3]; }); }
 };
 
+inline void end_far_stores() {}
+
 /* Rows become columns. */
 LR_INLINE void transpose(VF (&rows)[4]) {
   VF t[4] = {rows[0], rows[1], rows[2], rows[3]};

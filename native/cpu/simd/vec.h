@@ -92,6 +92,11 @@ template <int N> LR_INLINE Vec<float, N> odds(Vec<float, N> a, Vec<float, N> b) 
   for (int i = 0; i < N; i++) index[i] = 2 * i + 1;
   return {__builtin_shuffle(a.v, b.v, index)};
 }
+/* a * 2^n for an integer n in [-252, 254], in two factors, so that subnormal results round once and the largest finite ones do not overflow early. */
+template <int N> LR_INLINE Vec<float, N> times_power(Vec<float, N> a, Vec<float, N> n) {
+  const Vec<int32_t, N> i = to_int(n), half = i >> 1, bias = Vec<int32_t, N>::set(127);
+  return a * from_bits((half + bias) << 23) * from_bits((i - half + bias) << 23);
+}
 /* To the nearest integer, ties to even, for |a| < 2^22. */
 template <int N> LR_INLINE Vec<float, N> round_small(Vec<float, N> a) {
   Vec<float, N> magic = Vec<float, N>::set(12582912.0f);
@@ -115,6 +120,10 @@ template <typename T, int N, int W = N / 2> LR_INLINE T hmax(Vec<T, N> a) {
   if constexpr (W > 1) return hmax<T, N, W / 2>(halved);
   else return halved[0];
 }
+
+/* Stores to an aligned place past the caches, where the machine can; end_far_stores orders them before what this thread does next. */
+template <int N> LR_INLINE void store_far(Vec<float, N> a, float* p) { a.store(p); }
+void end_far_stores();
 
 /* The first n of N lanes (0 <= n <= N); the others read as zero and are not written. */
 template <typename V, typename T> LR_INLINE V load_n(const T* p, int64_t n) {
