@@ -17,9 +17,20 @@ namespace LR_ISA { namespace {
 
 constexpr int kRows = kLanes == 16 ? 14 : kLanes == 8 ? 6 : 4;
 
-/* c[i][j] = or += sum_p a[p * R + i] b[p * kPanel + j], for R rows and `columns` <= NV * kLanes columns. With Pairs every row of
+/* Where a product goes, and what it is added to; each from its row 0, `stride` floats from row to row. */
+struct Target {
+  float* to;
+  int64_t stride;
+  const float* base; /* null: zero */
+  int64_t base_stride;
+  LR_INLINE Target at(int64_t row, int64_t column) const {
+    return {to + row * stride + column, stride, base ? base + row * base_stride + column : nullptr, base_stride};
+  }
+};
+
+/* to[i][j] = base[i][j] + sum_p a[p * R + i] b[p * kPanel + j], for R rows and `columns` <= NV * kLanes columns. With Pairs every row of
  * the packed operands holds two steps of the reduction, in bf16. */
-template <int R, int NV, bool Pairs> __attribute__((noinline)) void micro_tile(int64_t depth, const float* a, const float* b, float* c, int64_t ldc, int64_t columns, bool accumulate) {
+template <int R, int NV, bool Pairs> __attribute__((noinline)) void micro_tile(int64_t depth, const float* a, const float* b, const Target& c, int64_t columns) {
   VF sum[R][NV];
 #pragma GCC unroll 16
   for (int i = 0; i < R; i++)
@@ -40,15 +51,16 @@ template <int R, int NV, bool Pairs> __attribute__((noinline)) void micro_tile(i
   }
 #pragma GCC unroll 16
   for (int i = 0; i < R; i++) {
-    float* row = c + i * ldc;
+    float* row = c.to + i * c.stride;
+    const float* base = c.base + i * c.base_stride;
     if (columns == NV * kLanes) {
 #pragma GCC unroll 2
-      for (int v = 0; v < NV; v++) (accumulate ? VF::load(row + v * kLanes) + sum[i][v] : sum[i][v]).store(row + v * kLanes);
+      for (int v = 0; v < NV; v++) (c.base ? VF::load(base + v * kLanes) + sum[i][v] : sum[i][v]).store(row + v * kLanes);
     } else {
 #pragma GCC unroll 2
       for (int v = 0; v < NV; v++) {
         int64_t n = max64(0, min64(kLanes, columns - v * kLanes));
-        store_n(accumulate ? load_n<VF>(row + v * kLanes, n) + sum[i][v] : sum[i][v], row + v * kLanes, n);
+        store_n(c.base ? load_n<VF>(base + v * kLanes, n) + sum[i][v] : sum[i][v], row + v * kLanes, n);
       }
     }
   }
@@ -56,13 +68,13 @@ template <int R, int NV, bool Pairs> __attribute__((noinline)) void micro_tile(i
 
 /* micro_tile for a number of rows known only now. */
 template <int R, int NV, bool Pairs> struct Tiles {
-  static LR_INLINE void run(int rows, int64_t depth, const float* a, const float* b, float* c, int64_t ldc, int64_t columns, bool accumulate) {
-    if (rows == R) micro_tile<R, NV, Pairs>(depth, a, b, c, ldc, columns, accumulate);
-    else Tiles<R - 1, NV, Pairs>::run(rows, depth, a, b, c, ldc, columns, accumulate);
+  static LR_INLINE void run(int rows, int64_t depth, const float* a, const float* b, const Target& c, int64_t columns) {
+    if (rows == R) micro_tile<R, NV, Pairs>(depth, a, b, c, columns);
+    else Tiles<R - 1, NV, Pairs>::run(rows, depth, a, b, c, columns);
   }
 };
 template <int NV, bool Pairs> struct Tiles<0, NV, Pairs> {
-  static LR_INLINE void run(int, int64_t, const float*, const float*, float*, int64_t, int64_t, bool) {}
+  static LR_INLINE void run(int, int64_t, const float*, const float*, const Target&, int64_t) {}
 };
 
 /* How n items are cut into parts of nearly equal size, none above `most`. */
@@ -119,51 +131,89 @@ struct OperandB {
     if (rows) pack_b_rows(w, column, columns, k0, depth, round, buffer);
     else pack_b_columns(w, column, columns, k0, depth, round, buffer);
   }
+  /* Asks for what pack will read. */
+  LR_INLINE void fetch(int64_t column, int64_t columns, int64_t k0, int64_t depth) const {
+    for (int64_t i = 0; i < (rows ? columns : depth); i++) rows ? fetch_span(w, column + i, k0, depth) : fetch_span(w, k0 + i, column, columns);
+  }
 };
 
 #ifdef LR_AMX
 /* multiply_block in bf16, two panels of A at a time: whole steps of the reduction first, then what is left of it. */
-void multiply_block_tiles(const PackedA& a, int64_t first, int64_t last, int64_t block, const float* b, float* c, int64_t ldc, int64_t columns, bool accumulate) {
+void multiply_block_tiles(const PackedA& a, int64_t first, int64_t last, int64_t block, const float* b, const Target& target, int64_t columns) {
   const int64_t pairs = (a.depth.size(block) + 1) / 2, whole = pairs / kTilePairs, rest = pairs % kTilePairs;
   const int64_t left = min64(kTileColumns, columns), right = columns - left;
-  auto pass = [&](int64_t steps, int64_t begin, int64_t width, bool add) {
+  auto pass = [&](int64_t steps, int64_t begin, int64_t width, const Target& c) {
     int64_t rows[2] = {0, 0};
     for (int64_t i = first; i < last; i += 2) {
       const bool below = i + 1 < last;
       const int64_t size[2] = {a.rows.size(i), below ? a.rows.size(i + 1) : 0};
       if (size[0] != rows[0] || size[1] != rows[1]) begin_tiles(rows[0] = size[0], rows[1] = size[1], left, right, width);
-      const float* from[2];
+      const float *from[2], *base[2];
       float* to[2];
       int64_t step[2];
       for (int j = 0; j < 2; j++) {
         const int64_t panel = j && !below ? i : i + j;
+        const Target mine = c.at(a.rows.begin(panel), 0);
         from[j] = a.panel(block, panel) + begin * size[j];
-        to[j] = c + a.rows.begin(panel) * ldc;
+        to[j] = mine.to;
+        base[j] = mine.base;
         step[j] = kTilePairs * size[j];
       }
       auto* multiply = below ? right ? multiply_tiles<true, true> : multiply_tiles<true, false> : right ? multiply_tiles<false, true> : multiply_tiles<false, false>;
-      multiply(steps, from, width, step, b + begin * kPanel, kPanel, to, ldc, add);
+      multiply(steps, from, width, step, b + begin * kPanel, kPanel, to, c.stride, base, c.base_stride);
     }
   };
-  if (whole) pass(whole, 0, kTilePairs, accumulate);
-  if (rest) pass(1, whole * kTilePairs, rest, accumulate || whole);
+  if (whole) pass(whole, 0, kTilePairs, target);
+  if (rest) pass(1, whole * kTilePairs, rest, whole ? Target{target.to, target.stride, target.to, target.stride} : target);
   end_tiles();
 }
 #endif
 
-/* One packed block of B against the panels [first, last) of A: columns [0, columns) of C, whose row 0 is at c. */
-LR_INLINE void multiply_block(const PackedA& a, int64_t first, int64_t last, int64_t block, const float* b, bool round, float* c, int64_t ldc, int64_t columns, bool accumulate) {
+/* One packed block of B, panel after panel, against the panels [first, last) of A: columns [0, columns) of C. */
+LR_INLINE void multiply_block(const PackedA& a, int64_t first, int64_t last, int64_t block, const float* b, bool round, const Target& c, int64_t columns) {
 #ifdef LR_AMX
-  if (round) return multiply_block_tiles(a, first, last, block, b, c, ldc, columns, accumulate);
+  for (int64_t j = 0; round && j < columns; j += kPanel) multiply_block_tiles(a, first, last, block, b + j * kDepth, c.at(0, j), min64(kPanel, columns - j));
+  if (round) return;
 #endif
-  auto panels = [&](auto tiles) {
-    for (int64_t i = first; i < last; i++)
-      tiles.run((int)a.rows.size(i), a.depth.size(block), a.panel(block, i), b, c + a.rows.begin(i) * ldc, ldc, columns, accumulate);
+  const int64_t depth = a.depth.size(block);
+  auto panels = [&](auto wide, auto narrow) {
+    for (int64_t i = first; i < last; i++) {
+      const int64_t row = a.rows.begin(i), rows = a.rows.begin(i + 1) - row;
+      const float* panel = a.panel(block, i);
+      for (int64_t j = 0; j < columns; j += kPanel) {
+        const int64_t left = min64(kPanel, columns - j);
+        const Target to = c.at(row, j);
+        if (left > kLanes) wide.run((int)rows, depth, panel, b + j * kDepth, to, left);
+        else narrow.run((int)rows, depth, panel, b + j * kDepth, to, left);
+      }
+    }
   };
-  bool wide = columns > kLanes;
-  if (kNativeBf16 && round) wide ? panels(Tiles<kRows, 2, kNativeBf16>()) : panels(Tiles<kRows, 1, kNativeBf16>());
-  else wide ? panels(Tiles<kRows, 2, false>()) : panels(Tiles<kRows, 1, false>());
+  if (kNativeBf16 && round) panels(Tiles<kRows, 2, kNativeBf16>(), Tiles<kRows, 1, kNativeBf16>());
+  else panels(Tiles<kRows, 2, false>(), Tiles<kRows, 1, false>());
 }
+
+/* So many panels of columns are multiplied at a time that a panel of A comes from afar once for all of them. Results do not depend on it. */
+struct Strips {
+  int64_t columns, width;
+  LR_INLINE Strips(int64_t n, int32_t threads) : columns(n), width(kPanel * max64(1, min64(kMostPanels, n / (4 * kPanel * threads)))) {}
+  LR_INLINE int64_t count() const { return ceil_div(columns, width); }
+  LR_INLINE int64_t begin(int64_t i) const { return i * width; }
+  LR_INLINE int64_t size(int64_t i) const { return min64(width, columns - i * width); }
+};
+
+/* Columns of C while they are summed up: what is not the last of their products goes to a tile, whose rows lie together, where those of C
+ * would often meet in the same lines of the caches. */
+struct StripSum {
+  Target out; /* its base: what is there so far */
+  float* tile; /* null: C itself */
+  int64_t tile_stride;
+  LR_INLINE Target next(bool last) {
+    const Target t = {last || !tile ? out.to : tile, last || !tile ? out.stride : tile_stride, out.base, out.base_stride};
+    out.base = t.to;
+    out.base_stride = t.stride;
+    return t;
+  }
+};
 
 /* Blocks of the reduction: [first, last). */
 struct Blocks { int64_t first, last; };
@@ -171,17 +221,20 @@ struct Blocks { int64_t first, last; };
 /* So many blocks of the reduction at a time that `rows` packed rows of them, 4 MB, stay in a cache while all columns pass. */
 LR_INLINE int64_t blocks_at_once(int64_t rows) { return max64(1, (int64_t)(1 << 20) / (max64(1, rows) * kDepth)); }
 
-/* C[:, column, column + columns) (+)= A B over some blocks of the reduction, for the rows of A's panels [first, last); c is C[0, column].
- * `buffer` holds kPanelBuffer floats. */
-void multiply_panel(const PackedA& a, int64_t first, int64_t last, const OperandB& b, int64_t column, float* c, int64_t ldc, bool accumulate, float* buffer, Blocks blocks) {
-  int64_t columns = min64(kPanel, b.columns() - column);
+/* Adds columns [column, column + columns) of A B over some blocks of the reduction, for the rows of A's panels [first, last); C's row 0 is
+ * A's. `last_of_all`: nothing else will be added. `buffer` holds kPanelBuffer floats for each panel of the columns. */
+void multiply_strip(const PackedA& a, int64_t first, int64_t last, const OperandB& b, int64_t column, int64_t columns, StripSum& sum, bool last_of_all, float* buffer, Blocks blocks) {
+  if (blocks.first < blocks.last) b.fetch(column, columns, a.depth.begin(blocks.first), a.depth.size(blocks.first));
   for (int64_t block = blocks.first; block < blocks.last; block++) {
     b.pack(column, columns, a.depth.begin(block), a.depth.size(block), buffer);
-    multiply_block(a, first, last, block, buffer, b.round, c, ldc, columns, accumulate || block > 0);
+    if (block + 1 < blocks.last) b.fetch(column, columns, a.depth.begin(block + 1), a.depth.size(block + 1));
+    multiply_block(a, first, last, block, buffer, b.round, sum.next(last_of_all && block + 1 == blocks.last), columns);
   }
 }
+/* A panel of columns over the whole reduction; c is C[0, column]. */
 LR_INLINE void multiply_panel(const PackedA& a, int64_t first, int64_t last, const OperandB& b, int64_t column, float* c, int64_t ldc, bool accumulate, float* buffer) {
-  multiply_panel(a, first, last, b, column, c, ldc, accumulate, buffer, {0, a.depth.parts});
+  StripSum sum = {{c, ldc, accumulate ? c : nullptr, ldc}, nullptr, 0};
+  multiply_strip(a, first, last, b, column, min64(kPanel, b.columns() - column), sum, true, buffer, {0, a.depth.parts});
 }
 constexpr int64_t kPanelBuffer = (int64_t)kDepth * kPanel;
 

@@ -217,7 +217,7 @@ struct Head {
           for (int64_t j = 0; j < k; j += kPanel) {
             const int64_t width = min64(kPanel, k - j);
             w.pack(j, width, begin, columns, buffer);
-            multiply_block(a, 0, a.rows.parts, 0, buffer, round(), sum + j, dx_row(), width, slab > parts.begin(part));
+            multiply_block(a, 0, a.rows.parts, 0, buffer, round(), {sum + j, dx_row(), slab > parts.begin(part) ? sum + j : nullptr, dx_row()}, width);
           }
         }
       }

@@ -91,7 +91,9 @@ lr_error linear(lr_queue* queue, const lr_linear_group* group) {
   float* dropped = drop ? scratch.take<float>(most * k) : nullptr;
   ThinLayer thin[kMaxLayers];
   for (int l = 0; l < g.count; l++) thin[l] = thin_layer(scratch, g.layers[l], g.layers[l].u.data != nullptr, g.layers[l].u.shape[1], most);
-  int64_t buffer_size = kPanelBuffer + (adapters ? kPartPanels * kRows * k : 0);
+  int64_t widest = 0;
+  for (int l = 0; l < g.count; l++) widest = max64(widest, Strips(g.layers[l].weight.n, queue->threads).width);
+  int64_t buffer_size = widest * kDepth + max64(most * widest, adapters ? kPartPanels * kRows * k : 0);
   float* buffers = scratch.take<float>(queue->threads * buffer_size);
   if (scratch.sizing()) return success();
 
@@ -112,27 +114,30 @@ lr_error linear(lr_queue* queue, const lr_linear_group* group) {
       parallel_for(queue, count_parts(g, chunk, false), [&](int64_t task, int32_t thread) { product.part(task, thread); });
     }
     int64_t tasks = 0;
-    for (int l = 0; l < g.count; l++) tasks += ceil_div(g.layers[l].weight.n, kPanel);
+    for (int l = 0; l < g.count; l++) tasks += Strips(g.layers[l].weight.n, queue->threads).count();
     const int64_t at_once = blocks_at_once(chunk.size());
     for (int64_t block = 0; block < a.depth.parts; block += at_once) {
       const Blocks blocks = {block, min64(block + at_once, a.depth.parts)};
       parallel_for(queue, tasks, [&](int64_t task, int32_t thread) {
         int l = 0;
-        while (task >= ceil_div(g.layers[l].weight.n, kPanel)) task -= ceil_div(g.layers[l++].weight.n, kPanel);
+        for (int64_t n; task >= (n = Strips(g.layers[l].weight.n, queue->threads).count()); l++) task -= n;
         const lr_linear& layer = g.layers[l];
-        int64_t n = layer.weight.n, column = task * kPanel, columns = min64(kPanel, n - column);
-        float *buffer = buffers + thread * buffer_size, *y = f32_out(layer.y) + chunk.begin * n + column;
+        const Strips strips(layer.weight.n, queue->threads);
+        int64_t n = layer.weight.n, column = strips.begin(task), columns = strips.size(task);
+        float *buffer = buffers + thread * buffer_size, *y = f32_out(layer.y) + chunk.begin * n + column, bias[kMostPanels * kPanel];
+        StripSum sum = {{y, n, block ? y : nullptr, n}, buffer + widest * kDepth, widest};
         if (layer.bias.data && block == 0) {
-          lr_weight bias = dense_f32(layer.bias.data, 1, n);
-          bias.dtype = layer.bias.dtype;
-          float values[kPanel];
-          decode_row(bias, 0, column, columns, false, values);
-          for (int64_t i = 0; i < chunk.size(); i++) memcpy(y + i * n, values, (size_t)columns * sizeof(float));
+          lr_weight values = dense_f32(layer.bias.data, 1, n);
+          values.dtype = layer.bias.dtype;
+          decode_row(values, 0, column, columns, false, bias);
+          sum.out.base = bias;
+          sum.out.base_stride = 0;
         }
         OperandB w = {layer.weight, true, round};
-        multiply_panel(a, 0, a.rows.parts, w, column, y, n, layer.bias.data != nullptr, buffer, blocks);
-        if (blocks.last < a.depth.parts) return;
-        add_adapters(layer, thin[l], chunk, true, round, column, y, n, buffer);
+        const bool ends = blocks.last == a.depth.parts, in_tile = ends && whole_segment(layer, chunk);
+        multiply_strip(a, 0, a.rows.parts, w, column, columns, sum, !in_tile, buffer, blocks);
+        if (!ends) return;
+        add_adapters(layer, thin[l], chunk, true, round, column, columns, sum, true, buffer);
         if (layer.residual.data) add_residual(f32(layer.residual) + chunk.begin * n + column, chunk.size(), columns, y, n);
       });
     }
@@ -143,13 +148,14 @@ lr_error linear(lr_queue* queue, const lr_linear_group* group) {
 /* dx, and du of the layers that train. */
 void input_grad(lr_queue* queue, const lr_linear_group& g, Scratch scratch, float* const* du) {
   int64_t m = g.x.shape[0], k = g.x.shape[1], features = 0, widest = 0;
-  bool round = g.math == LR_MATH_BF16, adapters = false;
+  bool round = g.math == LR_MATH_BF16;
+  int last_adapter = -1;
   for (int l = 0; l < g.count; l++) {
-    adapters = adapters || g.layers[l].segment_count > 0;
+    if (g.layers[l].segment_count) last_adapter = l;
     features += g.layers[l].weight.n;
     widest = max64(widest, g.layers[l].weight.n);
   }
-  bool drop = adapters && g.dropout.p > 0 && g.dx.data;
+  const bool adapters = last_adapter >= 0, drop = adapters && g.dropout.p > 0 && g.dx.data;
   Split chunks = row_chunks(m, features);
   int64_t most = chunks.parts ? ceil_div(m, chunks.parts) : 0;
   float* packed[kMaxLayers];
@@ -158,7 +164,8 @@ void input_grad(lr_queue* queue, const lr_linear_group& g, Scratch scratch, floa
     packed[l] = scratch.take<float>(most * g.layers[l].weight.n);
     thin[l] = thin_layer(scratch, g.layers[l], trains(g.layers[l]), max_rank(g.layers[l]), most);
   }
-  int64_t buffer_size = kPanelBuffer + max64(adapters ? kPartPanels * kRows * widest : 0, drop ? most * kPanel : 0);
+  const Strips strips(k, queue->threads);
+  int64_t buffer_size = strips.width * kDepth + max64(most * strips.width, adapters ? kPartPanels * kRows * widest : 0);
   float* buffers = scratch.take<float>(queue->threads * buffer_size);
   if (scratch.sizing()) return;
 
@@ -182,21 +189,29 @@ void input_grad(lr_queue* queue, const lr_linear_group& g, Scratch scratch, floa
     int64_t blocks = 0; /* of all layers, one layer after the other */
     for (int l = 0; l < g.count; l++) blocks += a[l].depth.parts;
     for (int64_t first = 0; first < blocks; first += at_once)
-      parallel_for(queue, ceil_div(k, kPanel), [&](int64_t task, int32_t thread) {
-        int64_t column = task * kPanel, columns = min64(kPanel, k - column), before = 0;
-        float *buffer = buffers + thread * buffer_size, *tile = buffer + kPanelBuffer, *dx = f32_out(g.dx) + chunk.begin * k + column;
+      parallel_for(queue, strips.count(), [&](int64_t task, int32_t thread) {
+        int64_t column = strips.begin(task), columns = strips.size(task), before = 0;
+        float *buffer = buffers + thread * buffer_size, *tile = buffer + strips.width * kDepth, *dx = f32_out(g.dx) + chunk.begin * k + column;
+        StripSum sum = {{dx, k, g.accumulate || first ? dx : nullptr, k}, tile, strips.width};
+        const int64_t end = min64(blocks, first + at_once);
+        bool in_tile = end == blocks && adapters && !drop; /* adapters end the sum */
+        for (int l = 0; l < g.count; l++) in_tile = in_tile && (!g.layers[l].segment_count || whole_segment(g.layers[l], chunk));
         for (int l = 0; l < g.count; before += a[l++].depth.parts) {
           OperandB w = {g.layers[l].weight, false, round};
-          const Blocks mine = {max64(0, first - before), min64(a[l].depth.parts, first + at_once - before)};
-          multiply_panel(a[l], 0, a[l].rows.parts, w, column, dx, k, g.accumulate || l > 0, buffer, mine);
+          const Blocks mine = {max64(0, first - before), min64(a[l].depth.parts, end - before)};
+          multiply_strip(a[l], 0, a[l].rows.parts, w, column, columns, sum, !in_tile && end <= before + a[l].depth.parts, buffer, mine);
         }
-        if (first + at_once < blocks) return;
-        if (drop) memset(tile, 0, (size_t)(chunk.size() * kPanel) * sizeof(float));
-        for (int l = 0; l < g.count; l++) add_adapters(g.layers[l], thin[l], chunk, false, round, column, drop ? tile : dx, drop ? kPanel : k, buffer);
+        if (end < blocks) return;
+        if (!in_tile) sum.tile = nullptr;
+        if (drop) {
+          memset(tile, 0, (size_t)(chunk.size() * strips.width) * sizeof(float));
+          sum = {{tile, strips.width, tile, strips.width}, nullptr, 0};
+        }
+        for (int l = 0; l < g.count; l++) add_adapters(g.layers[l], thin[l], chunk, false, round, column, columns, sum, l == last_adapter, buffer);
         if (!drop) return;
         for (int64_t i = 0; i < chunk.size(); i++) {
-          dropout_span(g.dropout, (uint64_t)(chunk.begin + i) * (uint64_t)k + (uint64_t)column, columns, tile + i * kPanel);
-          for (int64_t j = 0; j < columns; j++) dx[i * k + j] += tile[i * kPanel + j];
+          dropout_span(g.dropout, (uint64_t)(chunk.begin + i) * (uint64_t)k + (uint64_t)column, columns, tile + i * strips.width);
+          for (int64_t j = 0; j < columns; j++) dx[i * k + j] += tile[i * strips.width + j];
         }
       });
   }

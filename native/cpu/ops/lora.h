@@ -68,8 +68,9 @@ struct ThinLayer {
   }
 };
 
-/* Adds the adapters' part to columns [column, ...) of a layer's C, whose row 0 is the chunk's first. */
-LR_INLINE void add_adapters(const lr_linear& layer, const ThinLayer& thin, Range chunk, bool forward, bool round, int64_t column, float* c, int64_t ldc, float* buffer) {
+/* Adds the adapters' part to columns [column, ...) of a layer's C, whose row 0 is the chunk's first. `last_of_all`: nothing else will be added,
+ * which takes a segment of all rows where the sum lies in a tile. */
+LR_INLINE void add_adapters(const lr_linear& layer, const ThinLayer& thin, Range chunk, bool forward, bool round, int64_t column, int64_t columns, StripSum& sum, bool last_of_all, float* buffer) {
   for (int i = 0; i < layer.segment_count; i++) {
     const lr_segment& s = layer.segments[i];
     Range r = meet(s, chunk);
@@ -77,9 +78,17 @@ LR_INLINE void add_adapters(const lr_linear& layer, const ThinLayer& thin, Range
     PackedA u = thin.operand(s, chunk);
     int64_t rank = rank_of(s), n = forward ? s.b.shape[0] : s.a.shape[1];
     OperandB b = {forward ? dense_f32(s.b.data, n, rank) : dense_f32(s.a.data, rank, n), forward, round};
-    multiply_panel(u, 0, u.rows.parts, b, column, c + (r.begin - chunk.begin) * ldc, ldc, true, buffer);
+    if (r.size() == chunk.size()) {
+      multiply_strip(u, 0, u.rows.parts, b, column, columns, sum, last_of_all, buffer, {0, u.depth.parts});
+    } else {
+      StripSum rows = {sum.out.at(r.begin - chunk.begin, 0), nullptr, 0};
+      multiply_strip(u, 0, u.rows.parts, b, column, columns, rows, true, buffer, {0, u.depth.parts});
+    }
   }
 }
+
+/* Whether one segment has all rows of the chunk. */
+LR_INLINE bool whole_segment(const lr_linear& layer, Range chunk) { return layer.segment_count == 1 && meet(layer.segments[0], chunk).size() == chunk.size(); }
 
 /* drop(x) of rows [chunk) into `out`. */
 LR_INLINE void drop_rows(lr_queue* queue, const lr_linear_group& g, Range chunk, float* out) {
@@ -148,7 +157,8 @@ void adapter_grad(lr_queue* queue, const lr_linear_group& g, Scratch scratch, co
               for (int j = l; j < g.count; j++) {
                 if (!same_range(g.layers[j], i, range) || !g.layers[j].segments[i].da.data) continue;
                 PackedA a = operand(du[j], g.layers[j], g.layers[j].segments[i]);
-                multiply_block(a, 0, a.rows.parts, block, buffer, round, f32_out(g.layers[j].segments[i].da) + column, k, columns, true);
+                float* da = f32_out(g.layers[j].segments[i].da) + column;
+                multiply_block(a, 0, a.rows.parts, block, buffer, round, {da, k, da, k}, columns);
               }
             }
           }

@@ -1,7 +1,7 @@
 /* Reading a weight, and packing the operands of a GEMM.
  *
- * Layouts: A panels hold R rows, a[p * R + i]; B panels hold up to kPanel columns, b[p * kPanel + j], zero behind the last one;
- * p runs over the reduction. Packing a 4-bit weight decodes it: nibble -> table -> times absmax, in f32 (element 2i in the high
+ * Layouts: A panels hold R rows, a[p * R + i]; B panels hold up to kPanel columns, b[p * kPanel + j], zero behind the last one, panel after
+ * panel with room for kDepth rows each; p runs over the reduction. Packing a 4-bit weight decodes it: nibble -> table -> times absmax, in f32 (element 2i in the high
  * nibble, blocks over the flat matrix, so a row may begin inside a block). With math = bf16 both packs round;
  * where the machine multiplies bf16, pack_pairs.h packs for it.
  */
@@ -14,6 +14,7 @@ namespace LR_ISA { namespace {
 
 constexpr int kPanel = 2 * kLanes; /* columns of a micro-tile: two vectors */
 constexpr int kDepth = 256;        /* steps of the reduction in one packed block: a B panel of it fits L1 */
+constexpr int kMostPanels = 4;     /* panels of columns packed at a time */
 
 LR_INLINE lr_weight dense_f32(const void* data, int64_t n, int64_t k) {
   lr_weight w = {};
@@ -104,6 +105,16 @@ template <typename Sink> LR_INLINE void read_weight(const lr_weight& w, int64_t 
   else read_dense(w, row * w.k + column, count, [&](int64_t i, VF v, int n) { sink(i, round ? round_bf16(v) : v, n); });
 }
 
+/* Asks for W[row][column, column + count) and its absmax ahead of their use: rows lie apart, where the processor does not read ahead. */
+LR_INLINE void fetch_span(const lr_weight& w, int64_t row, int64_t column, int64_t count) {
+  const int64_t at = row * w.k + column;
+  const bool coded = w.kind == LR_WEIGHT_4BIT;
+  const char* data = static_cast<const char*>(w.data);
+  auto bytes = [&](int64_t i) { return coded ? i / 2 : i * (w.dtype == LR_F32 ? 4 : 2); };
+  for (int64_t i = bytes(at) & ~63; i < bytes(at + count); i += 64) __builtin_prefetch(data + i);
+  if (coded) __builtin_prefetch(static_cast<const char*>(w.absmax) + Divisor(w.blocksize).floor(at) * (w.nested_absmax ? 1 : 4));
+}
+
 /* W[row][column, column + count) as floats, rounded to bf16 when `round`; writes nothing behind them. */
 void decode_row(const lr_weight& w, int64_t row, int64_t column, int64_t count, bool round, float* out) {
   read_weight(w, row, column, count, round, [&](int64_t i, VF v, int n) {
@@ -115,9 +126,9 @@ void decode_row(const lr_weight& w, int64_t row, int64_t column, int64_t count, 
 /* The columns of C are rows [row, row + count) of W; the reduction runs over W's columns [k0, k0 + depth). */
 void pack_b_rows(const lr_weight& w, int64_t row, int64_t count, int64_t k0, int64_t depth, bool round, float* b) {
   alignas(64) float tile[kLanes * kDepth];
-  for (int64_t j = 0; j < kPanel; j += kLanes) {
+  for (int64_t j = 0; j < count; j += kLanes) { /* a tile of one vector never reads the second half of its panel */
     int64_t rows = min64(kLanes, count - j);
-    if (rows <= 0) break; /* a tile of one vector never reads the second half */
+    float* panel = b + j / kPanel * kPanel * kDepth + j % kPanel;
     for (int64_t r = 0; r < kLanes; r++) {
       if (r < rows) decode_row(w, row + j + r, k0, depth, round, tile + r * kDepth);
       else memset(tile + r * kDepth, 0, (size_t)depth * sizeof(float));
@@ -127,17 +138,17 @@ void pack_b_rows(const lr_weight& w, int64_t row, int64_t count, int64_t k0, int
       for (int r = 0; r < kLanes; r++) v[r] = VF::load(tile + r * kDepth + p); /* kDepth is a multiple of kLanes: stays inside */
       transpose(v);
       int64_t n = min64(kLanes, depth - p);
-      for (int64_t q = 0; q < n; q++) v[q].store(b + (p + q) * kPanel + j);
+      for (int64_t q = 0; q < n; q++) v[q].store(panel + (p + q) * kPanel);
     }
   }
 }
 
-/* The columns of C are columns [column, column + count) of W; the reduction runs over W's rows [k0, k0 + depth). */
+/* The columns of C are columns [column, column + count) of W, in panels kDepth rows apart; the reduction runs over W's rows [k0, k0 + depth). */
 void pack_b_columns(const lr_weight& w, int64_t column, int64_t count, int64_t k0, int64_t depth, bool round, float* b) {
+  alignas(64) float line[kMostPanels * kPanel] = {};
   for (int64_t p = 0; p < depth; p++) {
-    float* out = b + p * kPanel;
-    decode_row(w, k0 + p, column, count, round, out);
-    for (int64_t j = count; j < kPanel; j++) out[j] = 0;
+    decode_row(w, k0 + p, column, count, round, line);
+    for (int64_t j = 0; j < count; j += kPanel) memcpy(b + j * kDepth + p * kPanel, line + j, sizeof(float) * kPanel);
   }
 }
 

@@ -41,9 +41,9 @@ void row_bf16(const lr_weight& w, int64_t row, int64_t column, int64_t count, ui
 /* The columns of C are rows [row, row + count) of W; the reduction runs over W's columns [k0, k0 + depth). */
 void pack_b_row_pairs(const lr_weight& w, int64_t row, int64_t count, int64_t k0, int64_t depth, float* b) {
   alignas(64) uint16_t tile[kLanes * kDepth];
-  for (int64_t j = 0; j < kPanel; j += kLanes) {
+  for (int64_t j = 0; j < count; j += kLanes) { /* a tile of one vector never reads the second half of its panel */
     const int64_t rows = min64(kLanes, count - j);
-    if (rows <= 0) break; /* a tile of one vector never reads the second half */
+    float* panel = b + j / kPanel * kPanel * kDepth + j % kPanel;
     for (int64_t r = 0; r < kLanes; r++) {
       uint16_t* to = tile + r * kDepth;
       if (r < rows) row_bf16(w, row + j + r, k0, depth, to);
@@ -55,19 +55,33 @@ void pack_b_row_pairs(const lr_weight& w, int64_t row, int64_t count, int64_t k0
       for (int r = 0; r < kLanes; r++) v[r] = VF::load(reinterpret_cast<const float*>(tile + r * kDepth) + q);
       transpose(v);
       const int64_t n = min64(kLanes, (depth + 1) / 2 - q);
-      for (int64_t p = 0; p < n; p++) v[p].store(b + (q + p) * kPanel + j);
+      for (int64_t p = 0; p < n; p++) v[p].store(panel + (q + p) * kPanel);
     }
   }
 }
 
-/* The columns of C are columns [column, column + count) of W; the reduction runs over W's rows [k0, k0 + depth). */
+/* The columns of C are columns [column, column + count) of W; the reduction runs over W's rows [k0, k0 + depth). `load(i)`: the kLanes
+ * values from element i of W on, each in the high half of its lane. */
+template <typename Load> LR_INLINE void pack_pairs_of_rows(int64_t stride, int64_t at, int64_t count, int64_t depth, const Load& load, float* b) {
+  for (int64_t q = 0; 2 * q < depth; q++)
+    for (int64_t j = 0; j < count; j += kLanes) {
+      const int64_t i = at + 2 * q * stride + j;
+      either(low_halves(load(i)), 2 * q + 1 < depth ? load(i + stride) : VF::zero()).store(b + j / kPanel * kPanel * kDepth + q * kPanel + j % kPanel);
+    }
+}
 void pack_b_column_pairs(const lr_weight& w, int64_t column, int64_t count, int64_t k0, int64_t depth, float* b) {
-  alignas(64) uint16_t low[kPanel] = {}, high[kPanel] = {};
+  const int64_t at = k0 * w.k + column;
+  const float* f = static_cast<const float*>(w.data);
+  const uint16_t* h = static_cast<const uint16_t*>(w.data);
+  if (w.kind == LR_WEIGHT_DENSE && count % kPanel == 0) {
+    if (w.dtype == LR_F32) return pack_pairs_of_rows(w.k, at, count, depth, [=](int64_t i) { return round_bf16(VF::load(f + i)); }, b);
+    if (w.dtype == LR_BF16) return pack_pairs_of_rows(w.k, at, count, depth, [=](int64_t i) { return load_bf16(h + i); }, b);
+  }
+  alignas(64) uint16_t lines[2][kMostPanels * kPanel] = {};
   for (int64_t q = 0; 2 * q < depth; q++) {
-    row_bf16(w, k0 + 2 * q, column, count, low);
-    if (2 * q + 1 < depth) row_bf16(w, k0 + 2 * q + 1, column, count, high);
-    else memset(high, 0, sizeof(high));
-    for (int64_t j = 0; j < kPanel; j += kLanes) either(low_halves(load_bf16(low + j)), load_bf16(high + j)).store(b + q * kPanel + j);
+    const int64_t rows = min64(2, depth - 2 * q);
+    for (int64_t r = 0; r < rows; r++) row_bf16(w, k0 + 2 * q + r, column, count, lines[r]);
+    pack_pairs_of_rows(kMostPanels * kPanel, 0, ceil_div(count, kPanel) * kPanel, rows, [&](int64_t i) { return load_bf16(lines[0] + i); }, b + q * kPanel);
   }
 }
 
@@ -97,11 +111,8 @@ void pack_a_row_pairs(const float* from, int64_t stride, int64_t rows, int64_t d
     const int64_t first = min64(kLanes, depth - p), second = max64(0, min64(kLanes, depth - p - kLanes));
     VF v[kLanes];
     for (int64_t i = 0; i < kLanes; i++) {
-      alignas(64) uint16_t words[2 * kLanes];
       const float* x = from + i * stride + p;
-      store_bf16(i < rows ? load_n<VF>(x, first) * VF::set(scale) : VF::zero(), words);
-      store_bf16(i < rows ? load_n<VF>(x + first, second) * VF::set(scale) : VF::zero(), words + kLanes);
-      v[i] = VF::load(reinterpret_cast<const float*>(words));
+      v[i] = i < rows ? narrowed(load_n<VF>(x, first) * VF::set(scale), load_n<VF>(x + first, second) * VF::set(scale)) : VF::zero();
     }
     store_a_pairs(v, p / 2, min64(kLanes, (depth - p + 1) / 2), rows, a);
   }
