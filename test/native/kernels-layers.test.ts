@@ -166,6 +166,54 @@ describe.each(devices)("layers on %s", (device) => {
   });
 });
 
+describe.each(isas.map((isa) => `cpu:${isa}`))("layers on %s", (device) => {
+  // Longer results than 16 MiB are stored past the caches where a vector of them is aligned.
+  it.each([
+    ["aligned rows", 64, 1024],
+    ["rows that begin anywhere", 72, 1016],
+  ])("give long results the bits of short ones, %s", async (_, guard, d) => {
+    const rows = 16;
+    const run = (repeats: number) =>
+      withRaw(
+        device,
+        async (raw) => {
+          const [flat, heads] = [
+            [repeats * rows, d],
+            [repeats * rows, 1, d],
+          ] as const;
+          const tiled = (seed: number, shape: readonly number[] = flat) => {
+            const [once, all] = [gaussian(rows * d, seed), new Float32Array(repeats * rows * d)];
+            for (let i = 0; i < repeats; i++) all.set(once, i * once.length);
+            return raw.from(all, shape);
+          };
+          const [x, dy, w, rstd] = [tiled(1), tiled(2), raw.from(gaussian(d, 3), [d]), raw.out([repeats * rows])];
+          const positions = Int32Array.from({ length: repeats * rows }, (_, i) => i % rows);
+          const table = raw.out(flat);
+          raw.kernels.ropeTable(raw.d, table, raw.from(positions, [positions.length]), raw.from(gaussian(d / 2, 4), [d / 2]), 1);
+          const y = [flat, flat, flat, flat, flat, heads].map((shape) => raw.out(shape)) as [
+            number,
+            number,
+            number,
+            number,
+            number,
+            number,
+          ];
+          raw.kernels.rmsNorm(raw.d, y[0], rstd, x, 0, w, 1e-6, 0);
+          raw.kernels.rmsNormGrad(raw.d, y[1], 0, dy, 0, x, rstd, w, 1e-6, 0);
+          raw.kernels.glu(raw.d, y[2], x, dy, 0);
+          raw.kernels.gluGrad(raw.d, y[3], y[4], x, dy, x, 0);
+          raw.kernels.rope(raw.d, y[5], tiled(1, heads), table, 0);
+          return Promise.all(y.map((t) => raw.f32(t)));
+        },
+        guard,
+      );
+    const [short, long] = [await run(1), await run(260)];
+    expect(260 * rows * d * 4).toBeGreaterThan(1 << 24);
+    for (const [i, all] of long.entries())
+      for (let at = 0; at < all.length; at += rows * d) expect(sameBits(all.subarray(at, at + rows * d), short[i])).toBe(true);
+  });
+});
+
 describe("layers", () => {
   it("give the same bits with 1, 2 and 4 threads", async () => {
     const devices = [new Raw(`cpu:${isas.at(-1)}`, 1), new Raw("cpu", 2), new Raw("cpu:", 4)];

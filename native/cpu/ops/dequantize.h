@@ -9,14 +9,15 @@
 namespace LR_ISA { namespace {
 
 /* Elements [begin, end) of one block; begin is even where the vector loop is entered. */
-LR_INLINE void dequantize_block4(const lr_weight& w, const Table16& table, const lr_tensor& y, int64_t begin, int64_t end, float scale) {
+LR_INLINE void dequantize_block4(const lr_weight& w, const Table16& table, const lr_tensor& y, const FarStores& out, int64_t begin, int64_t end, float scale) {
   const uint8_t* codes = (const uint8_t*)w.data;
   const VF factor = VF::set(scale);
   int64_t i = begin;
   if (i % 2 == 0)
     for (; i + kLanes <= end; i += kLanes) {
-      const VF product = table(load_nibbles(codes + i / 2)) * factor;
-      store_any(w.round ? round_bf16(product) : product, y.data, y.dtype, i);
+      const VF product = table(load_nibbles(codes + i / 2)) * factor, value = w.round ? round_bf16(product) : product;
+      if (y.dtype == LR_F32) out.store(value, (float*)y.data + i, kLanes);
+      else store_any(value, y.data, y.dtype, i);
     }
   for (; i < end; i++) {
     const float product = w.code[i % 2 ? codes[i / 2] & 15 : codes[i / 2] >> 4] * scale;
@@ -35,8 +36,9 @@ lr_error dequantize_4bit(lr_queue* queue, lr_tensor y, const lr_weight* weight) 
   const int64_t n = w.n * w.k, blocksize = w.blocksize, blocks = ceil_div(n, blocksize);
   parallel_ranges(queue, blocks, [&](int64_t first, int64_t last) {
     const Table16 table = Table16::load(w.code);
+    const FarStores out(n, false);
     for (int64_t b = first; b < last; b++)
-      dequantize_block4(w, table, y, b * blocksize, min64(n, (b + 1) * blocksize), absmax_of(w, b));
+      dequantize_block4(w, table, y, out, b * blocksize, min64(n, (b + 1) * blocksize), absmax_of(w, b));
   }, max64(1, kRange / blocksize));
   return success();
 }

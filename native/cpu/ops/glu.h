@@ -22,9 +22,10 @@ struct GeluTanh {
 
 template <typename Activation> void glu_forward(lr_queue* queue, float* y, const float* gate, const float* up, int64_t n, Activation a) {
   parallel_ranges(queue, n, [&](int64_t begin, int64_t end) {
+    const FarStores out(n, y == gate || y == up);
     for_vectors(begin, end, [&](int64_t i, int64_t lanes) {
       const VF g = load_lanes(gate + i, lanes), u = load_lanes(up + i, lanes);
-      store_lanes(g * sigmoid(a.z(g)) * u, y + i, lanes);
+      out.store(g * sigmoid(a.z(g)) * u, y + i, lanes);
     });
   });
 }
@@ -33,11 +34,12 @@ template <typename Activation>
 void glu_backward(lr_queue* queue, float* dgate, float* dup, const float* dy, const float* gate, const float* up, int64_t n, Activation a) {
   const VF one = VF::set(1.0f);
   parallel_ranges(queue, n, [&](int64_t begin, int64_t end) {
+    const FarStores out(n, dgate == dy || dgate == gate || dgate == up || dup == dy || dup == gate || dup == up);
     for_vectors(begin, end, [&](int64_t i, int64_t lanes) {
       const VF g = load_lanes(gate + i, lanes), u = load_lanes(up + i, lanes);
       const VF d = load_lanes(dy + i, lanes), s = sigmoid(a.z(g));
-      store_lanes(d * u * s * (one + g * (one - s) * a.slope(g)), dgate + i, lanes);
-      store_lanes(d * g * s, dup + i, lanes);
+      out.store(d * u * s * (one + g * (one - s) * a.slope(g)), dgate + i, lanes);
+      out.store(d * g * s, dup + i, lanes);
     });
   });
 }

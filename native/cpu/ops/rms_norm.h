@@ -23,6 +23,7 @@ lr_error rms_norm(lr_queue* queue, lr_tensor y, lr_tensor rstd, lr_tensor x, lr_
   const float* w = (const float*)weight.data;
   const VF offset = VF::set(unit_offset ? 1.0f : 0.0f);
   parallel_ranges(queue, rows, [&](int64_t begin, int64_t end) {
+    const FarStores out(n, y.data == x.data || y.data == residual.data);
     for (int64_t r = begin; r < end; r++) {
       const float* px = (const float*)x.data + r * d;
       const float* pr = residual.data ? (const float*)residual.data + r * d : nullptr;
@@ -39,7 +40,7 @@ lr_error rms_norm(lr_queue* queue, lr_tensor y, lr_tensor rstd, lr_tensor x, lr_
       for_vectors(0, d, [&](int64_t i, int64_t lanes) {
         VF result = load_lanes(px + i, lanes) * factor * (offset + load_lanes(w + i, lanes));
         if (pr) result = result + load_lanes(pr + i, lanes);
-        store_lanes(result, py + i, lanes);
+        out.store(result, py + i, lanes);
       });
     }
   }, max64(1, kRange / d));
@@ -86,6 +87,7 @@ lr_error rms_norm_grad(lr_queue* queue, lr_tensor dx, lr_tensor dweight, lr_tens
   const VF offset = VF::set(unit_offset ? 1.0f : 0.0f);
   parallel_for(queue, parts, [&](int64_t part, int32_t) {
     float* pw = partial ? partial + part * d : nullptr;
+    const FarStores to(n, dx.data == dy.data || dx.data == x.data || dx.data == residual.data);
     if (pw) memset(pw, 0, (size_t)d * sizeof(float));
     for (int64_t r = part * part_rows; r < min64(rows, (part + 1) * part_rows); r++) {
       const float *pg = (const float*)dy.data + r * d, *px = (const float*)x.data + r * d;
@@ -111,7 +113,7 @@ lr_error rms_norm_grad(lr_queue* queue, lr_tensor dx, lr_tensor dweight, lr_tens
         const VF g = load_lanes(pg + i, lanes) * (offset + load_lanes(w + i, lanes));
         VF result = factor * (g - xhat * mean);
         if (pr) result = result + load_lanes(pr + i, lanes);
-        store_lanes(result, out + i, lanes);
+        to.store(result, out + i, lanes);
       });
     }
   });

@@ -44,6 +44,7 @@ lr_error rope(lr_queue* queue, lr_tensor y, lr_tensor x, lr_tensor table, int32_
                 (long long)table.shape[1], (long long)d);
   if (check.failed || elements(x) == 0) return check.error;
   parallel_ranges(queue, tokens, [&](int64_t begin, int64_t end) {
+    const FarStores to(elements(x), y.data == x.data);
     for (int64_t t = begin; t < end; t++) {
       const float *cosine = (const float*)table.data + t * 2 * h, *sine = cosine + h;
       for (int64_t head = 0; head < heads; head++) {
@@ -53,8 +54,8 @@ lr_error rope(lr_queue* queue, lr_tensor y, lr_tensor x, lr_tensor table, int32_
           const VF a = load_lanes(in + i, lanes), b = load_lanes(in + h + i, lanes), c = load_lanes(cosine + i, lanes);
           VF s = load_lanes(sine + i, lanes);
           if (inverse) s = -s;
-          store_lanes(a * c - b * s, out + i, lanes);
-          store_lanes(b * c + a * s, out + h + i, lanes);
+          to.store(a * c - b * s, out + i, lanes);
+          to.store(b * c + a * s, out + h + i, lanes);
         });
         if (out != in) memmove(out + 2 * h, in + 2 * h, (size_t)(d - 2 * h) * sizeof(float));
       }
