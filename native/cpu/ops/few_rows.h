@@ -17,13 +17,15 @@ constexpr int64_t kFewRows = 6; /* with more, packing pays */
 /* Rows of W that share a read of x; M sums of each fit the registers. A divisor of kLanes. */
 constexpr int rows_at_once(int m) { return m * 4 <= (kLanes == 16 ? 24 : 8) ? 4 : m * 2 <= 8 ? 2 : 1; }
 
+/* Dense weights wait for memory; with one row of x a single stream of rows gets most of it. */
+constexpr int dense_rows_at_once(int m) { return m == 1 ? 1 : rows_at_once(m); }
+
 /* Rows are too short for the processor to see where they lead. */
 constexpr int64_t kAhead = 4096;
 LR_INLINE void read_ahead(const void* p) { __builtin_prefetch(static_cast<const char*>(p) + kAhead); }
 
-/* Sums of rows_at_once(M) rows of W, in registers. Behind the last row of a strip it is taken again; those sums are not used. */
-template <int M> struct Sums {
-  static constexpr int J = rows_at_once(M);
+/* Sums of J rows of W, in registers. Behind the last row of a strip it is taken again; those sums are not used. */
+template <int M, int J = rows_at_once(M)> struct Sums {
   VF v[J][M];
   LR_INLINE void load(VF (*sums)[kLanes], int64_t first) {
 #pragma GCC unroll 4
@@ -41,7 +43,7 @@ template <int M> struct Sums {
 
 /* sums[i][j] += W[row + j] . x[i], lane by lane, for `rows` <= kLanes rows of W and M rows of x; `scales` are the absmax of those rows' blocks. */
 template <int M, typename Table> __attribute__((noinline)) void add_4bit(const lr_weight& w, int64_t row, int64_t rows, const float* x, int64_t stride, bool round, const float* scales, VF (*sums)[kLanes]) {
-  constexpr int J = Sums<M>::J;
+  constexpr int J = rows_at_once(M);
   Table table(w.code, round || w.round);
   const int64_t blocks = w.k / w.blocksize, spans = w.blocksize / Table::kSpan;
   for (int64_t first = 0; first < rows; first += J) {
@@ -81,11 +83,11 @@ template <int M, typename Table> __attribute__((noinline)) void add_4bit(const l
 
 /* The same for weights whose kLanes elements from `at` are load(at), `n` of them load_n(at, n). */
 template <int M, typename Load, typename LoadN> __attribute__((noinline)) void add_dense(const lr_weight& w, int64_t row, int64_t rows, const FewRows& x, int64_t x_row, bool round, Load load, LoadN load_few, VF (*sums)[kLanes]) {
-  constexpr int J = Sums<M>::J;
+  constexpr int J = dense_rows_at_once(M);
   const int64_t whole = w.k / kLanes * kLanes;
   const float* from = x.row(kPlain, x_row);
   for (int64_t first = 0; first < rows; first += J) {
-    Sums<M> sum;
+    Sums<M, J> sum;
     sum.load(sums, first);
     int64_t at[J];
 #pragma GCC unroll 4
@@ -120,10 +122,10 @@ template <int M> __attribute__((noinline)) void add_any(const lr_weight& w, int6
 
 /* The same for weights in bf16, pair by pair. */
 template <int M> __attribute__((noinline)) void add_pairs(const lr_weight& w, int64_t row, int64_t rows, const float* x, int64_t stride, VF (*sums)[kLanes]) {
-  constexpr int J = Sums<M>::J, kSpan = 2 * kLanes;
+  constexpr int J = dense_rows_at_once(M), kSpan = 2 * kLanes;
   const int64_t whole = w.k / kSpan * kSpan;
   for (int64_t first = 0; first < rows; first += J) {
-    Sums<M> sum;
+    Sums<M, J> sum;
     sum.load(sums, first);
     const uint16_t* from[J];
 #pragma GCC unroll 4
