@@ -28,6 +28,9 @@ LR_INLINE __m256i first_lanes(int64_t n) { /* -1 in lanes below n */
 template <> LR_INLINE VF load_n<VF, float>(const float* p, int64_t n) { return {_mm256_maskload_ps(p, first_lanes(n))}; }
 LR_INLINE void store_n(VF a, float* p, int64_t n) { _mm256_maskstore_ps(p, first_lanes(n), a.v); }
 
+LR_INLINE void store_far(VF a, float* p) { _mm256_stream_ps(p, a.v); }
+LR_INLINE void end_far_stores() { _mm_sfence(); }
+
 LR_INLINE VF load_bf16(const uint16_t* p) {
   return {(__m256)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16)};
 }

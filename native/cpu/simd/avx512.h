@@ -33,7 +33,7 @@ template <> LR_INLINE VF load_n<VF, float>(const float* p, int64_t n) { return {
 LR_INLINE void store_n(VF a, float* p, int64_t n) { _mm512_mask_storeu_ps(p, first_lanes(n), a.v); }
 
 LR_INLINE void store_far(VF a, float* p) { _mm512_stream_ps(p, a.v); }
-inline void end_far_stores() { _mm_sfence(); }
+LR_INLINE void end_far_stores() { _mm_sfence(); }
 
 LR_INLINE VF load_bf16(const uint16_t* p) {
   return {(__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16)};

@@ -48,7 +48,8 @@ struct Table16 {
   LR_INLINE VF operator()(VI i) const { return each<VF>([=](int j) { return part[(i.v[j] & 15) / 4].v[i.v[j] & 3]; }); }
 };
 
-inline void end_far_stores() {}
+LR_INLINE void store_far(VF a, float* p) { a.store(p); }
+LR_INLINE void end_far_stores() {}
 
 /* Rows become columns. */
 LR_INLINE void transpose(VF (&rows)[4]) {

@@ -5,7 +5,8 @@
  * or the linker could keep the AVX-512 copy of a function for every machine.
  *
  * An ISA header sets the natural width kLanes, the aliases VF (float), VI (int32_t), VU (uint32_t), VD and VQ (double and uint64_t, half as
- * many), and whether it multiplies bf16 (kNativeBf16) and decodes 4-bit weights in byte planes (kBytePlanes), each with a table for ops/spans.h.
+ * many), stores to an aligned place past the caches (store_far; end_far_stores orders them before what the thread does next), and whether it
+ * multiplies bf16 (kNativeBf16) and decodes 4-bit weights in byte planes (kBytePlanes), each with a table for ops/spans.h.
  */
 #ifndef LR_ISA
 #error "define LR_ISA (the namespace of this variant) before including simd headers; see isa/"
@@ -120,10 +121,6 @@ template <typename T, int N, int W = N / 2> LR_INLINE T hmax(Vec<T, N> a) {
   if constexpr (W > 1) return hmax<T, N, W / 2>(halved);
   else return halved[0];
 }
-
-/* Stores to an aligned place past the caches, where the machine can; end_far_stores orders them before what this thread does next. */
-template <int N> LR_INLINE void store_far(Vec<float, N> a, float* p) { a.store(p); }
-void end_far_stores();
 
 /* The first n of N lanes (0 <= n <= N); the others read as zero and are not written. */
 template <typename V, typename T> LR_INLINE V load_n(const T* p, int64_t n) {
