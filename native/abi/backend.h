@@ -90,7 +90,7 @@ typedef struct lr_segment {
 typedef struct lr_linear {
   lr_weight weight;
   lr_tensor bias;             /* f32/bf16/f16 [n] or absent */
-  lr_tensor y;                /* f32 [rows, n]: output in linear; dY in the backward entries */
+  lr_tensor y;                /* f32 [rows, n]: output in linear, where it may be absent beside `gated`; dY in the backward entries */
   lr_tensor u;                /* f32 [rows, max r]: drop(x) Aᵀ, written by linear, read by linear_grad where dA or dB is wanted; absent: not kept */
   lr_tensor residual;         /* f32 [rows, n] or absent: added to y by linear */
   const lr_segment* segments;
@@ -108,6 +108,8 @@ typedef struct lr_linear_group {
   int32_t accumulate;         /* dx += instead of = */
   int32_t math;
   lr_dropout dropout;         /* shared by the group */
+  lr_tensor gated;            /* f32 [rows, n] or absent: activation(y of layer 0) * y of layer 1, written by linear, for two layers of one n without residual */
+  int32_t activation;         /* of `gated`: as glu's */
   const lr_linear* layers;
   int32_t count;
 } lr_linear_group;
@@ -232,7 +234,7 @@ typedef struct lr_backend {
   lr_error (*rope)(lr_queue*, lr_tensor y, lr_tensor x, lr_tensor table, int32_t inverse);
       /* x, y [T, H, D]; rotates pairs (i, i + h) of the first 2h dimensions, copies the rest; inverse: the transposed rotation */
   lr_error (*glu)(lr_queue*, lr_tensor y, lr_tensor gate, lr_tensor up, int32_t activation);  /* y = activation(gate) * up */
-  lr_error (*glu_grad)(lr_queue*, lr_tensor dgate, lr_tensor dup, lr_tensor dy, lr_tensor gate, lr_tensor up, int32_t activation);
+  lr_error (*glu_grad)(lr_queue*, lr_tensor dgate, lr_tensor dup, lr_tensor dy, lr_tensor gate, lr_tensor up, int32_t activation);  /* dgate may be gate, dup up */
 
   lr_error (*softcap)(lr_queue*, lr_tensor y, lr_tensor x, float factor, float cap);   /* y = cap * tanh(factor * x / cap) */
   lr_error (*softcap_grad)(lr_queue*, lr_tensor dx, lr_tensor dy, lr_tensor y, float factor, float cap);

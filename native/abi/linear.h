@@ -1,7 +1,7 @@
 /* What the entries of the linears ask of their arguments, on every device. */
 #ifndef LOWRANK_ABI_LINEAR_H
 #define LOWRANK_ABI_LINEAR_H
-#include "entry.h"
+#include "activation.h"
 
 namespace lr { namespace {
 
@@ -42,7 +42,7 @@ __attribute__((unused)) lr_error check_group(const char* op, const lr_linear_gro
     if (e.code) return e;
     int64_t n = layer.weight.n;
     if (layer.weight.k != k) return invalid(op, "layer %d: the weight takes %lld features but x has %lld", l, (long long)layer.weight.k, (long long)k);
-    if (!is_matrix(layer.y, rows, n)) return invalid(op, "layer %d: y must be float32 [%lld, %lld]", l, (long long)rows, (long long)n);
+    if (!(g.gated.data && !layer.y.data) && !is_matrix(layer.y, rows, n)) return invalid(op, "layer %d: y must be float32 [%lld, %lld]", l, (long long)rows, (long long)n);
     if (layer.residual.data && !is_matrix(layer.residual, rows, n)) return invalid(op, "layer %d: residual must be float32 [%lld, %lld]", l, (long long)rows, (long long)n);
     if (layer.bias.data && (layer.bias.dtype > LR_F16 || elements(layer.bias) != n)) return invalid(op, "layer %d: bias must be float32, bfloat16 or float16 [%lld]", l, (long long)n);
     int64_t last = 0;
@@ -58,7 +58,13 @@ __attribute__((unused)) lr_error check_group(const char* op, const lr_linear_gro
     const lr_tensor& u = layer.u;
     if (r && u.data && (u.dtype != LR_F32 || u.rank != 2 || u.shape[0] != rows || u.shape[1] < r)) return invalid(op, "layer %d: u must be float32 [%lld, at least %lld]", l, (long long)rows, (long long)r);
   }
-  return success();
+  if (!g.gated.data) return success();
+  int64_t n = g.layers[0].weight.n;
+  if (g.count != 2 || g.layers[1].weight.n != n || g.layers[0].residual.data || g.layers[1].residual.data) return invalid(op, "gated takes two layers of as many outputs and no residual");
+  if (!is_matrix(g.gated, rows, n)) return invalid(op, "gated must be float32 [%lld, %lld]", (long long)rows, (long long)n);
+  Check check(op);
+  check_activation(check, g.activation);
+  return check.failed ? check.error : success();
 }
 
 inline __attribute__((unused)) bool trains(const lr_segment& s) { return s.da.data || s.db.data; }
@@ -71,6 +77,7 @@ inline __attribute__((unused)) bool trains(const lr_linear& layer) {
 __attribute__((unused)) lr_error check_linear_grad(const lr_linear_group& g) {
   lr_error e = check_group("linear_grad", g);
   if (e.code) return e;
+  if (g.gated.data) return invalid("linear_grad", "gated is of linear only");
   int64_t rows = g.x.shape[0], k = g.x.shape[1];
   if (g.dx.data && !is_matrix(g.dx, rows, k)) return invalid("linear_grad", "dx must be float32 [%lld, %lld]", (long long)rows, (long long)k);
   for (int l = 0; l < g.count; l++) {

@@ -56,6 +56,7 @@ void Arg<const lr_linear_group*>::read(Call& call, size_t i) {
   words.all(value.x, value.dx, value.accumulate, value.math, value.dropout.p);
   const uint64_t low = static_cast<uint64_t>(words.integer(0, UINT32_MAX)), high = static_cast<uint64_t>(words.integer(0, UINT32_MAX));
   value.dropout.key = high << 32 | low;
+  words.all(value.gated, value.activation);
   value.count = words.count(6);
   layers.resize(static_cast<size_t>(value.count));
   for (lr_linear& layer : layers) {

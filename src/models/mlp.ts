@@ -1,5 +1,5 @@
 /** Gated MLPs (path `mlp`): down(activation(gate(x)) · up(x)). */
-import { type ForwardMode, type Linear, linear } from "../nn/linear.js";
+import { type ForwardMode, gated, type Linear, linear } from "../nn/linear.js";
 import { Module } from "../nn/module.js";
 import { splitColumns } from "../ops/columns.js";
 import { glu } from "../ops/glu.js";
@@ -21,13 +21,12 @@ export abstract class MlpBase extends Module {
     this.path = `model.layers.${layer}.mlp`;
   }
 
-  protected abstract gateAndUp(x: Tensor, mode: ForwardMode): readonly Tensor[];
+  /** activation(gate(x)) · up(x). */
+  protected abstract gated(x: Tensor, mode: ForwardMode): Tensor;
 
   /** x [T, hidden] → the same shape; plus `residual`, of that shape too. */
   forward(x: Tensor, { mode }: LayerContext, residual?: Tensor): Tensor {
-    const [gate, up] = this.gateAndUp(x, mode);
-    const gated = glu(gate!, up!, this.config.activation);
-    return linear(gated, [this.downProj], mode, `${this.path}.down_proj`, residual)[0]!;
+    return linear(this.gated(x, mode), [this.downProj], mode, `${this.path}.down_proj`, residual)[0]!;
   }
 }
 
@@ -44,8 +43,8 @@ export class Mlp extends MlpBase {
     this.downProj = linearOf(weights, `${this.path}.down_proj`);
   }
 
-  protected override gateAndUp(x: Tensor, mode: ForwardMode): readonly Tensor[] {
-    return linear(x, [this.gateProj, this.upProj], mode, `${this.path}.gate_up`);
+  protected override gated(x: Tensor, mode: ForwardMode): Tensor {
+    return gated(x, this.gateProj, this.upProj, this.config.activation, mode, `${this.path}.gate_up`);
   }
 }
 
@@ -60,9 +59,10 @@ export class FusedMlp extends MlpBase {
     this.downProj = linearOf(weights, `${this.path}.down_proj`);
   }
 
-  protected override gateAndUp(x: Tensor, mode: ForwardMode): readonly Tensor[] {
-    const { intermediateSize } = this.config;
+  protected override gated(x: Tensor, mode: ForwardMode): Tensor {
+    const { intermediateSize, activation } = this.config;
     const [fused] = linear(x, [this.gateUpProj], mode, `${this.path}.gate_up_proj`);
-    return splitColumns(fused!, [intermediateSize, intermediateSize]);
+    const [gate, up] = splitColumns(fused!, [intermediateSize, intermediateSize]);
+    return glu(gate!, up!, activation);
   }
 }

@@ -230,7 +230,7 @@ export interface Kernels {
 }
 
 /**
- * A linear group as numbers: `x, dx, accumulate, math, dropoutP, dropoutKeyLow32, dropoutKeyHigh32, count`, then per layer
+ * A linear group as numbers: `x, dx, accumulate, math, dropoutP, dropoutKeyLow32, dropoutKeyHigh32, gated, activation, count`, then per layer
  * `weight, bias, y, u, residual, segmentCount`, then per segment `rowBegin, rowEnd, a, b, da, db, scale`.
  */
 export type LinearGroupWords = Float64Array;

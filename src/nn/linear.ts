@@ -2,7 +2,8 @@ import { noGrad } from "../autograd/tape.js";
 import { LowrankError } from "../errors.js";
 import { dropout } from "../ops/dropout.js";
 import { add, scale } from "../ops/elementwise.js";
-import { type LinearLayer, type LoraSegment, linearGroup } from "../ops/linear.js";
+import { type Activation, glu } from "../ops/glu.js";
+import { gatedLinear, type LinearLayer, type LinearOptions, type LoraSegment, linearGroup } from "../ops/linear.js";
 import { matmulTransposed } from "../ops/matmul.js";
 import type { Weight } from "../quant/weight.js";
 import { nextKey } from "../tensor/random.js";
@@ -51,6 +52,22 @@ export interface ForwardMode {
  * Rows of their own adapters are for inference: training refuses them as PEFT does (UNSUPPORTED).
  */
 export function linear(x: Tensor, layers: readonly Linear[], mode: ForwardMode = {}, path = "", residual?: Tensor): Tensor[] {
+  return grouped(x, layers, mode, path, { residual });
+}
+
+/** activation(gate(x)) * up(x), otherwise as {@link linear}. */
+export function gated(x: Tensor, gate: Linear, up: Linear, activation: Activation, mode: ForwardMode, path: string): Tensor {
+  return grouped(x, [gate, up], mode, path, { activation })[0]!;
+}
+
+/** What becomes of the sums: a residual is added, or two of them become a gated linear unit, which is then the only result. */
+interface Ending {
+  residual?: Tensor | undefined;
+  activation?: Activation;
+}
+
+function grouped(x: Tensor, layers: readonly Linear[], mode: ForwardMode, path: string, ending: Ending): Tensor[] {
+  const { residual } = ending;
   const selection = mode.adapters ?? BASE_ONLY;
   if ("rows" in selection) {
     if (mode.training) {
@@ -59,12 +76,26 @@ export function linear(x: Tensor, layers: readonly Linear[], mode: ForwardMode =
       });
     }
     const used = layers.flatMap((layer) => layer.adapters.of(namesOf(selection)));
-    if (used.every((part) => part.isPair)) return mixedRows(x, layers, selection.rows, mode, residual);
+    if (used.every((part) => part.isPair)) return mixedRows(x, layers, selection.rows, mode, ending);
   }
   const slots = layers.map(({ adapters }) => adapters);
   return byRange(selection, slots, residual ? [x, residual] : [x], ([x, residual], names) =>
-    sameRows(x!, layers, names, mode, path, residual),
+    sameRows(x!, layers, names, mode, path, { ...ending, residual }),
   );
+}
+
+/** The fused call, and what `rest` does to y of layer i, which is undefined where nothing is left to do. */
+function finished(
+  x: Tensor,
+  group: readonly LinearLayer[],
+  options: LinearOptions,
+  activation: Activation | undefined,
+  rest: readonly (((y: Tensor) => Tensor) | undefined)[],
+): Tensor[] {
+  const [gate, up] = group;
+  if (activation && rest.every((step) => !step)) return [gatedLinear(x, [gate!, up!], activation, options)];
+  const ys = linearGroup(x, group, options).map((y, i) => rest[i]?.(y) ?? y);
+  return activation ? [glu(ys[0]!, ys[1]!, activation)] : ys;
 }
 
 /** Each range of rows with its own pair, in one product. */
@@ -73,7 +104,7 @@ function mixedRows(
   layers: readonly Linear[],
   ranges: readonly { begin: number; end: number; name: string | null }[],
   { bf16 = false }: ForwardMode,
-  residual: Tensor | undefined,
+  { residual, activation }: Ending,
 ): Tensor[] {
   const rows = x.shape[0] ?? 0;
   for (const { begin, end } of ranges) {
@@ -88,14 +119,16 @@ function mixedRows(
     });
     return { weight: layer.weight, bias: layer.bias, segments, residual };
   });
-  const ys = linearGroup(x, group, { bf16 });
-  for (const [i, layer] of layers.entries()) {
-    for (const { begin, end, name } of ranges) {
-      const pair = pairOf(layer, name);
-      if (pair?.bias) ys[i] = add(ys[i]!, biasRows(pair.bias, pair.scale, rows, begin, end));
-    }
-  }
-  return ys;
+  const rest = layers.map((layer) => {
+    const biased = ranges.filter(({ name }) => pairOf(layer, name)?.bias);
+    if (biased.length === 0) return undefined;
+    return (y: Tensor) =>
+      biased.reduce((sum, { begin, end, name }) => {
+        const { bias, scale } = pairOf(layer, name)!;
+        return add(sum, biasRows(bias!, scale, rows, begin, end));
+      }, y);
+  });
+  return finished(x, group, { bf16 }, activation, rest);
 }
 
 /**
@@ -108,11 +141,11 @@ function sameRows(
   names: readonly string[],
   { bf16 = false, training = false }: ForwardMode,
   path: string,
-  residual: Tensor | undefined,
+  { residual, activation }: Ending,
 ): Tensor[] {
   if (layers.every(({ adapters }) => adapters.of(names).length === 0)) {
     const group = layers.map(({ weight, bias }): LinearLayer => ({ weight, bias, segments: [], residual }));
-    return linearGroup(x, group, { bf16 });
+    return finished(x, group, { bf16 }, activation, []);
   }
   const rows = x.shape[0] ?? 0;
   const [first] = names;
@@ -131,28 +164,31 @@ function sameRows(
     // DoRA turns what it finds, which the residual is no part of.
     return { weight, bias, segments: riding ? [segmentOf(riding.delta(), 0, rows)] : [], residual: turns ? undefined : residual };
   });
-  const ys = linearGroup(x, group, { bf16, ...(p > 0 ? { dropout: { p, key } } : {}) });
   const dropped = p > 0 && plans.some(({ turns }) => turns) ? dropout(x, p, key) : undefined;
-  return plans.map(({ parts, weight, bias, riding, turns }, i) => {
-    let y = ys[i]!;
-    const plus = (delta: Delta) => add(y, productWith(x, delta, bf16));
-    for (const { rows } of parts) if (rows) y = plus(rows.delta(weight.dense ?? weight.dequantize()));
-    for (const part of parts) {
-      const { pair, offset } = part;
-      if (offset) y = plus(offset.delta());
-      if (pair?.magnitude) y = turned(y, x, dropped, weight, bias, part, bf16);
-      else if (pair && pair !== riding) {
-        if (training && pair.dropout > 0) {
-          throw new LowrankError("UNSUPPORTED", "[linear] several adapters at once cannot train with dropout", {
-            hint: "Set lora_dropout to 0, or activate one adapter.",
-          });
+  const rest = plans.map(({ parts, weight, bias, riding, turns }) => {
+    if (parts.every(({ rows, offset, pair }) => !rows && !offset && (!pair || (pair === riding && !pair.bias)))) return undefined;
+    return (product: Tensor) => {
+      let y = product;
+      const plus = (delta: Delta) => add(y, productWith(x, delta, bf16));
+      for (const { rows } of parts) if (rows) y = plus(rows.delta(weight.dense ?? weight.dequantize()));
+      for (const part of parts) {
+        const { pair, offset } = part;
+        if (offset) y = plus(offset.delta());
+        if (pair?.magnitude) y = turned(y, x, dropped, weight, bias, part, bf16);
+        else if (pair && pair !== riding) {
+          if (training && pair.dropout > 0) {
+            throw new LowrankError("UNSUPPORTED", "[linear] several adapters at once cannot train with dropout", {
+              hint: "Set lora_dropout to 0, or activate one adapter.",
+            });
+          }
+          y = plus(pair.delta());
         }
-        y = plus(pair.delta());
+        if (pair?.bias) y = add(y, biasRows(pair.bias, pair.scale, rows, 0, rows));
       }
-      if (pair?.bias) y = add(y, biasRows(pair.bias, pair.scale, rows, 0, rows));
-    }
-    return turns && residual ? add(y, residual) : y;
+      return turns && residual ? add(y, residual) : y;
+    };
   });
+  return finished(x, group, { bf16, ...(p > 0 ? { dropout: { p, key } } : {}) }, activation, rest);
 }
 
 /** scale · (x aᵀ) bᵀ. */

@@ -20,7 +20,7 @@ function mask({ shape, device }: Tensor, p: number, key: bigint): Tensor {
     const dy = Tensor.from(new Float32Array(rows).fill(1), [rows, 1], { device });
     const weight = Weight.borrow(zeros);
     try {
-      const words = [y.handle, y.handle, 0, 0, p, Number(key & 0xffffffffn), Number(key >> 32n), 1];
+      const words = [y.handle, y.handle, 0, 0, p, Number(key & 0xffffffffn), Number(key >> 32n), 0, 0, 1];
       words.push(weight.handle, 0, dy.handle, 0, 0, 1, 0, rows, ones.handle, one.handle, 0, 0, 1);
       enqueue(y, (kernels, d) => kernels.linearGrad(d, wordsOf(words)));
     } finally {

@@ -29,4 +29,5 @@ const gluOp = defineOp<{ gate: Tensor; up: Tensor }, Activation, { gate: Tensor;
   },
 });
 
-const codeOf = (activation: Activation) => NATIVE_ACTIVATIONS.indexOf(activation);
+/** What kernels call it. */
+export const codeOf = (activation: Activation) => NATIVE_ACTIVATIONS.indexOf(activation);

@@ -2,6 +2,7 @@ import { defineOp } from "../autograd/op.js";
 import type { Sink } from "../autograd/tape.js";
 import type { Weight } from "../quant/weight.js";
 import { Tensor } from "../tensor/tensor.js";
+import { type Activation, codeOf } from "./glu.js";
 import { enqueue, handleOf, mismatch, wordsOf } from "./kernel.js";
 
 /** Rows [rowBegin, rowEnd) use one LoRA pair: a [r, in], b [out, r], float32. */
@@ -35,17 +36,26 @@ export interface LinearOptions {
  * or 4-bit; a dense float32 weight or bias that is a parameter gets its gradient, and so do a and b.
  */
 export function linearGroup(x: Tensor, layers: readonly LinearLayer[], options: LinearOptions = {}): Tensor[] {
-  return linearOp(
-    {
-      x,
-      weights: layers.map((layer) => layer.weight.dense),
-      biases: layers.map((layer) => layer.bias),
-      pairs: layers.flatMap((layer) => layer.segments.flatMap(({ a, b }) => [a, b])),
-      residuals: layers.map((layer) => layer.residual),
-    },
-    { layers, options },
-  );
+  return linearOp(inputsOf(x, layers), { layers, options });
 }
+
+/** activation(gate) * up of two such linears, float32 [T, out] each: without a backward to come they are not kept. */
+export function gatedLinear(
+  x: Tensor,
+  layers: readonly [gate: LinearLayer, up: LinearLayer],
+  activation: Activation,
+  options: LinearOptions = {},
+): Tensor {
+  return linearOp(inputsOf(x, layers), { layers, options, activation })[0]!;
+}
+
+const inputsOf = (x: Tensor, layers: readonly LinearLayer[]): Inputs => ({
+  x,
+  weights: layers.map((layer) => layer.weight.dense),
+  biases: layers.map((layer) => layer.bias),
+  pairs: layers.flatMap((layer) => layer.segments.flatMap(({ a, b }) => [a, b])),
+  residuals: layers.map((layer) => layer.residual),
+});
 
 type Inputs = {
   x: Tensor;
@@ -54,13 +64,13 @@ type Inputs = {
   pairs: readonly Tensor[];
   residuals: readonly (Tensor | undefined)[];
 };
-type Attrs = { layers: readonly LinearLayer[]; options: LinearOptions };
+type Attrs = { layers: readonly LinearLayer[]; options: LinearOptions; activation?: Activation };
 
 /** A layer as one kernel call sees it. */
 interface Call {
   layer: LinearLayer;
-  /** Or its gradient. */
-  y: Tensor;
+  /** Or its gradient. Absent: gate or up that nobody reads. */
+  y: Tensor | undefined;
   u: Tensor | undefined;
   /** Gone by the time of the gradient, which does not read it. */
   residual?: Tensor | undefined;
@@ -71,11 +81,13 @@ interface Saved {
   us: (Tensor | undefined)[];
   /** Frozen weights, biases and pairs are kept alive by their modules; trained ones by the arena. */
   pairs: readonly Tensor[];
+  /** Gate and up of a gated group. */
+  ys: readonly Tensor[];
 }
 
 const linearOp = defineOp<Inputs, Attrs, Saved, Tensor[]>({
   name: "linear",
-  forward({ x, weights, biases, pairs }, { layers, options }, save, recording) {
+  forward({ x, weights, biases, pairs }, { layers, options, activation }, save, recording) {
     if (!(x.shape.length === 2 && x.dtype === "float32")) throw mismatch("linear", "x", "float32 [T, in]", x);
     for (const { weight, residual } of layers) {
       if (weight.inFeatures !== x.shape[1]) throw mismatch("linear", "x", `[T, ${weight.inFeatures}] as the weight`, x);
@@ -84,23 +96,33 @@ const linearOp = defineOp<Inputs, Attrs, Saved, Tensor[]>({
     }
     const rows = x.shape[0]!;
     const { device } = x;
+    const empty = ({ weight }: LinearLayer) => Tensor.empty([rows, weight.outFeatures], { device });
+    const gated = activation && { y: empty(layers[0]!), activation };
     const trainsPairs = recording && pairs.some((tensor) => tensor.requiresGrad);
     const calls = layers.map((layer): Call => {
       const rank = maxRank(layer);
       return {
         layer,
-        y: Tensor.empty([rows, layer.weight.outFeatures], { device }),
+        y: gated && !recording ? undefined : empty(layer),
         u: trainsPairs && rank > 0 ? Tensor.empty([rows, rank], { device }) : undefined,
         residual: layer.residual,
       };
     });
-    enqueue(x, (k, d) => k.linear(d, words(x, undefined, false, calls, options)));
+    enqueue(x, (k, d) => k.linear(d, words(x, undefined, false, calls, options, { gated })));
     const readsX = trainsPairs || (recording && [...weights, ...biases].some((tensor) => tensor?.requiresGrad));
-    save({ x: readsX ? x : undefined, us: calls.map(({ u }) => u), pairs });
-    return calls.map(({ y }) => y);
+    const ys = calls.flatMap(({ y }) => y ?? []);
+    save({ x: readsX ? x : undefined, us: calls.map(({ u }) => u), pairs, ys: gated ? ys : [] });
+    return gated ? [gated.y] : ys;
   },
-  backward(dys, { x, us }, sink, inputs, { layers, options }) {
-    const calls = layers.flatMap((layer, i): Call[] => {
+  backward(given, { x, us, ys }, sink, inputs, { layers, options, activation }) {
+    const [gate, up] = ys;
+    // Nobody else has gate and up: their gradients take their place.
+    if (activation)
+      enqueue(gate!, (k, d) =>
+        k.gluGrad(d, gate!.handle, up!.handle, given[0]!.handle, gate!.handle, up!.handle, codeOf(activation)),
+      );
+    const dys = activation ? ys : given;
+    const calls = layers.flatMap((layer, i) => {
       const dy = dys[i];
       return dy ? [{ layer, y: dy, u: us[i] }] : [];
     });
@@ -110,10 +132,7 @@ const linearOp = defineOp<Inputs, Attrs, Saved, Tensor[]>({
       // Without pairs only the shape of x is read; it may be gone when nothing else needs it.
       const shape = x ?? wanted!.tensor;
       enqueue(shape, (k, d) =>
-        k.linearGrad(
-          d,
-          words(shape, wanted?.tensor, wanted?.accumulate ?? false, calls, options, trainsPairs ? sink : undefined),
-        ),
+        k.linearGrad(d, words(shape, wanted?.tensor, wanted?.accumulate ?? false, calls, options, trainsPairs ? { sink } : {})),
       );
     }
     for (const { layer, y: dy } of calls) {
@@ -138,14 +157,14 @@ function gradientOf(parameter: Tensor | undefined, sink: Sink): Tensor | undefin
   return tensor;
 }
 
-/** `LinearGroupWords` of native/surface.ts; with a sink the segments name where the gradients of a and b go. */
+/** `LinearGroupWords` of native/surface.ts; with a sink the segments name where the gradients of a and b go. `gated`: where the product of both goes. */
 function words(
   x: Tensor,
   dx: Tensor | undefined,
   accumulate: boolean,
   calls: readonly Call[],
   options: LinearOptions,
-  sink?: Sink,
+  { sink, gated }: { sink?: Sink; gated?: { y: Tensor; activation: Activation } | undefined },
 ): Float64Array {
   const { p = 0, key = 0n } = options.dropout ?? {};
   const out = [
@@ -156,10 +175,12 @@ function words(
     p,
     Number(key & 0xffffffffn),
     Number(key >> 32n),
+    handleOf(gated?.y),
+    gated ? codeOf(gated.activation) : 0,
     calls.length,
   ];
   for (const { layer, y, u, residual } of calls) {
-    out.push(layer.weight.handle, handleOf(layer.bias), y.handle, handleOf(u), handleOf(residual), layer.segments.length);
+    out.push(layer.weight.handle, handleOf(layer.bias), handleOf(y), handleOf(u), handleOf(residual), layer.segments.length);
     for (const { rowBegin, rowEnd, a, b, scale } of layer.segments) {
       out.push(
         rowBegin,

@@ -16,7 +16,7 @@ const matmulOp = defineOp<{ a: Tensor; b: Tensor }, undefined, { a: Tensor; b: T
     save({ a, b });
     through(b, (weight) => {
       // dX = dY · W is that product, with b as the weight.
-      enqueue(y, (k, d) => k.linearGrad(d, wordsOf([y.handle, y.handle, 0, 0, 0, 0, 0, 1, weight, 0, a.handle, 0, 0, 0])));
+      enqueue(y, (k, d) => k.linearGrad(d, wordsOf([y.handle, y.handle, 0, 0, 0, 0, 0, 0, 0, 1, weight, 0, a.handle, 0, 0, 0])));
     });
     return y;
   },
@@ -38,7 +38,7 @@ const matmulTransposedOp = defineOp<{ a: Tensor; b: Tensor }, boolean, { a: Tens
     save({ a, b });
     const math = bf16 ? 1 : 0;
     through(b, (weight) => {
-      enqueue(y, (k, d) => k.linear(d, wordsOf([a.handle, 0, 0, math, 0, 0, 0, 1, weight, 0, y.handle, 0, 0, 0])));
+      enqueue(y, (k, d) => k.linear(d, wordsOf([a.handle, 0, 0, math, 0, 0, 0, 0, 0, 1, weight, 0, y.handle, 0, 0, 0])));
     });
     return y;
   },

@@ -88,6 +88,8 @@ describe("aligned linears", () => {
         dropout,
         7,
         0,
+        0,
+        0,
         1,
         w.handle,
         0,
@@ -125,6 +127,50 @@ describe("aligned linears", () => {
     const expected = addProduct(matrix(n, k, dw!), transpose(matrix(rows, n, dy!)), matrix(rows, k, x!));
     expect(relativeError(await raw.f32(t.dw), expected.at)).toBe(0);
     raw.dispose();
+  });
+
+  it.each(["bfloat16", "4bit nested", "float32"] as const)("in large tiles that end as a gated linear unit, %s", async (kind) => {
+    const segments = [
+      { begin: 3, end: 60, rank: 5 },
+      { begin: 60, end: 70, rank: 40 },
+    ];
+    const layer = { kind, n: 6120, segments };
+    for (const keeps of [
+      [true, true],
+      [false, false],
+    ])
+      await check({
+        rows: 70,
+        k: 32,
+        layers: [
+          { ...layer, bias: true },
+          { ...layer, segments: segments.slice(1) },
+        ],
+        dx: false,
+        bf16: true,
+        gated: { activation: "silu", keeps },
+      });
+  });
+
+  it.each([1, 2, 5, 9, 16, 70])("that end as a gated linear unit, %i rows, aligned", async (rows) => {
+    const segments = [{ begin: 0, end: rows, rank: 5 }];
+    for (const [first, second] of [
+      ["4bit nested", "4bit"],
+      ["bfloat16", "bfloat16"],
+      ["float32", "float32"],
+      ["4bit nested", "bfloat16"],
+    ] as const)
+      for (const bf16 of [false, true])
+        await check({
+          rows,
+          k: 288,
+          layers: [
+            { kind: first, n: 45, segments },
+            { kind: second, n: 45, bias: true, blocksize: 32 },
+          ],
+          bf16,
+          gated: { activation: "gelu_tanh", keeps: [bf16, rows % 2 === 0] },
+        });
   });
 
   it.each([1, 2, 4, 5, 16])("of %i rows, coded and not, with adapters", async (rows) => {

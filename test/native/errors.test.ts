@@ -39,10 +39,10 @@ describe("wrong calls throw typed errors", () => {
     for (const bad of [
       [],
       [0, 0, 0],
-      [0, 0, 0, 0, 0, 0, 0, 1],
-      [0, 0, 0, 0, 0, 0, 0, 2 ** 31],
-      [0, 0, 0.5, 0, 0, 0, 0, 0],
-      [0, 0, 0, 0, 0, 0, 0, 0, 9],
+      [0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
+      [0, 0, 0, 0, 0, 0, 0, 0, 0, 2 ** 31],
+      [0, 0, 0.5, 0, 0, 0, 0, 0, 0, 0],
+      [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9],
     ]) {
       expect(["INVALID", "UNSUPPORTED"]).toContain(thrown(() => linear(cpu, new Float64Array(bad))).code);
     }
@@ -154,7 +154,7 @@ describe("wrong calls throw typed errors", () => {
     expect(thrown(() => addon.view(odd, 0, F32, [4])).message).toContain("no multiple of the element's 4 bytes");
     const f = (...shape: number[]) => addon.alloc(cpu, F32, shape);
     const group = (bias: number) =>
-      new Float64Array([f(7, 3), 0, 0, 0, 0, 0, 0, 1, addon.weightDense(f(5, 3)), bias, f(7, 5), 0, 0, 0]);
+      new Float64Array([f(7, 3), 0, 0, 0, 0, 0, 0, 0, 0, 1, addon.weightDense(f(5, 3)), bias, f(7, 5), 0, 0, 0]);
     expect(thrown(() => addon.kernels.linear(cpu, group(addon.alloc(cpu, U8, [5])))).message).toContain(
       "bias must be float32, bfloat16 or float16",
     );

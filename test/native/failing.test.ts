@@ -63,7 +63,7 @@ describe("a device that fails", () => {
       op: "add",
       message: '[add] the kernels "failing" of device failing lack this op',
     });
-    expect(thrown(() => addon.kernels.linear(device, new Float64Array(8)))).toMatchObject(gone);
+    expect(thrown(() => addon.kernels.linear(device, new Float64Array(10)))).toMatchObject(gone);
     addon.free(t);
   });
 });
@@ -76,7 +76,7 @@ describe("what is on another device", () => {
     expect(thrown(() => addon.kernels.add(cpu, here, here, there)).message).toBe(
       "[add] a tensor is on device failing but the op runs on another",
     );
-    const group = new Float64Array([here, 0, 0, 0, 0, 0, 0, 1, weight, 0, here, 0, 0, 0]);
+    const group = new Float64Array([here, 0, 0, 0, 0, 0, 0, 0, 0, 1, weight, 0, here, 0, 0, 0]);
     expect(thrown(() => addon.kernels.linear(cpu, group)).message).toBe(
       "[linear] a weight is on device failing but the op runs on another",
     );

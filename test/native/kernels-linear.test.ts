@@ -102,6 +102,38 @@ describe.each(devices)("linears on %s", (device) => {
     for (const dropout of [0, 0.2]) await checkGroup(device, { rows: 1100, k: 21, layers, dropout });
   });
 
+  it.each(["silu", "gelu_tanh"] as const)(
+    "that end as a gated linear unit by %s, with gate and up or without them",
+    async (activation) => {
+      for (const rows of [1, 3, 6, 7, 70])
+        for (const bf16 of [false, true])
+          for (const keeps of [
+            [true, true],
+            [false, false],
+            [false, true],
+          ]) {
+            const segments =
+              rows < 70
+                ? whole(rows, 5)
+                : [
+                    { begin: 2, end: 41, rank: 3 },
+                    { begin: 41, end: 67, rank: 20 },
+                  ];
+            const layers: LayerCase[] = [
+              { kind: "4bit nested", n: 97, bias: true, segments },
+              { kind: keeps[0] ? "4bit nested" : "bfloat16", n: 97, bias: bf16, segments: segments.slice(1) },
+            ];
+            for (const k of [70, 192])
+              await checkGroup(device, { rows, k, layers, dropout: 0.5, bf16, gated: { activation, keeps } });
+          }
+    },
+  );
+
+  it("that end as a gated linear unit of more rows than one chunk holds", async () => {
+    const layers: LayerCase[] = ["4bit", "float32"].map((kind) => ({ kind: kind as "4bit", n: 9, segments: whole(1100, 2) }));
+    await checkGroup(device, { rows: 1100, k: 21, layers, gated: { activation: "silu", keeps: [false, false] } });
+  });
+
   it("of more blocks of the reduction than pass at once, in one layer and across layers", async () => {
     const rows = 520;
     const segments = [{ begin: 3, end: rows, rank: 2 }];
@@ -173,7 +205,7 @@ describe.each(devices)("linears on %s", (device) => {
       const x = gaussian(rows * k, 1);
       const w = randomWeight(raw, "float32", n, k, 2);
       const y = raw.out([rows, n]);
-      raw.kernels.linear(raw.d, Float64Array.from([raw.from(x, [rows, k]), 0, 0, 1, 0, 0, 0, 1, w.handle, 0, y, 0, 0, 0]));
+      raw.kernels.linear(raw.d, Float64Array.from([raw.from(x, [rows, k]), 0, 0, 1, 0, 0, 0, 0, 0, 1, w.handle, 0, y, 0, 0, 0]));
       const expected = addProduct(
         matrix(rows, n),
         matrix(rows, k, x.map(rounded)),
@@ -220,7 +252,7 @@ describe("linears", () => {
         const y = raw.out([rows, n]);
         raw.kernels.linear(
           raw.d,
-          Float64Array.from([raw.from(x.slice(0, rows * k), [rows, k]), 0, 0, 0, 0, 0, 0, 1, w.handle, 0, y, 0, 0, 0]),
+          Float64Array.from([raw.from(x.slice(0, rows * k), [rows, k]), 0, 0, 0, 0, 0, 0, 0, 0, 1, w.handle, 0, y, 0, 0, 0]),
         );
         return raw.f32(y);
       };
@@ -233,12 +265,20 @@ describe("linears", () => {
     await withRaw("cpu", async (raw) => {
       const w = randomWeight(raw, "float32", 8, 16, 1);
       const words = (x: number, y: number, segment: number[] = []) =>
-        Float64Array.from([x, 0, 0, 0, 0, 0, 0, 1, w.handle, 0, y, 0, 0, segment.length / 7, ...segment]);
+        Float64Array.from([x, 0, 0, 0, 0, 0, 0, 0, 0, 1, w.handle, 0, y, 0, 0, segment.length / 7, ...segment]);
       const [x, y] = [raw.out([2, 16]), raw.out([2, 8])];
+      const wide = randomWeight(raw, "float32", 9, 16, 2);
+      const gated = (to: number, { activation = 0, second = w.handle, residual = 0 } = {}) =>
+        Float64Array.of(x, 0, 0, 0, 0, 0, 0, to, activation, 2, w.handle, 0, 0, 0, residual, 0, second, 0, 0, 0, 0, 0);
       const cases: [Float64Array, string][] = [
         [words(raw.out([2, 17]), y), "the weight takes 16 features but x has 17"],
         [words(x, raw.out([3, 8])), "y must be float32 [2, 8]"],
-        [words(x, y).with(12, raw.out([2, 9])), "residual must be float32 [2, 8]"],
+        [words(x, y).with(14, raw.out([2, 9])), "residual must be float32 [2, 8]"],
+        [words(x, y).with(7, y), "gated takes two layers of as many outputs and no residual"],
+        [gated(y, { residual: y }), "gated takes two layers of as many outputs and no residual"],
+        [gated(y, { second: wide.handle }), "gated takes two layers of as many outputs and no residual"],
+        [gated(raw.out([2, 9])), "gated must be float32 [2, 8]"],
+        [gated(y, { activation: 2 }), "there is no activation 2"],
         [words(x, y, [0, 3, raw.out([4, 16]), raw.out([8, 4]), 0, 0, 1]), "segment 0 has rows [0, 3) of 2"],
         [words(x, y, [0, 2, raw.out([4, 15]), raw.out([8, 4]), 0, 0, 1]), "A must be float32 [r, 16]"],
         [words(x, y, [0, 2, raw.out([4, 16]), raw.out([8, 5]), 0, 0, 1]), "B must be float32 [8, 4]"],
@@ -249,9 +289,10 @@ describe("linears", () => {
         expect(error.message).toContain(text);
       }
       const [a, b, u] = [raw.out([4, 16]), raw.out([8, 4]), raw.out([2, 4])];
-      const trained = (da: number, db: number, u: number) => words(x, y, [0, 2, a, b, da, db, 1]).with(11, u);
+      const trained = (da: number, db: number, u: number) => words(x, y, [0, 2, a, b, da, db, 1]).with(13, u);
       const gradients: [Float64Array, string][] = [
         [words(x, y).with(1, raw.out([2, 15])), "dx must be float32 [2, 16]"],
+        [gated(y), "gated is of linear only"],
         [trained(raw.out([4, 16]), 0, 0), "layer 0: u must be present"],
         [trained(raw.out([3, 16]), 0, u), "dA must have the shape of A"],
         [trained(0, raw.out([8, 3]), u), "dB must have the shape of B"],
@@ -261,7 +302,7 @@ describe("linears", () => {
         expect(error).toMatchObject({ code: "INVALID", op: "linear_grad" });
         expect(error.message).toContain(text);
       }
-      addon.freeWeight(w.handle);
+      for (const { handle } of [w, wide]) addon.freeWeight(handle);
     });
   });
 });

@@ -1,4 +1,6 @@
 /** A group of linears run forward and backward, and what float64 gives. */
+import { NATIVE_ACTIVATIONS } from "../../src/native/surface.js";
+import { glu } from "../reference/layers.js";
 import { dropoutMask, type Layer, linear, linearGrad, matrix, type Segment } from "../reference/linear.js";
 import { gaussian, uniform } from "../reference/numeric.js";
 import { addon, type Raw } from "./raw.js";
@@ -21,6 +23,8 @@ export interface GroupCase {
   accumulate?: boolean;
   /** Whether dx is wanted; it is where this is absent. */
   dx?: boolean;
+  /** The two layers end as a gated linear unit; what else the forward writes. */
+  gated?: { activation: "silu" | "gelu_tanh"; keeps: readonly boolean[] };
   /** Products in bf16. All operands but the weight are then -1, 0 or 1, so that nothing else is rounded: sums below 256 are exact in bf16. */
   bf16?: boolean;
 }
@@ -51,12 +55,18 @@ export async function runGroup(
     dropout,
     Number(KEY & 0xffffffffn),
     Number(KEY >> 32n),
+    0,
+    0,
     c.layers.length,
   ];
   const [forward, backward] = [[...head], [...head]];
   const wantsDx = c.dx ?? true;
   if (!wantsDx) backward[1] = 0;
   const outputs: Record<string, number> = wantsDx ? { dx: t.dx } : {};
+  if (c.gated) {
+    outputs.gated = raw.out([rows, c.layers[0]!.n]);
+    forward.splice(7, 2, outputs.gated, NATIVE_ACTIVATIONS.indexOf(c.gated.activation));
+  }
   const added: Record<string, Float32Array> = c.accumulate ? { dx: dx0 } : {};
   const weights: number[] = [];
   c.layers.forEach(({ kind, n, bias, residual, blocksize, segments = [] }, l) => {
@@ -65,8 +75,8 @@ export async function runGroup(
     weights.push(w.handle);
     const biasData = bias ? random(n, seed + 9) : undefined;
     const dy = random(rows * n, seed + 10);
-    const y = raw.out([rows, n]);
-    outputs[`y${l}`] = y;
+    const y = c.gated?.keeps[l] === false ? 0 : raw.out([rows, n]);
+    if (y) outputs[`y${l}`] = y;
     const widest = Math.max(1, ...segments.map((s) => s.rank));
     const u = segments.every(({ grads }) => grads === "none") ? 0 : raw.out([rows, widest]);
     const b = biasData ? raw.from(biasData, [n]) : 0;
@@ -118,6 +128,7 @@ export async function runGroup(
       all[`dB${l}.${i}`] = grad.db[l]?.[i]?.at as Float64Array;
     }
   });
+  if (c.gated) all.gated = glu(all.y0!, all.y1!, c.gated.activation);
   const actual: Record<string, Float32Array> = {};
   const expected: Record<string, Float64Array> = {};
   for (const [name, handle] of Object.entries(outputs)) {

@@ -1,11 +1,13 @@
 import { describe, expect, it } from "vitest";
 import { valueAndGrad } from "../../src/autograd/tape.js";
+import { loadAddon } from "../../src/native/load.js";
 import { AdapterPart, LoraPair } from "../../src/nn/adapter-part.js";
 import { Embedding } from "../../src/nn/embedding.js";
-import { type ForwardMode, Linear, linear } from "../../src/nn/linear.js";
+import { type ForwardMode, gated, Linear, linear } from "../../src/nn/linear.js";
 import { Module } from "../../src/nn/module.js";
 import { RMSNorm } from "../../src/nn/rms-norm.js";
 import { weightedSum } from "../../src/ops/elementwise.js";
+import { glu } from "../../src/ops/glu.js";
 import { Weight } from "../../src/quant/weight.js";
 import { startMicroStep } from "../../src/tensor/random.js";
 import { scope } from "../../src/tensor/scope.js";
@@ -128,6 +130,45 @@ describe("linear", () => {
         expect(relativeError(await y.readFloat32(), sum)).toBeLessThan(2e-6);
       }
       layer.dispose();
+    }),
+  );
+
+  it.each([
+    ["plain pairs", {}, false],
+    ["DoRA", { magnitude: true }, true],
+    ["lora_bias", { bias: true }, true],
+  ] as const)("ends as a gated linear unit in the same call where nothing is left to do to gate or up: %s", (_, kind, alone) =>
+    leavesNothing(async () => {
+      const layers = [layerWithAdapters(), layerWithAdapters()] as const;
+      const { pair } = layers[1].adapters.parts.get("two")!;
+      const vector = (on: boolean | undefined) => (on ? Tensor.from(gaussian(n, 6), [n]) : undefined);
+      const part = new LoraPair(pair!.a, pair!.b, pair!.scale, 0, vector("bias" in kind), false, vector("magnitude" in kind));
+      layers[1].adapters.parts.set("two", new AdapterPart({ pair: part }));
+      const ranges = [
+        { begin: 1, end: 3, name: "two" },
+        { begin: 3, end: 6, name: "one" },
+      ];
+      // Of several adapters all but the first are added to y.
+      const selections: [ForwardMode["adapters"], boolean][] = [
+        [{ names: [] }, false],
+        [{ names: ["one"] }, false],
+        [{ names: ["two"] }, alone],
+        [{ names: ["one", "two"] }, true],
+        [{ rows: ranges }, alone],
+      ];
+      const { profile } = loadAddon();
+      for (const [adapters, separately] of selections) {
+        using input = Tensor.from(x, [rows, k]);
+        const mode = { adapters: adapters! };
+        using separate = scope(() => glu(linear(input, [layers[0]], mode)[0]!, linear(input, [layers[1]], mode)[0]!, "silu"));
+        const expected = await separate.readFloat32();
+        profile(input.device.number, true);
+        using y = scope(() => gated(input, ...layers, "silu", mode, ""));
+        const values = await y.readFloat32();
+        expect("glu" in profile(input.device.number, false), JSON.stringify(adapters)).toBe(separately);
+        expect(relativeError(values, expected)).toBeLessThan(2e-6);
+      }
+      for (const layer of layers) layer.dispose();
     }),
   );
 

@@ -1,10 +1,11 @@
 import { describe, expect, it } from "vitest";
 import { add, scale } from "../../src/ops/elementwise.js";
-import { linearGroup } from "../../src/ops/linear.js";
+import { gatedLinear, linearGroup } from "../../src/ops/linear.js";
 import { type TokenLogProbOptions, tokenLogProb } from "../../src/ops/token-logprob.js";
 import { Weight } from "../../src/quant/weight.js";
 import { Tensor } from "../../src/tensor/tensor.js";
 import { tokenLogprob as referenceLogProb } from "../reference/head.js";
+import { glu } from "../reference/layers.js";
 import { addProduct, dropoutMask, linear, linearGrad, matrix, transpose } from "../reference/linear.js";
 import { gaussian, gradientError, relativeError, weighted } from "../reference/numeric.js";
 import { leavesNothing } from "../tensor/live.js";
@@ -135,6 +136,58 @@ describe("linearGroup", () => {
       expect(gradientError((v) => weighted(forward(x, v, b), dy), w, gradients.w!, 2)).toBeLessThan(1e-5);
       expect(gradientError((v) => weighted(forward(x, w, v), dy), b, gradients.b!, 3)).toBeLessThan(1e-5);
     }));
+
+  it.each(["silu", "gelu_tanh"] as const)(
+    "ends as a gated linear unit by %s, and trains all that the two layers can",
+    (activation) =>
+      leavesNothing(async () => {
+        const [rows, k, n, r] = [9, 7, 5, 2];
+        const of = (seed: number, ...shape: number[]) => ({
+          shape,
+          values: gaussian(
+            shape.reduce((p, s) => p * s),
+            seed,
+            0.7,
+          ),
+        });
+        const parameters = {
+          x: of(1, rows, k),
+          w: of(2, n, k),
+          b: of(3, n),
+          a0: of(4, r, k),
+          b0: of(5, n, r),
+          a1: of(6, r, k),
+          b1: of(7, n, r),
+        };
+        type Name = keyof typeof parameters;
+        const borrowed: Weight[] = [];
+        const { y, dy, gradients } = await differentiate(parameters, ({ x, w, b, a0, b0, a1, b1 }) => {
+          const weight = Weight.borrow(w);
+          borrowed.push(weight);
+          const segment = (a: Tensor, b: Tensor) => ({ rowBegin: 1, rowEnd: rows, a, b, scale: 0.5 });
+          const gate = { weight, bias: b, segments: [segment(a0, b0)] };
+          return gatedLinear(x, [gate, { weight, bias: undefined, segments: [segment(a1, b1)] }], activation);
+        });
+        for (const weight of borrowed) weight.dispose();
+        const ones = matrix(rows, k, new Float64Array(rows * k).fill(1));
+        const forward = (changed: Partial<Record<Name, ArrayLike<number>>> = {}) => {
+          const at = (name: Name) => changed[name] ?? parameters[name].values;
+          const layer = (l: 0 | 1) => ({
+            w: matrix(n, k, at("w")),
+            dy: matrix(rows, n),
+            ...(l === 0 ? { bias: at("b") } : {}),
+            segments: [{ begin: 1, end: rows, a: matrix(r, k, at(`a${l}`)), b: matrix(n, r, at(`b${l}`)), scale: 0.5 }],
+          });
+          const x = matrix(rows, k, at("x"));
+          return glu(linear(x, layer(0), ones).at, linear(x, layer(1), ones).at, activation);
+        };
+        expect(relativeError(y, forward())).toBeLessThan(3e-6);
+        for (const [i, name] of (Object.keys(parameters) as Name[]).entries()) {
+          const error = gradientError((v) => weighted(forward({ [name]: v }), dy), parameters[name].values, gradients[name]!, i);
+          expect(error, name).toBeLessThan(2e-5);
+        }
+      }),
+  );
 
   it("refuses an x and a residual of other widths", () =>
     leavesNothing(() =>

@@ -6,6 +6,7 @@
  */
 #ifndef LOWRANK_CPU_OPS_FEW_ROWS_H
 #define LOWRANK_CPU_OPS_FEW_ROWS_H
+#include "glu.h"
 #include "lora.h"
 #include "spans.h"
 #include "tile.h"
@@ -196,6 +197,21 @@ LR_INLINE void clear(VF (*sums)[kLanes], int64_t rows) {
     for (VF& sum : sums[i]) sum = VF::zero();
 }
 
+/* Where y of a group goes, `most` rows at once: y of a gated group that is not wanted, to scratch. */
+struct Outputs {
+  const lr_linear_group& g;
+  float* spare[kMaxLayers];
+
+  Outputs(Scratch& scratch, const lr_linear_group& group, int64_t most) : g(group) {
+    for (int l = 0; l < g.count; l++) spare[l] = g.layers[l].y.data ? nullptr : scratch.take<float>(most * g.layers[l].weight.n);
+  }
+  float* of(int64_t l, int64_t row) const { return spare[l] ? spare[l] : f32_out(g.layers[l].y) + row * g.layers[l].weight.n; }
+  void gate(lr_queue* queue, Range rows) const {
+    const int64_t n = g.layers[0].weight.n;
+    if (g.gated.data) glu_any(queue, f32_out(g.gated) + rows.begin * n, of(0, rows.begin), of(1, rows.begin), rows.size() * n, g.activation);
+  }
+};
+
 lr_error linear_few_rows(lr_queue* queue, const lr_linear_group& g) {
   const bool round = g.math == LR_MATH_BF16;
   int64_t m = g.x.shape[0], k = g.x.shape[1], rank = 0, blocks = 0, n = 0;
@@ -211,6 +227,7 @@ lr_error linear_few_rows(lr_queue* queue, const lr_linear_group& g) {
   Scratch scratch(queue);
   FewRows x(scratch, m, k, wanted), dropped(scratch, rank ? m : 0, k, {}), thin(scratch, rank ? g.count * m : 0, rank, {}); /* thin: scale u, a row for each layer and row of x */
   float* scales = scratch.take<float>(queue->threads * kLanes * blocks);
+  Outputs ys(scratch, g, m);
   if (scratch.sizing() || !m) return success();
   x.fill(f32(g.x), m, round);
   if (rank) {
@@ -262,10 +279,11 @@ lr_error linear_few_rows(lr_queue* queue, const lr_linear_group& g) {
       for (int64_t i = 0; i < m; i++) {
         VF y = lane_sums(sums[i]) + b;
         if (layer.residual.data) y = y + load_n<VF>(f32(layer.residual) + i * n + j, outputs);
-        store_n(y, f32_out(layer.y) + i * n + j, outputs);
+        store_n(y, ys.of(l, 0) + i * n + j, outputs);
       }
     }
   });
+  ys.gate(queue, {0, m});
   return success();
 }
 

@@ -44,13 +44,17 @@ void glu_backward(lr_queue* queue, float* dgate, float* dup, const float* dy, co
   });
 }
 
+/* y = a(gate) * up of n elements. */
+void glu_any(lr_queue* queue, float* y, const float* gate, const float* up, int64_t n, int32_t activation) {
+  if (activation == LR_SILU) glu_forward(queue, y, gate, up, n, Silu{});
+  else glu_forward(queue, y, gate, up, n, GeluTanh{});
+}
+
 lr_error glu(lr_queue* queue, lr_tensor y, lr_tensor gate, lr_tensor up, int32_t activation) {
   Check check("glu");
   check_glu(check, y, gate, up, activation);
   if (check.failed) return check.error;
-  auto run = [&](auto a) { glu_forward(queue, (float*)y.data, (const float*)gate.data, (const float*)up.data, elements(gate), a); };
-  if (activation == LR_SILU) run(Silu{});
-  else run(GeluTanh{});
+  glu_any(queue, (float*)y.data, (const float*)gate.data, (const float*)up.data, elements(gate), activation);
   return success();
 }
 

@@ -1,7 +1,7 @@
 /* linear, linear_grad, linear_dw: products with a frozen or trained weight W [n, k], dense or 4-bit, and its adapters.
  *
  * linear     y = x Wᵀ + bias + scale u Bᵀ + residual, u = drop(x) Aᵀ. x is packed once for all layers of a group; up to kFewRows rows take
- *            few_rows.h's way, which forms the same products in another order.
+ *            few_rows.h's way, which forms the same products in another order. `gated` follows chunk by chunk.
  * linear_grad  du = scale dY B; dx (+)= Σ dY W + drop'(du A): the adapters' part is summed and masked in a tile of its own. Then dA and dB (lora.h).
  * linear_dw  dW += dYᵀ x, dbias += column sums of dY, rows in ascending order.
  */
@@ -95,6 +95,7 @@ lr_error linear(lr_queue* queue, const lr_linear_group* group) {
   for (int l = 0; l < g.count; l++) widest = max64(widest, Strips(g.layers[l].weight.n, queue->threads).width);
   int64_t buffer_size = widest * kDepth + max64(most * widest, adapters ? kPartPanels * kRows * k : 0);
   float* buffers = scratch.take<float>(queue->threads * buffer_size);
+  Outputs outputs(scratch, g, most);
   if (scratch.sizing()) return success();
 
   for (int64_t c = 0; c < chunks.parts; c++) {
@@ -124,7 +125,7 @@ lr_error linear(lr_queue* queue, const lr_linear_group* group) {
         const lr_linear& layer = g.layers[l];
         const Strips strips(layer.weight.n, queue->threads);
         int64_t n = layer.weight.n, column = strips.begin(task), columns = strips.size(task);
-        float *buffer = buffers + thread * buffer_size, *y = f32_out(layer.y) + chunk.begin * n + column, bias[kMostPanels * kPanel];
+        float *buffer = buffers + thread * buffer_size, *y = outputs.of(l, chunk.begin) + column, bias[kMostPanels * kPanel];
         StripSum sum = {{y, n, block ? y : nullptr, n}, buffer + widest * kDepth, widest};
         if (layer.bias.data && block == 0) {
           lr_weight values = dense_f32(layer.bias.data, 1, n);
@@ -141,6 +142,7 @@ lr_error linear(lr_queue* queue, const lr_linear_group* group) {
         if (layer.residual.data) add_residual(f32(layer.residual) + chunk.begin * n + column, chunk.size(), columns, y, n);
       });
     }
+    outputs.gate(queue, chunk);
   }
   return success();
 }

@@ -12,7 +12,8 @@ struct RowSegment {
   const float* b; // [n, rank]
 };
 
-// y [rows, stride] = x Wᵀ (+ bias + adapters + residual). Covers the blocks of its outputs.
+// y [rows, stride] = x Wᵀ (+ bias + adapters + residual). Covers the blocks of its outputs; of a gate and the job of up behind it, which covers none, a
+// block has half as many outputs of each.
 struct FewRows {
   const float* x; // [rows, k]
   int64_t rows;
@@ -21,6 +22,8 @@ struct FewRows {
   int32_t bias_dtype, drop;
   const float* residual; // lies as y, or NULL
   float* y; // may be NULL
+  float* gated; // of a gate: activation(y) * y of up, lies as y; else NULL
+  int32_t activation;
   int64_t stride;
   float* scaled; // y * scale, rounded as an operand; or NULL
   int64_t scaled_stride;
@@ -36,7 +39,7 @@ struct FewRows {
 template <bool Round> __device__ __forceinline__ float rounded(float v) { return Round ? round_bf16(v) : v; }
 
 // Bias and adapters of one output, and where it goes.
-template <bool Round> __device__ __forceinline__ void finish_output(const FewRows& job, int row, int64_t output, float y) {
+template <bool Round> __device__ __forceinline__ float finish_output(const FewRows& job, int row, int64_t output, float y) {
   if (job.bias) y += load_any(job.bias, job.bias_dtype, output);
   for (int s = 0; s < job.segment_count; s++) {
     const RowSegment& segment = job.segments[s];
@@ -48,6 +51,12 @@ template <bool Round> __device__ __forceinline__ void finish_output(const FewRow
   if (job.residual) y += job.residual[row * job.stride + output];
   if (job.y) job.y[row * job.stride + output] = y;
   if (job.scaled) job.scaled[row * job.scaled_stride + output] = rounded<Round>(y * job.scale);
+  return y;
+}
+// The same of an output of a gate and of up.
+template <bool Round> __device__ __forceinline__ void finish_gated(const FewRows& gate, const FewRows& up, int row, int64_t output, float g, float u) {
+  g = finish_output<Round>(gate, row, output, g);
+  gate.gated[row * gate.stride + output] = gated(gate.activation, g, finish_output<Round>(up, row, output, u));
 }
 
 // The whole entry, for a checked group of up to kFewRows rows.

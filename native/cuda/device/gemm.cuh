@@ -2,6 +2,7 @@
 //
 // An operand is read in one of two directions, the same for all products of a launch:
 //   kForward   A [rows, depth]   B [columns, depth]   y = x Wᵀ,  u = x Aᵀ
+//   kGated     as kForward, of two layers (gate, up) at once: a tile holds columns of both, so that a thread has both sums of an element
 //   kBackward  A [rows, depth]   B [depth, columns]   dx = dY W, du = dY B
 //   kOuter     A [depth, rows]   B [depth, columns]   dW = dYᵀ x, dA = duᵀ x, dB = dYᵀ u
 // A lies in memory as the products are formed: bf16 for LR_MATH_BF16, else float32. bf16 rows begin at multiples of 16 bytes and are zero up to a
@@ -10,18 +11,21 @@
 #define LOWRANK_CUDA_DEVICE_GEMM_CUH
 #include <vector>
 
+#include "glu.cuh"
 #include "philox.cuh"
 #include "weight.cuh"
 
 namespace lr {
 
-enum Side { kForward, kBackward, kOuter };
+enum Side { kForward, kGated, kBackward, kOuter };
+template <Side S> constexpr bool kAlong = S == kForward || S == kGated; // the depth runs along a row of B
 
 struct Term {
   const void* a;
   int64_t a_stride, depth;
   int64_t row_begin, row_end; // rows of the product that it adds to; the others see zeros
   lr_weight b;
+  int32_t layer; // of an adapter: of kGated 0 adds to the gate, 1 to up
 };
 
 struct Product {
@@ -29,9 +33,13 @@ struct Product {
   int64_t stride, rows, columns;
   int32_t first_term, adapters, terms; // terms[first_term ..): `adapters` of them first, multiplied with the dropout mask when all are summed
   int32_t accumulate;                  // C += instead of =; not of kForward
-  const void* bias;                    // [columns] or NULL; of kForward only, as is
+  const void* bias;                    // [columns] or NULL; not of kBackward and kOuter
   int32_t bias_dtype;
-  const float* residual;               // lies as C, or NULL
+  const float* residual;               // lies as C, or NULL; of kForward only
+  // Of kGated: c and bias are the gate's, and behind the adapters the terms are W of the gate and W of up. c and up may be NULL.
+  float *up, *gated;
+  const void* up_bias;
+  int32_t up_bias_dtype, activation;
   // 0: none. Else the depth is cut into parts of so many steps, and part i is written to c + i * rows * stride: fills the device where C is small.
   int32_t part_depth;
   int64_t parts;
@@ -108,8 +116,7 @@ struct Steps {
     end = left > 0 ? term->depth : 0;
     if (part_depth && end > begin + part_depth) end = begin + part_depth;
   }
-  __device__ Steps(const Product& p, const Term* first, int64_t part)
-      : term(first), begin(part * p.part_depth), left(p.terms - p.adapters), part_depth(p.part_depth) {
+  __device__ Steps(const Product& p, const Term* first, int32_t count, int64_t part) : term(first), begin(part * p.part_depth), left(count), part_depth(p.part_depth) {
     enter();
   }
   __device__ bool done() const { return left == 0; }
@@ -128,6 +135,14 @@ template <Side S> __device__ __forceinline__ void finish_element(const Product& 
   if (S == kForward && p.bias) v += load_any(p.bias, p.bias_dtype, column);
   const float* added = S == kForward ? p.residual : p.accumulate ? c : nullptr;
   c[at] = added ? v + added[at] : v;
+}
+// And of the two sums of an element of kGated.
+__device__ __forceinline__ void finish_gated(const Product& p, int64_t at, int64_t column, float gate, float up) {
+  if (p.bias) gate += load_any(p.bias, p.bias_dtype, column);
+  if (p.up_bias) up += load_any(p.up_bias, p.up_bias_dtype, column);
+  if (p.c) p.c[at] = gate;
+  if (p.up) p.up[at] = up;
+  p.gated[at] = gated(p.activation, gate, up);
 }
 
 }  // namespace lr

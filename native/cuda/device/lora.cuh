@@ -151,7 +151,7 @@ struct Plan {
     p.part_depth = kPartDepth;
     p.parts = parts_of(depth);
     p.c = take_scratch<float>(scratch, p.parts * count * columns);
-    list.add(p, {{a.data, a.stride, depth, 0, count, weight(b)}});
+    list.add(p, {{a.data, a.stride, depth, 0, count, weight(b), 0}});
     return p.c;
   }
 

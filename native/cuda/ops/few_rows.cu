@@ -5,10 +5,11 @@
 // reduced by shuffles and then over the four warps in fixed order; the last 4 x rows threads add bias and adapters and write y.
 // Two launches: u = drop(x) Aᵀ of all layers and segments, kept and scaled; then y of all layers of the group, by few_rows_bf16.cu where it can.
 //   kCoded weights (gemm_bf16.cu) are read by words; the code book lies 32 times in shared memory, 2 KiB. Others by load_values.
+// Of a gate and up a block has two rows of W of each, with a code book of their own.
 // With math bf16 operands are rounded before the product, which float32 then holds exactly: as on tensor cores, in another order.
 // Issue slots a coded weight: about 6 + rows, so arithmetic binds beyond a few rows (H100: 25 weights a clock and SM at full bandwidth).
-// hot: few_rows_kernel: 128 threads, 3072 bytes shared, 2 blocks
-//   shared: 2 KiB + 4 warps x 4 x rows x 4 B; the blocks are those of 16 rows, one row has 4
+// hot: few_rows_kernel: 128 threads, 5120 bytes shared, 2 blocks
+//   shared: 2 x 2 KiB + 4 warps x 4 x rows x 4 B; the blocks are those of 16 rows, one row has 4
 // Source: kernels.md ("a shuffle per nibble caps below the bandwidth"), bitsandbytes' gemv for the problem, not its code.
 #include "../device/few_rows.cuh"
 #include "../device/reduce.cuh"
@@ -39,12 +40,14 @@ __device__ __forceinline__ void load_coded(const lr_weight& w, const float* tabl
 
 template <int M, bool Coded, bool Round> __global__ void __launch_bounds__(kBlock, 2) few_rows_kernel(const FewRows* jobs, int count, Dropout dropout) {
   LR_SHARED_MEMORY(memory);
-  float *const table = (float*)memory, *const partial = table + 16 * kWarpSize; // [warp][output][row]
+  float *const table = (float*)memory, *const partial = table + 2 * 16 * kWarpSize; // [warp][output][row]
   const FewRows& job = find_item(jobs, count, (int64_t)blockIdx.x);
+  const bool pair = job.gated != nullptr;
+  const FewRows& second = *(&job + pair); // of outputs kOutputs / 2 and beyond
   const int lane = (int)threadIdx.x % kWarpSize, warp = (int)threadIdx.x / kWarpSize;
-  const int64_t output0 = ((int64_t)blockIdx.x - job.first) * kOutputs, k = job.w.k;
+  const int64_t output0 = ((int64_t)blockIdx.x - job.first) * (pair ? kOutputs / 2 : kOutputs), k = job.w.k;
   if (Coded) {
-    for (int i = (int)threadIdx.x; i < 16 * kWarpSize; i += kBlock) table[i] = job.w.code[i / kWarpSize];
+    for (int i = (int)threadIdx.x; i < 2 * 16 * kWarpSize; i += kBlock) table[i] = (i < 16 * kWarpSize ? job : second).w.code[i / kWarpSize % 16];
     __syncthreads();
   }
   float sum[kOutputs][M] = {};
@@ -54,9 +57,12 @@ template <int M, bool Coded, bool Round> __global__ void __launch_bounds__(kBloc
     float w[kOutputs][8];
 #pragma unroll
     for (int j = 0; j < kOutputs; j++) {
-      const bool inside = output0 + j < job.w.n;
-      if (Coded) load_coded(job.w, table + lane, inside ? output0 + j : 0, column, w[j]);
-      else load_values<8>(job.w, output0 + j, column, inside ? n : 0, w[j]);
+      const int half = j / (kOutputs / 2);
+      const lr_weight& of = (half ? second : job).w;
+      const int64_t output = output0 + (pair ? j % (kOutputs / 2) : j);
+      const bool inside = output < of.n;
+      if (Coded) load_coded(of, table + half * 16 * kWarpSize + lane, inside ? output : 0, column, w[j]);
+      else load_values<8>(of, output, column, inside ? n : 0, w[j]);
 #pragma unroll
       for (int i = 0; i < 8; i++) w[j][i] = rounded<Round>(w[j][i]);
     }
@@ -87,16 +93,20 @@ template <int M, bool Coded, bool Round> __global__ void __launch_bounds__(kBloc
       if (lane == 0) partial[(warp * kOutputs + j) * M + row] = total;
     }
   __syncthreads();
-  const int row = (int)threadIdx.x % M;
+  const int row = (int)threadIdx.x % M, half = kOutputs / 2 * M;
   const int64_t output = output0 + (int)threadIdx.x / M;
-  if ((int)threadIdx.x >= kOutputs * M || row >= job.rows || output >= job.w.n) return;
-  float y = 0.0f;
-  for (int i = 0; i < kWarps; i++) y += partial[i * kOutputs * M + (int)threadIdx.x / M * M + row];
-  finish_output<Round>(job, row, output, y);
+  if ((int)threadIdx.x >= (pair ? half : kOutputs * M) || row >= job.rows || output >= job.w.n) return;
+  const auto total = [&](int at) {
+    float y = 0.0f;
+    for (int i = 0; i < kWarps; i++) y += partial[i * kOutputs * M + at];
+    return y;
+  };
+  if (pair) finish_gated<Round>(job, second, row, output, total((int)threadIdx.x), total((int)threadIdx.x + half));
+  else finish_output<Round>(job, row, output, total((int)threadIdx.x));
 }
 
 template <int M, bool Coded> void launch_jobs(const List<FewRows>& list, bool round, const Dropout& dropout) {
-  const size_t shared = (16 * kWarpSize + kWarps * kOutputs * M) * sizeof(float);
+  const size_t shared = (2 * 16 * kWarpSize + kWarps * kOutputs * M) * sizeof(float);
   const int count = (int)list.items.size();
   if (round) LR_LAUNCH((few_rows_kernel<M, Coded, true>), (unsigned)list.total, kBlock, shared, list.table, count, dropout);
   else LR_LAUNCH((few_rows_kernel<M, Coded, false>), (unsigned)list.total, kBlock, shared, list.table, count, dropout);
@@ -140,6 +150,8 @@ lr_error linear_few_rows(lr_queue* queue, const lr_linear_group& g) {
     y.bias = layer.bias.data;
     y.bias_dtype = layer.bias.dtype;
     y.residual = (const float*)layer.residual.data;
+    if (l == 0) y.gated = (float*)g.gated.data;
+    y.activation = g.activation;
     y.y = (float*)layer.y.data;
     y.stride = n;
     y.thin = u;
@@ -169,7 +181,8 @@ lr_error linear_few_rows(lr_queue* queue, const lr_linear_group& g) {
     }
   }
   const bool tensor_cores = round && takes_bf16(outputs);
-  for (const FewRows& job : outputs) base.add(job, ceil_div(job.w.n, tensor_cores ? kOutputsBf16 : kOutputs));
+  const int64_t outputs_of_block = (tensor_cores ? kOutputsBf16 : kOutputs) / (g.gated.data ? 2 : 1);
+  for (const FewRows& job : outputs) base.add(job, g.gated.data && !job.gated ? 0 : ceil_div(job.w.n, outputs_of_block));
   thin.place(scratch);
   base.place(scratch);
   if (scratch.sizing()) return success();

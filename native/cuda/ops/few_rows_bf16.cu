@@ -7,8 +7,9 @@
 //   A  a[0] = (g, 4 s, 4 s + 1)  a[1] = (g + 8, same)  a[2] = (g, 4 s + 2, 4 s + 3)  a[3] = (g + 8, same)      B  b[0], b[1] = the same columns of row g of x
 // The codes of the next span are on their way while one is decoded. A weight costs about 4.5 issue slots (2 to find its table entry, 1 load, 1 product,
 // half a rounding) whatever the rows; the table lies 32 times in shared memory, lane i reads bank i.
-// hot: few_rows_bf16_kernel: 256 threads, 18432 bytes shared, 1 block
-//   shared: 2 KiB table + 8 warps x 32 outputs x 16 rows x 4 B; in flight: 64 B a thread, 16 KiB a block
+// hot: few_rows_bf16_kernel: 256 threads, 20480 bytes shared, 1 block
+//   shared: 2 x 2 KiB of tables + 8 warps x 32 outputs x 16 rows x 4 B; in flight: 64 B a thread, 16 KiB a block
+// Of a gate and up the block's first 16 rows of W are the gate's, the others the same of up, each with a table of its own.
 // Rounding: bf16(table * absmax), never the table; x to bf16. Tolerance: float32 sums of exact products. Source: PTX ISA (mma.cuh), Marlin for the idea
 // that fragments are what is decoded.
 #include "../device/few_rows.cuh"
@@ -71,13 +72,16 @@ template <> struct Strip<false> {
 // N: tiles of 8 rows of x.
 template <int N, bool Coded> __global__ void __launch_bounds__(kBlock, Coded && N == 1 ? 2 : 1) few_rows_bf16_kernel(const FewRows* jobs, int count) {
   LR_SHARED_MEMORY(memory);
-  float *const table = (float*)memory, *const partial = table + 16 * kWarpSize; // [warp][output][row]
+  float *const table = (float*)memory, *const partial = table + 2 * 16 * kWarpSize; // [warp][output][row]
   const FewRows& job = find_item(jobs, count, (int64_t)blockIdx.x);
-  const lr_weight& w = job.w;
+  const bool pair = job.gated != nullptr;
+  const FewRows& second = *(&job + pair); // of tile 1
+  const auto weight = [&](int t) -> const lr_weight& { return (t ? second : job).w; };
   const int lane = (int)threadIdx.x % kWarpSize, warp = (int)threadIdx.x / kWarpSize, group = lane / 4, in_group = lane % 4;
-  const int64_t output0 = ((int64_t)blockIdx.x - job.first) * kOutputsBf16, k = w.k;
+  const int64_t output0 = ((int64_t)blockIdx.x - job.first) * (pair ? kOutputsBf16 / 2 : kOutputsBf16), k = job.w.k;
+  const auto output_of = [&](int t, int h) { return output0 + (pair ? 0 : 16 * t) + 8 * h + group; };
   if (Coded) {
-    for (int i = (int)threadIdx.x; i < 16 * kWarpSize; i += kBlock) table[i] = w.code[i / kWarpSize];
+    for (int i = (int)threadIdx.x; i < 2 * 16 * kWarpSize; i += kBlock) table[i] = weight(i / (16 * kWarpSize)).code[i / kWarpSize % 16];
     __syncthreads();
   }
   float c[kTiles][N][4] = {};
@@ -87,8 +91,8 @@ template <int N, bool Coded> __global__ void __launch_bounds__(kBlock, Coded && 
     for (int t = 0; t < kTiles; t++)
 #pragma unroll
       for (int h = 0; h < 2; h++) {
-        const int64_t output = output0 + 16 * t + 8 * h + group;
-        next[t][h].load(w, output, column, output < w.n && column < k);
+        const int64_t output = output_of(t, h);
+        next[t][h].load(weight(t), output, column, output < weight(t).n && column < k);
       }
   };
   load((int64_t)warp * kSpan + 32 * in_group);
@@ -100,7 +104,7 @@ template <int N, bool Coded> __global__ void __launch_bounds__(kBlock, Coded && 
 #pragma unroll
       for (int h = 0; h < 2; h++) {
         strip[t][h] = next[t][h];
-        strip[t][h].open(w, output0 + 16 * t + 8 * h + group < w.n && column < k);
+        strip[t][h].open(weight(t), output_of(t, h) < weight(t).n && column < k);
       }
     load(column + kWarps * kSpan);
 #pragma unroll
@@ -115,8 +119,8 @@ template <int N, bool Coded> __global__ void __launch_bounds__(kBlock, Coded && 
       }
 #pragma unroll
       for (int t = 0; t < kTiles; t++) {
-        const uint32_t a[4] = {strip[t][0].pair(2 * s, table + lane), strip[t][1].pair(2 * s, table + lane), strip[t][0].pair(2 * s + 1, table + lane),
-                               strip[t][1].pair(2 * s + 1, table + lane)};
+        const float* const codes = table + t * 16 * kWarpSize + lane;
+        const uint32_t a[4] = {strip[t][0].pair(2 * s, codes), strip[t][1].pair(2 * s, codes), strip[t][0].pair(2 * s + 1, codes), strip[t][1].pair(2 * s + 1, codes)};
 #pragma unroll
         for (int n = 0; n < N; n++) mma_bf16(c[t][n], a, b[n]);
       }
@@ -130,20 +134,25 @@ template <int N, bool Coded> __global__ void __launch_bounds__(kBlock, Coded && 
       for (int e = 0; e < 4; e++)
         partial[(warp * kOutputsBf16 + 16 * t + group + e / 2 * 8) * (8 * N) + 8 * n + 2 * in_group + e % 2] = c[t][n][e];
   __syncthreads();
-  for (int at = (int)threadIdx.x; at < kOutputsBf16 * 8 * N; at += kBlock) {
+  constexpr int kHalf = kOutputsBf16 / 2 * 8 * N;
+  for (int at = (int)threadIdx.x; at < (pair ? kHalf : 2 * kHalf); at += kBlock) {
     const int row = at % (8 * N);
     const int64_t output = output0 + at / (8 * N);
-    if (row >= job.rows || output >= w.n) continue;
-    float y = 0.0f;
-    for (int i = 0; i < kWarps; i++) y += partial[i * kOutputsBf16 * 8 * N + at];
-    finish_output<true>(job, row, output, y);
+    if (row >= job.rows || output >= job.w.n) continue;
+    const auto total = [&](int from) {
+      float y = 0.0f;
+      for (int i = 0; i < kWarps; i++) y += partial[i * 2 * kHalf + from];
+      return y;
+    };
+    if (pair) finish_gated<true>(job, second, row, output, total(at), total(at + kHalf));
+    else finish_output<true>(job, row, output, total(at));
   }
 }
 
 bool is_direct(const lr_weight& w) { return w.kind == LR_WEIGHT_DENSE && w.dtype == LR_BF16 && w.k % 32 == 0 && aligned16(w.data); }
 
 template <int N> void launch_list(const List<FewRows>& list) {
-  const size_t shared = (16 * kWarpSize + kWarps * kOutputsBf16 * 8 * N) * sizeof(float);
+  const size_t shared = (2 * 16 * kWarpSize + kWarps * kOutputsBf16 * 8 * N) * sizeof(float);
   const int count = (int)list.items.size();
   if (is_coded(list.items[0].w)) LR_LAUNCH((few_rows_bf16_kernel<N, true>), (unsigned)list.total, kBlock, shared, list.table, count);
   else LR_LAUNCH((few_rows_bf16_kernel<N, false>), (unsigned)list.total, kBlock, shared, list.table, count);

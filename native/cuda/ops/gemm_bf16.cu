@@ -40,20 +40,27 @@ template <int Rows, int Columns, int WarpsDown, int WarpsAcross, int Step> struc
 using Large = Tile<128, 128, 2, 2, 32>;
 using Small = Tile<64, 64, 2, 2, 64>;
 
+// Of kGated a tile holds half as many columns of each layer: 8 of the gate, the same 8 of up, the next 8 of the gate, so that neighbouring blocks of
+// m16n8 are one block of both. Which layer column `item` of the tile is of, and which of that layer's columns it is.
+template <Side S, class T> constexpr int kLayerColumns = S == kGated ? T::kColumns / 2 : T::kColumns;
+template <Side S> __device__ __forceinline__ int half_of(int item) { return S == kGated ? item / 8 % 2 : 0; }
+template <Side S> __device__ __forceinline__ int column_of(int item) { return S == kGated ? item / 16 * 8 + item % 8 : item; }
+
 constexpr int kNestedBytes = 256 * 4;
-template <class T, Kind K> constexpr size_t shared_bytes() {
-  return kStages * T::kBytesA + (K == kDirect ? kStages : 2) * T::kBytesB + (K == kCoded ? kStages * T::kBlock * 16 + kNestedBytes : 0);
+template <Side S, Kind K, class T> constexpr size_t shared_bytes() {
+  return kStages * T::kBytesA + (K == kDirect ? kStages : 2) * T::kBytesB + (K == kCoded ? kStages * T::kBlock * 16 + (S == kGated ? 2 : 1) * kNestedBytes : 0);
 }
 
-// A tile of Height rows and Width columns of a matrix; what lies outside of rows [begin, end) and `columns` is zero.
-template <int Height, int Width, int Threads>
+// A tile of Height rows and Width columns of a matrix; what lies outside of rows [begin, end) and `columns` is zero. Of kGated: a thread's own layer's.
+template <Side S, int Height, int Width, int Threads>
 __device__ __forceinline__ void copy_tile(unsigned char* to, const void* from, int64_t stride, int64_t row0, int64_t begin, int64_t end, int64_t column0, int64_t columns) {
   constexpr int kChunks = Width / 8;
 #pragma unroll
   for (int i = 0; i < Height * kChunks / Threads; i++) {
     const int at = (int)threadIdx.x + i * Threads, row = at / kChunks, chunk = at % kChunks;
-    const bool inside = row0 + row >= begin && row0 + row < end && column0 + 8 * chunk < columns;
-    const bf16* source = (const bf16*)from + (inside ? (row0 + row) * stride + column0 + 8 * chunk : 0);
+    const int64_t from_row = row0 + column_of<S>(row);
+    const bool inside = from_row >= begin && from_row < end && column0 + 8 * chunk < columns;
+    const bf16* source = (const bf16*)from + (inside ? from_row * stride + column0 + 8 * chunk : 0);
     copy_async<16>(to + chunk_at<kChunks>(row, chunk), source, inside ? 16 : 0);
   }
 }
@@ -64,8 +71,8 @@ struct Window {
 };
 
 // One step's chunks of 8 values of a weight: chunk i of this thread lies in the tile at chunk_place.
-template <class T, bool Along> struct Chunks {
-  static constexpr int kWidth = Along ? T::kStep : T::kColumns, kChunks = kWidth / 8;
+template <Side S, class T> struct Chunks {
+  static constexpr int kWidth = kAlong<S> ? T::kStep : T::kColumns, kChunks = kWidth / 8;
   float v[T::kChunksB][8];
   static __device__ __forceinline__ int row(int i) { return ((int)threadIdx.x + i * T::kBlock) / kChunks; }
   static __device__ __forceinline__ int column(int i) { return ((int)threadIdx.x + i * T::kBlock) % kChunks * 8; }
@@ -77,7 +84,7 @@ template <class T, bool Along> struct Chunks {
     for (int i = 0; i < T::kChunksB; i++)
 #pragma unroll
       for (int j = 0; j < 8; j += 4) {
-        const int64_t r = at.row0 + row(i), c = at.column0 + column(i) + j;
+        const int64_t r = at.row0 + column_of<S>(row(i)), c = at.column0 + column(i) + j;
         const float4 f = r < at.rows && c < at.columns ? load4((const float*)w.data + r * w.k + c) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         v[i][j] = f.x, v[i][j + 1] = f.y, v[i][j + 2] = f.z, v[i][j + 3] = f.w;
       }
@@ -90,32 +97,33 @@ template <class T, bool Along> struct Chunks {
 #pragma unroll 1
     for (int i = 0; i < T::kChunksB; i++) {
       float values[8];
-      const int64_t left = at.row0 + row(i) < at.rows ? at.columns - at.column0 - column(i) : 0;
-      load_values<8>(w, at.row0 + row(i), at.column0 + column(i), left < 0 ? 0 : left < 8 ? (int)left : 8, values);
+      const int64_t from_row = at.row0 + column_of<S>(row(i)), left = from_row < at.rows ? at.columns - at.column0 - column(i) : 0;
+      load_values<8>(w, from_row, at.column0 + column(i), left < 0 ? 0 : left < 8 ? (int)left : 8, values);
       store_chunk(place(tile, i), values);
     }
   }
 };
 
 // One step's codes of a 4-bit weight: a thread's 32 values of one row, hence of one block.
-template <class T, bool Along> struct CodedStage {
-  static constexpr int kWidth = Along ? T::kStep : T::kColumns, kParts = kWidth / 32;
+template <Side S, class T> struct CodedStage {
+  static constexpr int kWidth = kAlong<S> ? T::kStep : T::kColumns, kParts = kWidth / 32;
   float absmax; // or the nested scale, where `byte` is the nested code
   uint8_t byte;
   static __device__ __forceinline__ int row() { return (int)threadIdx.x / kParts; }
   static __device__ __forceinline__ int column() { return (int)threadIdx.x % kParts * 32; }
-  static __device__ __forceinline__ bool inside(const Window& at) { return at.row0 + row() < at.rows && at.column0 + column() < at.columns; }
+  static __device__ __forceinline__ int64_t from_row(const Window& at) { return at.row0 + column_of<S>(row()); }
+  static __device__ __forceinline__ bool inside(const Window& at) { return from_row(at) < at.rows && at.column0 + column() < at.columns; }
 
   // Of rows of 16 bytes L1 keeps the other half of the sector for the next step.
   static __device__ __forceinline__ void fetch(unsigned char* raw, const lr_weight& w, const Window& at) {
     const bool in = inside(at);
-    copy_async<16, kWidth < 64>(raw + threadIdx.x * 16, (const unsigned char*)w.data + (in ? ((at.row0 + row()) * w.k + at.column0 + column()) / 2 : 0), in ? 16 : 0);
+    copy_async<16, kWidth < 64>(raw + threadIdx.x * 16, (const unsigned char*)w.data + (in ? (from_row(at) * w.k + at.column0 + column()) / 2 : 0), in ? 16 : 0);
   }
   __device__ __forceinline__ void load_scale(const lr_weight& w, const Window& at) {
     absmax = 0.0f;
     byte = 0;
     if (!inside(at)) return;
-    const int64_t block = ((at.row0 + row()) * w.k + at.column0 + column()) >> (31 - __clz(w.blocksize));
+    const int64_t block = (from_row(at) * w.k + at.column0 + column()) >> (31 - __clz(w.blocksize));
     if (w.nested_absmax) {
       byte = ((const uint8_t*)w.absmax)[block];
       absmax = w.nested_absmax[block >> (31 - __clz(w.nested_blocksize))];
@@ -195,39 +203,42 @@ template <class T, bool AAlong, bool BAlong> struct Sums {
 };
 
 template <Side S, Kind K, class T> __device__ __forceinline__ void gemm(const Product* products, int count, const Term* terms, const Dropout& dropout) {
-  constexpr bool kAAlong = S != kOuter, kBAlong = S == kForward;
+  constexpr bool kAAlong = S != kOuter, kBAlong = kAlong<S>;
   constexpr int kStep = T::kStep, kBuffersB = K == kDirect ? kStages : 2;
   LR_SHARED_MEMORY(memory);
   unsigned char *const buffers_b = memory + kStages * T::kBytesA, *const raw = buffers_b + kBuffersB * T::kBytesB;
   float* const nested = reinterpret_cast<float*>(raw + kStages * T::kBlock * 16);
   // Last first: what is spare of A and of B is one piece.
   const auto buffer_b = [&](int i) { return buffers_b + (kBuffersB - 1 - i) * T::kBytesB; };
-  const TilePlace place = find_tile(products, count, T::kRows, T::kColumns);
+  const TilePlace place = find_tile(products, count, T::kRows, kLayerColumns<S, T>);
   const Product& p = *place.product;
   using WarpSums = Sums<T, kAAlong, kBAlong>;
   WarpSums sums;
   // A warp outside of C only helps to fetch.
-  const bool inside = place.row0 + WarpSums::warp_row() < p.rows && place.column0 + WarpSums::warp_column() < p.columns;
+  const bool inside = place.row0 + WarpSums::warp_row() < p.rows && place.column0 + column_of<S>(WarpSums::warp_column()) < p.columns;
+  // All that a thread fetches is of one layer, in chunks and in codes.
+  static_assert(S != kGated || T::kBlock / (kStep / 8) % 16 == 0, "chunks of a thread lie whole pairs of blocks apart");
+  const int half_of_chunks = half_of<S>((int)threadIdx.x / (kStep / 8)), half = K == kCoded ? half_of<S>(CodedStage<S, T>::row()) : half_of_chunks;
 
   const auto copy_a = [&](unsigned char* to, const Term& t, int64_t k, int64_t end) {
-    if (kAAlong) copy_tile<T::kRows, kStep, T::kBlock>(to, t.a, t.a_stride, place.row0, t.row_begin, t.row_end, k, end);
-    else copy_tile<kStep, T::kRows, T::kBlock>(to, t.a, t.a_stride, k, 0, end, place.row0, p.rows);
+    if (kAAlong) copy_tile<kForward, T::kRows, kStep, T::kBlock>(to, t.a, t.a_stride, place.row0, t.row_begin, t.row_end, k, end);
+    else copy_tile<kOuter, kStep, T::kRows, T::kBlock>(to, t.a, t.a_stride, k, 0, end, place.row0, p.rows);
   };
   const auto copy_b = [&](unsigned char* to, const Term& t, int64_t k, int64_t end) {
-    if (kBAlong) copy_tile<T::kColumns, kStep, T::kBlock>(to, t.b.data, t.b.k, place.column0, 0, p.columns, k, end);
-    else copy_tile<kStep, T::kColumns, T::kBlock>(to, t.b.data, t.b.k, k, 0, end, place.column0, p.columns);
+    if (kBAlong) copy_tile<S, T::kColumns, kStep, T::kBlock>(to, t.b.data, t.b.k, place.column0, 0, p.columns, k, end);
+    else copy_tile<S, kStep, T::kColumns, T::kBlock>(to, t.b.data, t.b.k, k, 0, end, place.column0, p.columns);
   };
   const auto window = [&](const Steps& at) {
     return kBAlong ? Window{place.column0, p.columns, at.k, at.end} : Window{at.k, at.end, place.column0, p.columns};
   };
 
-  Steps ahead(p, terms + p.first_term + p.adapters, place.part), now = ahead;
+  Steps ahead(p, terms + p.first_term + p.adapters, S == kGated ? 1 : p.terms - p.adapters, place.part), now = ahead;
   int slot_ahead = 0;
   const auto fetch = [&] {
     if (!ahead.done()) {
       copy_a(memory + slot_ahead * T::kBytesA, *ahead.term, ahead.k, ahead.end);
-      if (K == kDirect) copy_b(buffer_b(slot_ahead), *ahead.term, ahead.k, ahead.end);
-      if (K == kCoded) CodedStage<T, kBAlong>::fetch(raw + slot_ahead * T::kBlock * 16, ahead.term->b, window(ahead));
+      if (K == kDirect) copy_b(buffer_b(slot_ahead), ahead.term[half], ahead.k, ahead.end);
+      if (K == kCoded) CodedStage<S, T>::fetch(raw + slot_ahead * T::kBlock * 16, ahead.term[half].b, window(ahead));
       ahead.next(kStep);
     }
     copy_async_commit(); // empty groups keep the count
@@ -242,7 +253,7 @@ template <Side S, Kind K, class T> __device__ __forceinline__ void gemm(const Pr
     if (t.row_begin >= row_end || t.row_end <= place.row0) continue;
     for (int64_t k = 0; k < t.depth; k += kStep) {
       copy_a(spare_a, t, k, t.depth);
-      copy_b(spare_b, t, k, t.depth);
+      copy_b(spare_b, t, k, S == kGated && t.layer != half_of_chunks ? 0 : t.depth);
       copy_async_commit();
       copy_async_wait<0>();
       __syncthreads();
@@ -262,29 +273,30 @@ template <Side S, Kind K, class T> __device__ __forceinline__ void gemm(const Pr
     __syncthreads();
   }
 
-  Chunks<T, kBAlong> wide;
-  CodedStage<T, kBAlong> coded;
+  Chunks<S, T> wide;
+  CodedStage<S, T> coded;
   float table[16];
   const auto prepare = [&] { // what the step needs beyond cp.async, one step ahead
     if (now.done()) return;
-    if (K == kWide) wide.load_wide(now.term->b, window(now));
-    if (K == kCoded) coded.load_scale(now.term->b, window(now));
+    if (K == kWide) wide.load_wide(now.term[half].b, window(now));
+    if (K == kCoded) coded.load_scale(now.term[half].b, window(now));
   };
   prepare();
   int slot = 0, tile = 0;
   while (!now.done()) {
     if (K == kCoded && now.at_start()) { // another weight, other tables; everybody has decoded the last step
 #pragma unroll
-      for (int c = 0; c < 16; c++) table[c] = now.term->b.code[c];
-      if (now.term->b.nested_absmax)
-        for (int i = (int)threadIdx.x; i < 256; i += T::kBlock) nested[i] = now.term->b.nested_code[i];
+      for (int c = 0; c < 16; c++) table[c] = now.term[half].b.code[c];
+      for (int h = 0; h < (S == kGated ? 2 : 1); h++)
+        if (now.term[h].b.nested_absmax)
+          for (int i = (int)threadIdx.x; i < 256; i += T::kBlock) nested[256 * h + i] = now.term[h].b.nested_code[i];
       __syncthreads();
     }
     copy_async_wait<kStages - 2>();
     unsigned char* const b = buffer_b(K == kDirect ? slot : tile);
     if (K == kWide) wide.store_wide(b);
-    if (K == kOther) wide.copy_any(b, now.term->b, window(now));
-    if (K == kCoded) coded.decode(b, raw + slot * T::kBlock * 16, table, nested, now.term->b, window(now));
+    if (K == kOther) wide.copy_any(b, now.term[half].b, window(now));
+    if (K == kCoded) coded.decode(b, raw + slot * T::kBlock * 16, table, nested + 256 * half, now.term[half].b, window(now));
     __syncthreads(); // everybody's bytes of this step are here, and everybody is done with the buffers that are filled next
     fetch();
     const int depth = now.end - now.k < kStep ? (int)(now.end - now.k) : kStep;
@@ -299,11 +311,13 @@ template <Side S, Kind K, class T> __device__ __forceinline__ void gemm(const Pr
 #pragma unroll
   for (int i = 0; i < T::kI; i++)
 #pragma unroll
-    for (int j = 0; j < T::kJ; j++)
+    for (int j = 0; j < T::kJ; j += S == kGated ? 2 : 1)
 #pragma unroll
       for (int e = 0; e < 4; e++) {
-        const int64_t row = place.row0 + WarpSums::row(i, e), column = place.column0 + WarpSums::column(j, e);
-        if (row < p.rows && column < p.columns) finish_element<S>(p, c, row * p.stride + column, column, sums.c[i][j][e]);
+        const int64_t row = place.row0 + WarpSums::row(i, e), column = place.column0 + column_of<S>(WarpSums::column(j, e));
+        if (row >= p.rows || column >= p.columns) continue;
+        if constexpr (S == kGated) finish_gated(p, row * p.stride + column, column, sums.c[i][j][e], sums.c[i][j + 1][e]);
+        else finish_element<S>(p, c, row * p.stride + column, column, sums.c[i][j][e]);
       }
 }
 
@@ -341,14 +355,14 @@ template <Side S, Kind K> void launch_list(ProductList& list, const Dropout& dro
   constexpr int64_t kEnough = 96;
   int64_t tiles = 0;
   for (const Product& p : list.products)
-    if (p.rows > Small::kRows && p.columns > Small::kColumns) tiles += ceil_div(p.rows, Large::kRows) * ceil_div(p.columns, Large::kColumns) * p.parts;
+    if (p.rows > Small::kRows && p.columns > kLayerColumns<S, Small>) tiles += ceil_div(p.rows, Large::kRows) * ceil_div(p.columns, kLayerColumns<S, Large>) * p.parts;
   const bool large = K != kOther && tiles >= kEnough;
-  const unsigned grid = (unsigned)(large ? list.upload(Large::kRows, Large::kColumns) : list.upload(Small::kRows, Small::kColumns));
+  const unsigned grid = (unsigned)(large ? list.upload(Large::kRows, kLayerColumns<S, Large>) : list.upload(Small::kRows, kLayerColumns<S, Small>));
   const int count = (int)list.products.size();
   if constexpr (K != kOther) {
-    if (large) return LR_LAUNCH((gemm_bf16_large_kernel<S, K>), grid, Large::kBlock, (shared_bytes<Large, K>()), list.on_device(), count, list.terms_on_device(), dropout);
+    if (large) return LR_LAUNCH((gemm_bf16_large_kernel<S, K>), grid, Large::kBlock, (shared_bytes<S, K, Large>()), list.on_device(), count, list.terms_on_device(), dropout);
   }
-  LR_LAUNCH((gemm_bf16_small_kernel<S, K>), grid, Small::kBlock, (shared_bytes<Small, K>()), list.on_device(), count, list.terms_on_device(), dropout);
+  LR_LAUNCH((gemm_bf16_small_kernel<S, K>), grid, Small::kBlock, (shared_bytes<S, K, Small>()), list.on_device(), count, list.terms_on_device(), dropout);
 }
 
 template <Side S> void launch_kind(ProductList& list, const Dropout& dropout) {
@@ -364,6 +378,7 @@ template <Side S> void launch_kind(ProductList& list, const Dropout& dropout) {
 
 void enqueue_bf16(ProductList& list, Side side, const Dropout& dropout) {
   if (side == kForward) launch_kind<kForward>(list, dropout);
+  else if (side == kGated) launch_kind<kGated>(list, dropout);
   else if (side == kBackward) launch_kind<kBackward>(list, dropout);
   else launch_list<kOuter, kDirect>(list, dropout); // both operands are activations
 }

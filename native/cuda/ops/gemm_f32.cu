@@ -5,6 +5,7 @@
 // [depth][64 + 4]: while one is multiplied, the next values wait in registers (32 a thread). Weights are decoded on the way.
 // hot: gemm_f32_kernel: 64 threads, 17408 bytes shared, 4 blocks
 //   shared: 2 buffers x 2 operands x 16 x 68 x 4 B
+// Of kGated the first 32 columns of a tile are the gate's, the others the same of up: sums j and j + 4 of a thread are one element's.
 // Every element is one sequence of fused multiply-adds, adapters first, ascending in depth: its bits depend on its row, its column and the depth alone.
 // Tolerance against float64: about sqrt(depth) * 6e-8 of the largest product. Source: Volkov and Demmel, SC08 (register blocking).
 #include "../device/gemm.cuh"
@@ -14,6 +15,7 @@ namespace lr {
 namespace {
 
 constexpr int kTile = 64, kDepth = 16, kPitch = kTile + 4, kBlock = 64;
+template <Side S> constexpr int kLayerColumns = S == kGated ? kTile / 2 : kTile;
 constexpr int kChunks = kTile * kDepth / 4 / kBlock; // of four values, a thread and operand
 
 // A tile of an operand on its way from memory to shared memory. Along: the depth runs along a row of the matrix, else down its columns.
@@ -66,20 +68,27 @@ struct Sums {
 template <Side S> __global__ void __launch_bounds__(kBlock, 4) gemm_f32_kernel(const Product* products, int count, const Term* terms, Dropout dropout) {
   LR_SHARED_MEMORY(memory);
   float* const tiles = (float*)memory; // A and B of buffer 0, A and B of buffer 1
-  const TilePlace place = find_tile(products, count, kTile, kTile);
+  const TilePlace place = find_tile(products, count, kTile, kLayerColumns<S>);
   const Product& p = *place.product;
   const bool inside = place.row0 + Sums::row(0) < p.rows && place.column0 + Sums::column(0) < p.columns;
   Sums sums;
   Staged<S != kOuter> a;
-  Staged<S == kForward> b;
+  Staged<kAlong<S>> b;
   int buffer = 0;
-  // All steps of one term, rows outside of the term's as zeros.
-  const auto add_term = [&](const Term& t, int64_t begin, int64_t end) {
+  // All steps of one term, rows outside of the term's as zeros. Of kGated: of the term and the one of up, either of which may be absent.
+  const auto add_term = [&](const Term& t, int64_t begin, int64_t end, const lr_weight* gate, const lr_weight* up) {
     const auto load = [&](int64_t k) {
       const int64_t last = S == kOuter ? p.rows : t.row_end < p.rows ? t.row_end : p.rows;
       a.load([&](int64_t row, int64_t column, int n, float(&v)[4]) { load_floats<4>((const float*)t.a + row * t.a_stride + column, n, v); }, place.row0,
              t.row_begin, last, k, end);
-      b.load([&](int64_t row, int64_t column, int n, float(&v)[4]) { load_values<4>(t.b, row, column, n, v); }, place.column0, 0, p.columns, k, end);
+      if constexpr (S == kGated)
+        b.load([&](int64_t item, int64_t column, int n, float(&v)[4]) {
+          const lr_weight* const of = item < kLayerColumns<S> ? gate : up;
+          const int64_t row = place.column0 + item % kLayerColumns<S>;
+          load_values<4>(of ? *of : t.b, row, column, of && row < p.columns ? n : 0, v);
+        }, 0, 0, kTile, k, end);
+      else
+        b.load([&](int64_t row, int64_t column, int n, float(&v)[4]) { load_values<4>(t.b, row, column, n, v); }, place.column0, 0, p.columns, k, end);
     };
     load(begin);
     for (int64_t k = begin; k < end; k += kDepth) {
@@ -94,7 +103,8 @@ template <Side S> __global__ void __launch_bounds__(kBlock, 4) gemm_f32_kernel(c
   };
   const Term* const first = terms + p.first_term;
   for (int t = 0; t < p.adapters; t++)
-    if (first[t].row_begin < place.row0 + kTile && first[t].row_end > place.row0) add_term(first[t], 0, first[t].depth);
+    if (first[t].row_begin < place.row0 + kTile && first[t].row_end > place.row0)
+      add_term(first[t], 0, first[t].depth, first[t].layer ? nullptr : &first[t].b, first[t].layer ? &first[t].b : nullptr);
   if (p.adapters && dropout.least) {
     __syncthreads();
     write_mask<kTile, kTile>(memory, dropout, place.row0, place.column0, p.columns);
@@ -105,27 +115,30 @@ template <Side S> __global__ void __launch_bounds__(kBlock, 4) gemm_f32_kernel(c
       for (int j = 0; j < 8; j++) sums.c[i][j] *= memory[Sums::row(i) * kTile + Sums::column(j)] ? dropout.scale : 0.0f;
     __syncthreads();
   }
-  for (int t = p.adapters; t < p.terms; t++) {
+  for (int t = p.adapters; t < (S == kGated ? p.adapters + 1 : p.terms); t++) {
     const int64_t begin = place.part * p.part_depth, depth = first[t].depth;
-    add_term(first[t], begin, p.part_depth && begin + p.part_depth < depth ? begin + p.part_depth : depth);
+    add_term(first[t], begin, p.part_depth && begin + p.part_depth < depth ? begin + p.part_depth : depth, &first[t].b, &first[t + 1].b);
   }
   float* const c = p.c + place.part * p.rows * p.stride;
 #pragma unroll
   for (int i = 0; i < 8; i++)
 #pragma unroll
-    for (int j = 0; j < 8; j++) {
+    for (int j = 0; j < (S == kGated ? 4 : 8); j++) {
       const int64_t row = place.row0 + Sums::row(i), column = place.column0 + Sums::column(j);
-      if (row < p.rows && column < p.columns) finish_element<S>(p, c, row * p.stride + column, column, sums.c[i][j]);
+      if (row >= p.rows || column >= p.columns) continue;
+      if constexpr (S == kGated) finish_gated(p, row * p.stride + column, column, sums.c[i][j], sums.c[i][j + 4]);
+      else finish_element<S>(p, c, row * p.stride + column, column, sums.c[i][j]);
     }
 }
 
 }  // namespace
 
 void enqueue_f32(ProductList& list, Side side, const Dropout& dropout) {
-  const unsigned tiles = (unsigned)list.upload(kTile, kTile);
+  const unsigned tiles = (unsigned)list.upload(kTile, side == kGated ? kLayerColumns<kGated> : kTile);
   const int count = (int)list.products.size();
   const size_t shared = 4 * kDepth * kPitch * sizeof(float);
   if (side == kForward) LR_LAUNCH(gemm_f32_kernel<kForward>, tiles, kBlock, shared, list.on_device(), count, list.terms_on_device(), dropout);
+  else if (side == kGated) LR_LAUNCH(gemm_f32_kernel<kGated>, tiles, kBlock, shared, list.on_device(), count, list.terms_on_device(), dropout);
   else if (side == kBackward) LR_LAUNCH(gemm_f32_kernel<kBackward>, tiles, kBlock, shared, list.on_device(), count, list.terms_on_device(), dropout);
   else LR_LAUNCH(gemm_f32_kernel<kOuter>, tiles, kBlock, shared, list.on_device(), count, list.terms_on_device(), dropout);
 }

@@ -1,35 +1,16 @@
-// Gated linear units (Shazeer 2020): y = a(gate) * up. Every a here is g * s(z), s the logistic function, so that large negative g lose no digits:
-//   SiLU: z = g.   GELU in its tanh form: z = 2 sqrt(2 / pi) (g + 0.044715 g^3), for 0.5 (1 + tanh(z / 2)) = s(z).
+// y = a(gate) * up (glu.cuh), where a linear's epilogue cannot, and its gradients:
 //   dgate = dy * up * s * (1 + g * (1 - s) * dz/dg),  dup = dy * g * s
 // hot: glu_kernel: 256 threads, 0 bytes shared, 6 blocks
 // hot: glu_grad_kernel: 256 threads, 0 bytes shared, 6 blocks
 #include "../../abi/activation.h"
+#include "../device/glu.cuh"
 #include "../table.cuh"
 
 namespace lr {
 namespace {
 
-// Without overflow on either side.
-__device__ __forceinline__ float sigmoid(float x) {
-  const float e = expf(-fabsf(x));
-  return (x < 0.0f ? e : 1.0f) / (1.0f + e);
-}
-
-// z and dz/dg.
-struct Silu {
-  __device__ float z(float g) const { return g; }
-  __device__ float slope(float) const { return 1.0f; }
-};
-struct GeluTanh {
-  __device__ float z(float g) const { return 1.5957691216057308f * fmaf(0.044715f * g * g, g, g); }
-  __device__ float slope(float g) const { return 1.5957691216057308f * fmaf(0.134145f * g, g, 1.0f); }
-};
-
 template <class Activation> __global__ void glu_kernel(float* y, const float* gate, const float* up, int64_t n, Activation a) {
-  LR_FOR_EACH(i, n) {
-    const float g = gate[i];
-    y[i] = g * sigmoid(a.z(g)) * up[i];
-  }
+  LR_FOR_EACH(i, n) y[i] = gated(a, gate[i], up[i]);
 }
 
 template <class Activation> __global__ void glu_grad_kernel(float* dgate, float* dup, const float* dy, const float* gate, const float* up, int64_t n, Activation a) {

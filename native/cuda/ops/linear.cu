@@ -1,7 +1,8 @@
 // linear, linear_grad, linear_dw: products with a frozen or trained weight W [n, k], dense or 4-bit, and its adapters, as lists of products (gemm.cuh).
 //
 // linear       y = x Wᵀ + bias + scale u Bᵀ + residual, u = drop(x) Aᵀ. Launches: operands laid out (x, drop(x), A, B), u in parts of 512 columns of x,
-//              their sums, then y of all layers and segments at once. Up to kFewRows rows take few_rows.cu's way.
+//              their sums, then y of all layers and segments at once; a gate and up are one product, which ends with `gated`. Up to kFewRows rows
+//              take few_rows.cu's way.
 // linear_grad  du = scale dY B; dx (+)= Σ dY W + drop'(du A); dA += duᵀ drop(x), dB += scale dYᵀ u. Launches: operands (dY, A, B, drop(x), u), du in parts,
 //              their sums, then dx in one write: the adapters' terms of all layers first, times the mask, then dY W of all layers on top, from the same stored
 //              weight as forward. Then dA and dB in parts of 512 rows and their sums, in ascending order: the result depends on shapes alone. dA of layers
@@ -35,7 +36,7 @@ void add_adapters(const Plan& plan, int layer, const Operand& u, const Operand* 
   for (int i = 0; i < plan.segments; i++)
     if (const lr_segment* s = plan.segment(layer, i)) {
       const Operand of_layer = u.columns(plan.offset[layer]);
-      terms.push_back({of_layer.data, of_layer.stride, plan.rank[layer], s->row_begin, s->row_end, plan.weight(factors[i])});
+      terms.push_back({of_layer.data, of_layer.stride, plan.rank[layer], s->row_begin, s->row_end, plan.weight(factors[i]), layer});
     }
 }
 
@@ -68,7 +69,7 @@ void add_adapter_grads(Plan& plan, const Operand* dy, const Operand& du) {
 }
 
 // W as terms read it, with the operand that it is multiplied with.
-Term base_term(const Plan& plan, const Operand& a, int64_t depth, const lr_weight& w) { return {a.data, a.stride, depth, 0, plan.rows, w}; }
+Term base_term(const Plan& plan, const Operand& a, int64_t depth, const lr_weight& w) { return {a.data, a.stride, depth, 0, plan.rows, w, 0}; }
 
 }  // namespace
 
@@ -77,6 +78,7 @@ lr_error linear(lr_queue* queue, const lr_linear_group* group) {
   const lr_error e = check_group("linear", g);
   if (e.code) return e;
   if (g.x.shape[0] <= kFewRows) return linear_few_rows(queue, g);
+  const Side side = g.gated.data ? kGated : kForward;
   Plan plan(queue, g);
   if (plan.rows) {
     const Operand x = plan.lay(g.x.data, plan.rows, plan.k);
@@ -104,7 +106,7 @@ lr_error linear(lr_queue* queue, const lr_linear_group* group) {
                       count * plan.rank[l]);
       }
     });
-    for (int l = 0; l < g.count; l++) {
+    for (int l = 0; l < g.count; l += side == kGated ? 2 : 1) {
       const lr_linear& layer = g.layers[l];
       Product p = {};
       p.c = (float*)layer.y.data;
@@ -116,8 +118,18 @@ lr_error linear(lr_queue* queue, const lr_linear_group* group) {
       p.parts = 1;
       std::vector<Term> terms;
       add_adapters(plan, l, u, b[l].data(), terms);
+      if (side == kGated) {
+        const lr_linear& up = g.layers[1];
+        p.up = (float*)up.y.data;
+        p.up_bias = up.bias.data;
+        p.up_bias_dtype = up.bias.dtype;
+        p.gated = (float*)g.gated.data;
+        p.activation = g.activation;
+        add_adapters(plan, 1, u, b[1].data(), terms);
+      }
       p.adapters = (int32_t)terms.size();
       terms.push_back(base_term(plan, x, plan.k, layer.weight));
+      if (side == kGated) terms.push_back(base_term(plan, x, plan.k, g.layers[1].weight));
       plan.base.add(p, terms);
     }
   }
@@ -125,7 +137,7 @@ lr_error linear(lr_queue* queue, const lr_linear_group* group) {
   enqueue_laying(plan.laying, g.math, dropout_of(g.dropout));
   enqueue_products(plan.thin, kForward, g.math, Dropout{});
   enqueue_sums(plan.sums, g.math);
-  enqueue_products(plan.base, kForward, g.math, Dropout{});
+  enqueue_products(plan.base, side, g.math, Dropout{});
   return finish("linear");
 }
 
@@ -197,7 +209,7 @@ lr_error linear_dw(lr_queue* queue, lr_tensor dweight, lr_tensor dbias, lr_tenso
     p.accumulate = 1;
     p.parts = 1;
     const Operand a = plan.lay(dy.data, rows, n), b = plan.lay(x.data, rows, k);
-    plan.outer.add(p, {{a.data, a.stride, rows, 0, n, plan.weight(b)}});
+    plan.outer.add(p, {{a.data, a.stride, rows, 0, n, plan.weight(b), 0}});
   }
   if (plan.sizing()) return success();
   enqueue_laying(plan.laying, math, Dropout{});

@@ -13,7 +13,9 @@ function words(fields: readonly { name: string }[], values: Record<string, numbe
 function group(w: World, gradient: boolean): Float64Array {
   const rows = w.of([0, 1, 3, 6, 7, 20, 65]);
   const k = w.size();
-  const layers = 1 + w.below(3);
+  const gated = w.chance(0.3);
+  const layers = gated && !w.chance(0.1) ? 2 : 1 + w.below(3);
+  const same = gated && !w.chance(0.1) ? w.size() : undefined;
   const out = [
     w.f32(rows, k),
     gradient ? w.maybe(() => w.f32(rows, k)) : 0,
@@ -22,10 +24,12 @@ function group(w: World, gradient: boolean): Float64Array {
     w.of([0, 0, 0.1, 0.9, 1, -0.1, Number.NaN]),
     w.below(2 ** 32),
     w.below(2 ** 32),
+    gated && (!gradient || w.chance(0.1)) ? w.f32(rows, same ?? w.size()) : 0,
+    w.of([0, 1, 1, 2, -1]),
     layers,
   ];
   for (let l = 0; l < layers; l++) {
-    const n = w.size();
+    const n = same ?? w.size();
     const segments = w.below(4);
     const cuts = Array.from({ length: 2 * segments }, () => w.below(rows + 1)).sort((a, b) => a - b);
     if (cuts.length > 0 && w.chance(0.15)) cuts[w.below(cuts.length)] = w.of([-1, rows + 1, 2 ** 40, -(2 ** 53), 2 ** 53]);
@@ -34,9 +38,9 @@ function group(w: World, gradient: boolean): Float64Array {
     out.push(
       w.weight(n, k),
       w.maybe(() => w.floats(n)),
-      w.f32(rows, n),
+      gated ? w.maybe(() => w.f32(rows, n)) : w.f32(rows, n),
       gradient ? w.f32(rows, most) : w.maybe(() => w.f32(rows, most)),
-      w.maybe(() => w.f32(rows, n)),
+      gated && !w.chance(0.1) ? 0 : w.maybe(() => w.f32(rows, n)),
       segments,
     );
     ranks.forEach((r, s) => {

@@ -55,8 +55,8 @@ interface Product {
   depth: number;
   parts?: number;
   rank?: number;
-  /** Something else of C's size is added: what C holds, or a residual. */
-  adds?: boolean;
+  /** How often memory sees something of C's size: once where C is only written, once more for what is added to it; less where it is not kept. */
+  passes?: number;
 }
 
 const over = (a: number, b: number) => Math.ceil(a / b);
@@ -100,7 +100,7 @@ export function gemm(products: readonly Product[], kind: TracedWeight["kind"], w
     result.l2 += fetched;
     // What L2 does not hold is fetched once for each wave of tiles.
     const waves = unique > gpu.l2Bytes ? Math.sqrt(over(blocks, gpu.multiprocessors * tile.blocks)) : 1;
-    const c = 4 * p.rows * p.columns * parts * (p.adds ? 2 : 1);
+    const c = 4 * p.rows * p.columns * parts * (p.passes ?? 1);
     result.dram += Math.min(fetched, 2 * p.rows * p.depth * waves + width * p.columns * p.depth) + c;
   }
   return { kernel: `gemm_bf16_${isLarge ? "large" : "small"} (${kind})`, ...result };
@@ -112,6 +112,8 @@ interface Layer {
   weight: TracedWeight;
   ranks: number;
   residual: boolean;
+  /** y is written. */
+  kept: boolean;
 }
 interface Group {
   rows: number;
@@ -121,12 +123,16 @@ interface Group {
   dropout: boolean;
   /** Gradients of adapters are wanted. */
   trains: boolean;
+  /** Two layers end as a gated linear unit. */
+  gated: boolean;
   layers: readonly Layer[];
 }
 
 /** A linear group as its words tell it ({@link LinearGroupWords}). */
 function groupOf(words: Float64Array, trace: Trace): Group {
-  const [x, dx, accumulate, , p, , , count] = words as unknown as [
+  const [x, dx, accumulate, , p, , , gated, , count] = words as unknown as [
+    number,
+    number,
     number,
     number,
     number,
@@ -136,7 +142,7 @@ function groupOf(words: Float64Array, trace: Trace): Group {
     number,
     number,
   ];
-  let at = 8;
+  let at = 10;
   const layers: Layer[] = [];
   let trains = false;
   let rows = trace.tensor(x)?.shape[0] ?? 0;
@@ -150,10 +156,19 @@ function groupOf(words: Float64Array, trace: Trace): Group {
       ranks = Math.max(ranks, trace.tensor(a)!.shape[0]!);
       trains ||= da !== 0 || db !== 0;
     }
-    layers.push({ weight, ranks, residual: words[at + 4] !== 0 });
+    layers.push({ weight, ranks, residual: words[at + 4] !== 0, kept: words[at + 2] !== 0 });
     at += 6 + 7 * segments;
   }
-  return { rows, k: layers[0]!.weight.k, hasDx: dx !== 0, accumulate: accumulate !== 0, dropout: p > 0, trains, layers };
+  return {
+    rows,
+    k: layers[0]!.weight.k,
+    hasDx: dx !== 0,
+    accumulate: accumulate !== 0,
+    dropout: p > 0,
+    trains,
+    gated: gated !== 0,
+    layers,
+  };
 }
 
 /** float32 in, bf16 out. */
@@ -173,14 +188,16 @@ function linear(g: Group, gpu: Gpu): Launch[] {
   const ranks = sum(g.layers.map((l) => l.ranks));
   const size = sum(g.layers.map(({ weight: { n, k, width } }) => n * k * width));
   const outputs = sum(g.layers.map(({ weight: { n } }) => n));
-  const added = sum(g.layers.map(({ weight: { n }, residual }) => (residual ? n : 0)));
+  // Columns that memory sees: y where it is kept, residuals, the gated product.
+  const passesOf = ({ residual, kept }: Layer) => (kept ? 1 : 0) + (residual ? 1 : 0) + (g.gated ? 0.5 : 0);
+  const passed = sum(g.layers.map((l) => l.weight.n * passesOf(l)));
   if (g.rows <= TILES.fewRows) {
     const factors = sum(g.layers.map((l) => 4 * l.ranks * (l.weight.n + g.k)));
     const flops = 2 * g.rows * sum(g.layers.map((l) => l.weight.n * g.k));
     return [
       {
         kernel: "few_rows",
-        dram: size + factors + 4 * g.rows * (g.k + outputs + added),
+        dram: size + factors + 4 * g.rows * (g.k + passed),
         useful: flops,
         lanes: weight.kind === "coded" ? 5 * outputs * g.k : flops,
       },
@@ -192,7 +209,14 @@ function linear(g: Group, gpu: Gpu): Launch[] {
     memory("lay_kernel", laid * LAID),
     ...thin(ranks > 0 ? [{ rows: g.rows, columns: ranks, depth: g.k }] : [], gpu),
     gemm(
-      g.layers.map((l) => ({ rows: g.rows, columns: l.weight.n, depth: g.k, rank: l.ranks, adds: l.residual })),
+      // A tile of gate and up takes the adapters of both, each with zeros for the other.
+      g.layers.map((l) => ({
+        rows: g.rows,
+        columns: l.weight.n,
+        depth: g.k,
+        rank: g.gated ? ranks : l.ranks,
+        passes: passesOf(l),
+      })),
       weight.kind,
       weight.width,
       gpu,
@@ -206,7 +230,7 @@ function linearGrad(g: Group, gpu: Gpu): Launch[] {
   const ranks = sum(g.layers.map((l) => l.ranks));
   const factors = sum(g.layers.map((l) => l.ranks * (g.k + l.weight.n)));
   const du = g.layers.filter((l) => l.ranks > 0).map((l) => ({ rows: g.rows, columns: l.ranks, depth: l.weight.n }));
-  const base = { rows: g.rows, columns: g.k, depth: outputs, rank: ranks, adds: g.accumulate };
+  const base = { rows: g.rows, columns: g.k, depth: outputs, rank: ranks, passes: g.accumulate ? 2 : 1 };
   // Of adapters that train, their input and u.
   const trained = g.trains ? g.rows * (g.k + ranks) : 0;
   const grads = [
