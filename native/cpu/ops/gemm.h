@@ -195,7 +195,17 @@ LR_INLINE void multiply_block(const PackedA& a, int64_t first, int64_t last, int
 /* So many panels of columns are multiplied at a time that a panel of A comes from afar once for all of them. Results do not depend on it. */
 struct Strips {
   int64_t columns, width;
-  LR_INLINE Strips(int64_t n, int32_t threads) : columns(n), width(kPanel * max64(1, min64(kMostPanels, n / (4 * kPanel * threads)))) {}
+  /* The widest of those that leave threads idle the least, with three strips or more for each. */
+  LR_INLINE Strips(int64_t n, int32_t threads) : columns(n), width(kPanel) {
+    const int64_t panels = ceil_div(n, kPanel);
+    int64_t least = ceil_div(panels, threads);
+    for (int64_t wide = 2; wide <= kMostPanels; wide++) {
+      const int64_t rounds = ceil_div(ceil_div(panels, wide), threads);
+      if (rounds < 3 || rounds * wide > least) continue;
+      least = rounds * wide;
+      width = wide * kPanel;
+    }
+  }
   LR_INLINE int64_t count() const { return ceil_div(columns, width); }
   LR_INLINE int64_t begin(int64_t i) const { return i * width; }
   LR_INLINE int64_t size(int64_t i) const { return min64(width, columns - i * width); }
