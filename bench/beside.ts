@@ -1,12 +1,12 @@
 // `npm run bench:beside -- --model FOLDER [--rounds 3]`: a training step and decoding alone, and beside a busy loop that is kept on the
 // first core (`taskset`), in turns. Of `cores` the fair share is then cores - 1/2; `kept` is the speed that is left, over that share.
 // For idle cores.
-import { execFileSync, spawn } from "node:child_process";
+import { spawn } from "node:child_process";
 import { cpus } from "node:os";
-import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { quantiles, rounded } from "../src/cli/bench/statistics.js";
 import { circumstances, record } from "./history.js";
+import { ours } from "./measure.js";
 
 const { values } = parseArgs({ options: { model: { type: "string" }, rounds: { type: "string", default: "3" } } });
 const { model, rounds } = values;
@@ -15,17 +15,9 @@ if (!model) {
   process.exit(2);
 }
 
-const cli = join(import.meta.dirname, "../dist/cli/main.js");
-function measure(args: readonly string[]): Record<string, number> {
-  const out = execFileSync(process.execPath, [cli, "bench", ...args, "--model", model!], {
-    encoding: "utf8",
-    stdio: ["ignore", "pipe", "ignore"],
-  });
-  return JSON.parse(out.trim().split("\n").at(-1)!) as Record<string, number>;
-}
 const speeds: Record<string, () => number> = {
-  step: () => measure(["step", "--seq", "256"]).tokens_per_s!,
-  decoding: () => measure(["generate", "--prompt", "64", "--new", "150"]).decode_tok_s!,
+  step: () => ours("step", "--seq", "256", "--model", model).tokens_per_s!,
+  decoding: () => ours("generate", "--prompt", "64", "--new", "150", "--model", model).decode_tok_s!,
 };
 
 const alone: Record<string, number[]> = { step: [], decoding: [] };

@@ -2,14 +2,13 @@
 // --rounds 3 --checkpointing]`: the same QLoRA step here and in PyTorch + PEFT + bitsandbytes, and the same generation in llama.cpp,
 // in turns, so that a busy minute meets all of them. FOLDER of --model is in 4 bits, that of --base the same weights in 16
 // (`lowrank merge --model FOLDER --out BASE`); ../shared/peers/setup.sh makes the environments.
-import { execFileSync } from "node:child_process";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { quantiles, rounded } from "../src/cli/bench/statistics.js";
 import { circumstances, type HistoryRow, record } from "./history.js";
+import { type Measured, measure, ours } from "./measure.js";
 
-const root = join(import.meta.dirname, "..");
-const peers = join(root, "../shared/peers");
+const peers = join(import.meta.dirname, "../../shared/peers");
 const { values } = parseArgs({
   options: {
     model: { type: "string" },
@@ -30,18 +29,6 @@ if (!model || !(python && base) === !(gguf && llama)) {
   process.exit(2);
 }
 
-type Measured = Record<string, number> & { seconds?: number };
-/** Runs a program that prints one JSON line last. */
-function measure(program: string, args: readonly string[]): Measured {
-  const out = execFileSync(program, args, {
-    encoding: "utf8",
-    cwd: root,
-    stdio: ["ignore", "pipe", "ignore"],
-    maxBuffer: 1 << 26,
-  });
-  return JSON.parse(out.trim().split("\n").at(-1)!) as Measured;
-}
-const ours = (...args: string[]) => measure(process.execPath, ["dist/cli/main.js", "bench", ...args]);
 const shape = ["--seq", seq, "--batch", batch, "--rank", rank];
 const torch = (dtype: string) =>
   measure(python!, [

@@ -190,20 +190,20 @@ describe.each(isas.map((isa) => `cpu:${isa}`))("layers on %s", (device) => {
           const positions = Int32Array.from({ length: repeats * rows }, (_, i) => i % rows);
           const table = raw.out(flat);
           raw.kernels.ropeTable(raw.d, table, raw.from(positions, [positions.length]), raw.from(gaussian(d / 2, 4), [d / 2]), 1);
-          const y = [flat, flat, flat, flat, flat, heads].map((shape) => raw.out(shape)) as [
-            number,
-            number,
-            number,
-            number,
-            number,
-            number,
-          ];
-          raw.kernels.rmsNorm(raw.d, y[0], rstd, x, 0, w, 1e-6, 0);
-          raw.kernels.rmsNormGrad(raw.d, y[1], 0, dy, 0, x, rstd, w, 1e-6, 0);
-          raw.kernels.glu(raw.d, y[2], x, dy, 0);
-          raw.kernels.gluGrad(raw.d, y[3], y[4], x, dy, x, 0);
-          raw.kernels.rope(raw.d, y[5], tiled(1, heads), table, 0);
-          return Promise.all(y.map((t) => raw.f32(t)));
+          const t = {
+            normed: raw.out(flat),
+            dx: raw.out(flat),
+            gated: raw.out(flat),
+            dgate: raw.out(flat),
+            dup: raw.out(flat),
+            turned: raw.out(heads),
+          };
+          raw.kernels.rmsNorm(raw.d, t.normed, rstd, x, 0, w, 1e-6, 0);
+          raw.kernels.rmsNormGrad(raw.d, t.dx, 0, dy, 0, x, rstd, w, 1e-6, 0);
+          raw.kernels.glu(raw.d, t.gated, x, dy, 0);
+          raw.kernels.gluGrad(raw.d, t.dgate, t.dup, x, dy, x, 0);
+          raw.kernels.rope(raw.d, t.turned, tiled(1, heads), table, 0);
+          return Promise.all(Object.values(t).map((y) => raw.f32(y)));
         },
         guard,
       );

@@ -52,15 +52,15 @@ template <int R, int NV, bool Pairs> __attribute__((noinline)) void micro_tile(i
 #pragma GCC unroll 16
   for (int i = 0; i < R; i++) {
     float* row = c.to + i * c.stride;
-    const float* base = c.base + i * c.base_stride;
+    const float* base = c.base ? c.base + i * c.base_stride : nullptr;
     if (columns == NV * kLanes) {
 #pragma GCC unroll 2
-      for (int v = 0; v < NV; v++) (c.base ? VF::load(base + v * kLanes) + sum[i][v] : sum[i][v]).store(row + v * kLanes);
+      for (int v = 0; v < NV; v++) (base ? VF::load(base + v * kLanes) + sum[i][v] : sum[i][v]).store(row + v * kLanes);
     } else {
 #pragma GCC unroll 2
       for (int v = 0; v < NV; v++) {
         int64_t n = max64(0, min64(kLanes, columns - v * kLanes));
-        store_n(c.base ? load_n<VF>(base + v * kLanes, n) + sum[i][v] : sum[i][v], row + v * kLanes, n);
+        store_n(base ? load_n<VF>(base + v * kLanes, n) + sum[i][v] : sum[i][v], row + v * kLanes, n);
       }
     }
   }

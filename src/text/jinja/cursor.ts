@@ -17,13 +17,13 @@ export class Cursor {
     return token.type === type && (values.length === 0 || values.includes(token.value));
   }
 
-  protected skip(type: TokenType, ...values: string[]): Token | undefined {
+  protected accept(type: TokenType, ...values: string[]): Token | undefined {
     if (!this.is(type, ...values)) return undefined;
     return this.tokens[this.at++];
   }
 
   protected expect(type: TokenType, ...values: string[]): Token {
-    return this.skip(type, ...values) ?? this.fail(`expected ${values[0] ?? type}`);
+    return this.accept(type, ...values) ?? this.fail(`expected ${values[0] ?? type}`);
   }
 
   protected fail(message: string): never {

@@ -23,7 +23,7 @@ export class ExpressionParser extends Cursor {
     const items: Expr[] = [];
     let several = false;
     for (;;) {
-      if (items.length > 0 && !this.skip("op", ",")) break;
+      if (items.length > 0 && !this.accept("op", ",")) break;
       if (items.length > 0) several = true;
       if (this.is("endprint") || this.is("end") || this.is("op", ")")) break;
       items.push(this.expression(conditions));
@@ -38,9 +38,9 @@ export class ExpressionParser extends Cursor {
 
   private condition(): Expr {
     let expr = this.or();
-    while (this.skip("name", "if")) {
+    while (this.accept("name", "if")) {
       const test = this.or();
-      const no = this.skip("name", "else") && this.nested(() => this.condition());
+      const no = this.accept("name", "else") && this.nested(() => this.condition());
       expr = { type: "condition", test, yes: expr, no };
     }
     return expr;
@@ -48,18 +48,18 @@ export class ExpressionParser extends Cursor {
 
   private or(): Expr {
     let left = this.and();
-    while (this.skip("name", "or")) left = { type: "binary", operator: "or", left, right: this.and() };
+    while (this.accept("name", "or")) left = { type: "binary", operator: "or", left, right: this.and() };
     return left;
   }
 
   private and(): Expr {
     let left = this.not();
-    while (this.skip("name", "and")) left = { type: "binary", operator: "and", left, right: this.not() };
+    while (this.accept("name", "and")) left = { type: "binary", operator: "and", left, right: this.not() };
     return left;
   }
 
   private not(): Expr {
-    if (this.skip("name", "not")) return { type: "unary", operator: "not", operand: this.nested(() => this.not()) };
+    if (this.accept("name", "not")) return { type: "unary", operator: "not", operand: this.nested(() => this.not()) };
     return this.comparison();
   }
 
@@ -70,7 +70,7 @@ export class ExpressionParser extends Cursor {
       if (this.token.type === "op" && COMPARISONS.has(this.token.value)) {
         const operator = this.tokens[this.at++]!.value;
         rest.push([operator, this.sum()]);
-      } else if (this.skip("name", "in")) rest.push(["in", this.sum()]);
+      } else if (this.accept("name", "in")) rest.push(["in", this.sum()]);
       else if (this.is("name", "not") && this.tokens[this.at + 1]?.type === "name" && this.tokens[this.at + 1]?.value === "in") {
         this.at += 2;
         rest.push(["not in", this.sum()]);
@@ -84,7 +84,7 @@ export class ExpressionParser extends Cursor {
 
   private concat(): Expr {
     const items = [this.product()];
-    while (this.skip("op", "~")) items.push(this.product());
+    while (this.accept("op", "~")) items.push(this.product());
     return items.length > 1 ? { type: "concat", items } : items[0]!;
   }
 
@@ -99,14 +99,14 @@ export class ExpressionParser extends Cursor {
   private leftToRight(operators: readonly string[], operand: () => Expr): Expr {
     let left = operand();
     for (;;) {
-      const operator = this.skip("op", ...operators)?.value;
+      const operator = this.accept("op", ...operators)?.value;
       if (operator === undefined) return left;
       left = { type: "binary", operator, left, right: operand() };
     }
   }
 
   private unary(filtered = true): Expr {
-    const sign = this.skip("op", "-", "+")?.value as "-" | "+" | undefined;
+    const sign = this.accept("op", "-", "+")?.value as "-" | "+" | undefined;
     const inner: Expr = sign ? { type: "unary", operator: sign, operand: this.nested(() => this.unary(false)) } : this.primary();
     const expr = this.postfix(inner);
     return filtered ? this.filterExpression(expr) : expr;
@@ -124,7 +124,7 @@ export class ExpressionParser extends Cursor {
       }
       case "string": {
         let { value } = token;
-        for (let next = this.skip("string"); next; next = this.skip("string")) value += next.value;
+        for (let next = this.accept("string"); next; next = this.accept("string")) value += next.value;
         return { type: "const", value: str(value) };
       }
       case "int":
@@ -166,9 +166,9 @@ export class ExpressionParser extends Cursor {
   private postfix(start: Expr): Expr {
     let expr = start;
     for (;;) {
-      if (this.skip("op", ".")) {
-        const name = this.skip("name");
-        const index = name ? undefined : this.skip("int");
+      if (this.accept("op", ".")) {
+        const name = this.accept("name");
+        const index = name ? undefined : this.accept("int");
         if (name) expr = { type: "attribute", object: expr, name: name.value };
         else if (index)
           expr = {
@@ -177,7 +177,7 @@ export class ExpressionParser extends Cursor {
             key: { type: "const", value: int(small(BigInt(index.value.replaceAll("_", "")))) },
           };
         else this.fail("expected name or number");
-      } else if (this.skip("op", "[")) {
+      } else if (this.accept("op", "[")) {
         const keys: Expr[] = [];
         while (!this.is("op", "]")) {
           if (keys.length > 0) this.expect("op", ",");
@@ -197,7 +197,7 @@ export class ExpressionParser extends Cursor {
     const first = part();
     if (!this.is("op", ":")) return first ?? this.fail("expected an expression");
     parts.push(first);
-    for (let i = 0; i < 2 && this.skip("op", ":"); i++) parts.push(part());
+    for (let i = 0; i < 2 && this.accept("op", ":"); i++) parts.push(part());
     return { type: "slice", parts };
   }
 
@@ -209,10 +209,10 @@ export class ExpressionParser extends Cursor {
     };
     this.listed(")", () => {
       const plain = args.keywordSpread === undefined;
-      if (this.skip("op", "*")) {
+      if (this.accept("op", "*")) {
         ensure(plain && args.spread === undefined);
         args.spread = this.expression();
-      } else if (this.skip("op", "**")) {
+      } else if (this.accept("op", "**")) {
         ensure(plain);
         args.keywordSpread = this.expression();
       } else if (
@@ -235,7 +235,7 @@ export class ExpressionParser extends Cursor {
 
   private dotted(): string {
     let name = this.expect("name").value;
-    while (this.skip("op", ".")) name += `.${this.expect("name").value}`;
+    while (this.accept("op", ".")) name += `.${this.expect("name").value}`;
     return name;
   }
 
@@ -243,7 +243,7 @@ export class ExpressionParser extends Cursor {
     let expr = start;
     for (;;) {
       if (this.is("op", "|")) expr = this.filters(expr, false)!;
-      else if (this.skip("name", "is")) expr = this.test(expr);
+      else if (this.accept("name", "is")) expr = this.test(expr);
       else if (this.is("op", "(")) expr = { type: "call", callee: expr, args: this.args() };
       else return expr;
     }
@@ -251,7 +251,7 @@ export class ExpressionParser extends Cursor {
 
   protected filters(input: Expr | undefined, inline: boolean): Expr | undefined {
     let expr = input;
-    for (let first = inline; first || this.skip("op", "|"); first = false) {
+    for (let first = inline; first || this.accept("op", "|"); first = false) {
       const name = this.dotted();
       expr = { type: "filter", input: expr, name, args: this.is("op", "(") ? this.args() : NO_ARGUMENTS };
     }
@@ -259,7 +259,7 @@ export class ExpressionParser extends Cursor {
   }
 
   private test(input: Expr): Expr {
-    const negated = this.skip("name", "not") !== undefined;
+    const negated = this.accept("name", "not") !== undefined;
     const name = this.dotted();
     let args = NO_ARGUMENTS;
     if (this.is("op", "(")) args = this.args();

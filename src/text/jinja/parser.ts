@@ -40,7 +40,7 @@ class Parser extends ExpressionParser {
 
   /** The rest of a tag, then the statements up to an end tag, whose name it gives. */
   private block(...ends: string[]): { body: Stmt[]; end: string } {
-    this.skip("op", ":");
+    this.accept("op", ":");
     this.expect("end");
     const body = this.statements(ends);
     return { body, end: this.tokens[this.at++]!.value };
@@ -116,7 +116,7 @@ class Parser extends ExpressionParser {
     const target = this.target();
     this.expect("name", "in");
     const source = this.tuple(false);
-    const test = this.skip("name", "if") && this.expression();
+    const test = this.accept("name", "if") && this.expression();
     if (this.is("name", "recursive")) this.fail("recursive loops are not supported");
     this.loops++;
     const { body, end } = this.block("endfor", "else");
@@ -126,7 +126,7 @@ class Parser extends ExpressionParser {
 
   private setStatement(): Stmt {
     const target = this.target(true);
-    if (this.skip("op", "=")) return { type: "set", target, value: this.tuple() };
+    if (this.accept("op", "=")) return { type: "set", target, value: this.tuple() };
     const filter = this.filters(undefined, false);
     return { type: "set block", target, filter, body: this.apart("endset") };
   }
@@ -156,7 +156,7 @@ class Parser extends ExpressionParser {
       const name = this.name();
       if (params.includes(name)) this.fail(`duplicate parameter '${name}'`);
       params.push(name);
-      if (this.skip("op", "=")) defaults.push(this.expression());
+      if (this.accept("op", "=")) defaults.push(this.expression());
       else if (defaults.length > 0) this.fail("non-default argument follows default argument");
     }
     this.expect("op", ")");
@@ -174,17 +174,17 @@ class Parser extends ExpressionParser {
     const items: Target[] = [];
     let several = false;
     for (;;) {
-      if (items.length > 0 && !this.skip("op", ",")) break;
+      if (items.length > 0 && !this.accept("op", ",")) break;
       if (items.length > 0) several = true;
       if (this.is("end") || this.is("op", ")")) break;
-      if (this.skip("op", "(")) {
+      if (this.accept("op", "(")) {
         items.push(this.nested(() => this.target()));
         this.expect("op", ")");
         continue;
       }
       const name = this.name();
       items.push(
-        namespaces && this.skip("op", ".")
+        namespaces && this.accept("op", ".")
           ? { type: "attribute", namespace: name, name: this.expect("name").value }
           : { type: "name", name },
       );

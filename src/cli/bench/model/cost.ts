@@ -1,5 +1,6 @@
 /** What one call of an op costs a GPU, launch by launch, from the tile sizes of its kernels. */
 import { type Gpu, LANES, SHARED_BYTES } from "./devices.js";
+import { type Group, groupOf, type Layer } from "./group.js";
 import { TILES } from "./tiles.js";
 import type { OpCall, Trace, TracedTensor, TracedWeight } from "./trace.js";
 
@@ -107,69 +108,6 @@ export function gemm(products: readonly Product[], kind: TracedWeight["kind"], w
 }
 
 const memory = (kernel: string, bytes: number): Launch => ({ kernel, dram: bytes });
-
-interface Layer {
-  weight: TracedWeight;
-  ranks: number;
-  residual: boolean;
-  /** y is written. */
-  kept: boolean;
-}
-interface Group {
-  rows: number;
-  k: number;
-  hasDx: boolean;
-  accumulate: boolean;
-  dropout: boolean;
-  /** Gradients of adapters are wanted. */
-  trains: boolean;
-  /** Two layers end as a gated linear unit. */
-  gated: boolean;
-  layers: readonly Layer[];
-}
-
-/** A linear group as its words tell it ({@link LinearGroupWords}). */
-function groupOf(words: Float64Array, trace: Trace): Group {
-  const [x, dx, accumulate, , p, , , gated, , count] = words as unknown as [
-    number,
-    number,
-    number,
-    number,
-    number,
-    number,
-    number,
-    number,
-    number,
-    number,
-  ];
-  let at = 10;
-  const layers: Layer[] = [];
-  let trains = false;
-  let rows = trace.tensor(x)?.shape[0] ?? 0;
-  for (let i = 0; i < count; i++) {
-    const weight = trace.weight(words[at]!);
-    rows ||= trace.tensor(words[at + 2])!.shape[0]!;
-    const segments = words[at + 5]!;
-    let ranks = 0;
-    for (let s = 0; s < segments; s++) {
-      const [, , a, , da, db] = words.subarray(at + 6 + 7 * s);
-      ranks = Math.max(ranks, trace.tensor(a)!.shape[0]!);
-      trains ||= da !== 0 || db !== 0;
-    }
-    layers.push({ weight, ranks, residual: words[at + 4] !== 0, kept: words[at + 2] !== 0 });
-    at += 6 + 7 * segments;
-  }
-  return {
-    rows,
-    k: layers[0]!.weight.k,
-    hasDx: dx !== 0,
-    accumulate: accumulate !== 0,
-    dropout: p > 0,
-    trains,
-    gated: gated !== 0,
-    layers,
-  };
-}
 
 /** float32 in, bf16 out. */
 const LAID = 6;
