@@ -131,6 +131,7 @@ napi_value profile(napi_env env, napi_callback_info info) {
 void close_environment(void* data) {
   Environment* environment = static_cast<Environment*>(data);
   environment->waiter->close();
+  environment->recordings.clear();
   environment->weights.clear();
   environment->tensors.clear();
 }
@@ -158,6 +159,7 @@ napi_value init(napi_env env, napi_value exports) {
     define_tensors(env, exports);
     define_weights(env, exports);
     define_transfers(env, exports);
+    define_recordings(env, exports);
     define_kernels(env, exports);
     return exports;
   });

@@ -14,13 +14,13 @@ Environment& environment_of(napi_env env, const char* op) {
 // Spread over half of the generations, the first environment's being 1.
 uint32_t first_generation() {
   static std::atomic<uint32_t> environments{0};
-  return 1 + (environments.fetch_add(1) * 0x9e3779b1u >> 3);
+  return 1 + (environments.fetch_add(1) * 0x9e3779b1u >> 4);
 }
 
 }  // namespace
 
 Environment::Environment(napi_env env) : Environment(env, first_generation()) {}
-Environment::Environment(napi_env env, uint32_t generation) : waiter(Waiter::create(env)), tensors(generation), weights(generation) {}
+Environment::Environment(napi_env env, uint32_t generation) : waiter(Waiter::create(env)), tensors(generation), weights(generation), recordings(generation) {}
 
 std::shared_ptr<ErrorSlot>& Environment::errors_of(const Device& device) {
   auto& slot = errors[&device];
@@ -75,6 +75,13 @@ uint64_t Call::bigint(size_t i) const {
   if (napi_get_value_bigint_uint64(env, arguments_[i], &value, &lossless) != napi_ok || !lossless)
     LR_THROW(LR_INVALID, op, "argument %zu must be a bigint from 0 to 2^64 - 1", i + 1);
   return value;
+}
+
+napi_value Call::function(size_t i) const {
+  napi_valuetype type;
+  check(napi_typeof(env, arguments_[i], &type));
+  if (type != napi_function) LR_THROW(LR_INVALID, op, "argument %zu must be a function", i + 1);
+  return arguments_[i];
 }
 
 std::string Call::string(size_t i) const {
@@ -160,7 +167,16 @@ void Call::use(Storage* storage) {
 
 TensorEntry& Call::tensor_entry(size_t i) { return environment.tensors.get(number(i), op); }
 
+void Call::not_recorded() const {
+  if (environment.recorder) LR_THROW(LR_INVALID, op, "this cannot be recorded: only ops can");
+}
+
 Ticket Call::enqueue(Device& device, std::unique_ptr<Record> record, size_t scratch) {
+  if (Recorder* recorder = environment.recorder) {
+    if (&recorder->device != &device) LR_THROW(LR_INVALID, op, "device %s is recorded, this is for %s", recorder->device.name.c_str(), device.name.c_str());
+    recorder->hold_back(std::move(record), scratch, environment.used);
+    return 0;
+  }
   const Ticket ticket = device.enqueue(std::move(record), scratch);
   for (Storage* storage : environment.used) storage->used(ticket);
   return ticket;

@@ -21,7 +21,9 @@ struct Environment {
   HandleTable<TensorEntry> tensors;
   HandleTable<WeightEntry> weights;
   std::map<const Device*, std::shared_ptr<ErrorSlot>> errors;
-  std::vector<Storage*> used;  // by the call in progress; kept to save the allocation
+  HandleTable<RecordingEntry> recordings;
+  Recorder* recorder = nullptr;  // while a recording is made: it holds back what is enqueued
+  std::vector<Storage*> used;    // by the call in progress; kept to save the allocation
 
   std::shared_ptr<ErrorSlot>& errors_of(const Device& device);
 
@@ -49,6 +51,7 @@ class Call {
   int64_t integer(size_t i, int64_t low, int64_t high) const;
   bool boolean(size_t i) const;
   uint64_t bigint(size_t i) const;
+  napi_value function(size_t i) const;
   std::string string(size_t i) const;
   void shape(size_t i, int32_t* rank, int64_t (&sizes)[4]) const;
   // Bytes of a typed array, Buffer or DataView.
@@ -63,7 +66,9 @@ class Call {
   // Notes a storage as used by the call; refuses one that a file is being read into.
   void use(Storage* storage);
 
-  // Hands a record to the device's stream and marks what it uses. Fails only for want of scratch.
+  // Refuses a call that waits or reads while a recording is made.
+  void not_recorded() const;
+  // Hands a record to the device's stream, or to the recording being made, and marks what it uses. Fails only for want of scratch or memory.
   Ticket enqueue(Device& device, std::unique_ptr<Record> record, size_t scratch = 0);
 
   napi_value undefined() const;
@@ -103,6 +108,7 @@ void define_kernels(napi_env env, napi_value exports);
 void define_tensors(napi_env env, napi_value exports);
 void define_weights(napi_env env, napi_value exports);
 void define_transfers(napi_env env, napi_value exports);
+void define_recordings(napi_env env, napi_value exports);
 void define_devices(napi_env env, napi_value exports);
 const char* op_name(int op);  // of an op that has run
 

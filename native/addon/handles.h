@@ -1,5 +1,5 @@
-// Tensors and weights as numbers: slot (22 bits), type tag (1 bit) and generation (30 bits) in one double. A freed handle
-// meets another generation, so use after dispose is a typed error.
+// Tensors, weights and recordings as numbers: slot (22 bits), type tag (2 bits) and generation (29 bits) in one double. A freed
+// handle meets another generation, so use after dispose is a typed error.
 #ifndef LOWRANK_ADDON_HANDLES_H
 #define LOWRANK_ADDON_HANDLES_H
 #include <cstdint>
@@ -7,6 +7,7 @@
 
 #include "../core/device.h"
 #include "../core/fault.h"
+#include "recorder.h"
 
 namespace lr {
 
@@ -32,6 +33,14 @@ struct WeightEntry {
   }
 };
 
+struct RecordingEntry {
+  static constexpr uint64_t kTag = 2;
+  static constexpr const char* kName = "recording";
+  Device* device;
+  std::shared_ptr<Recorder> content;
+  void drop() { content.reset(); }
+};
+
 template <class Entry>
 class HandleTable {
  public:
@@ -51,7 +60,7 @@ class HandleTable {
     }
     slots_[slot].entry = entry;
     slots_[slot].used = true;
-    return static_cast<double>((uint64_t{slots_[slot].generation} << 23) | (Entry::kTag << 22) | slot);
+    return static_cast<double>((uint64_t{slots_[slot].generation} << kGenerationShift) | (Entry::kTag << kTagShift) | slot);
   }
 
   Entry& get(double handle, const char* op) { return find(handle, op).entry; }
@@ -79,7 +88,9 @@ class HandleTable {
   }
 
  private:
-  static constexpr uint32_t kGenerations = 1u << 30;
+  static constexpr int kTagShift = 22, kGenerationShift = 24;
+  static constexpr uint64_t kTagMask = 3;
+  static constexpr uint32_t kGenerations = 1u << 29;
 
   struct Slot {
     uint32_t generation;
@@ -92,9 +103,9 @@ class HandleTable {
     if (!(handle > 0 && handle < 9007199254740992.0)) LR_THROW(LR_INVALID, op, "%g is not the handle of a %s", handle, Entry::kName);
     const uint64_t bits = static_cast<uint64_t>(handle);
     const uint32_t slot = static_cast<uint32_t>(bits & kMaxSlot);
-    if (static_cast<double>(bits) != handle || ((bits >> 22) & 1) != Entry::kTag || slot >= slots_.size())
+    if (static_cast<double>(bits) != handle || ((bits >> kTagShift) & kTagMask) != Entry::kTag || slot >= slots_.size())
       LR_THROW(LR_INVALID, op, "%.0f is not the handle of a %s", handle, Entry::kName);
-    if (!slots_[slot].used || slots_[slot].generation != bits >> 23) LR_THROW(kDisposed, op, "this %s was disposed", Entry::kName);
+    if (!slots_[slot].used || slots_[slot].generation != bits >> kGenerationShift) LR_THROW(kDisposed, op, "this %s was disposed", Entry::kName);
     return slots_[slot];
   }
 

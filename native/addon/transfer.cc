@@ -121,6 +121,7 @@ napi_value upload(napi_env env, napi_callback_info info) {
 }
 
 napi_value wait_for(Call& call, Device& device, std::unique_ptr<Completion> completion, const void* from) {
+  call.not_recorded();
   auto record = std::make_unique<Wait>();
   record->device = &device;
   record->from = from;
@@ -155,6 +156,7 @@ napi_value synchronize(napi_env env, napi_callback_info info) {
 napi_value read_file_into(napi_env env, napi_callback_info info) {
   return guarded(env, info, "readFile", [](Call& call) {
     call.arity(5);
+    call.not_recorded();
     TensorEntry& entry = call.tensor_entry(0);
     const int64_t most = int64_t{1} << 53;
     const uint64_t offset = static_cast<uint64_t>(call.integer(1, 0, most)), position = static_cast<uint64_t>(call.integer(3, 0, most));

@@ -45,7 +45,7 @@ Device::Device(int number, std::string name, const lr_backend& backend, int thre
       dry(dry), host(backend.alloc_host ? backend.alloc_host : backend.alloc, backend.alloc_host ? backend.release_host : backend.release, stream, SIZE_MAX, dry ? backend.available : nullptr) {}
 
 Ticket Device::enqueue(std::unique_ptr<Record> record, size_t scratch) {
-  const bool dropped = dry && record->op >= 0;
+  const bool dropped = !computes(*record);
   if (scratch == 0) return dropped ? stream.last() : stream.enqueue(std::move(record));
   // Another environment must not replace or trim the scratch between asking for it and enqueuing its use.
   std::lock_guard<std::mutex> lock(scratch_mutex_);

@@ -20,6 +20,8 @@ struct Device {
 
   // Enqueues a record that needs `scratch` bytes of the stream's scratch; throws LR_OUT_OF_MEMORY.
   Ticket enqueue(std::unique_ptr<Record> record, size_t scratch = 0);
+  // Whether a record does anything here: ops do not on a dry device.
+  bool computes(const Record& record) const { return !dry || record.op < 0; }
   // Gives cached memory back to the system.
   void trim();
 

@@ -100,26 +100,25 @@ void Stream::take_profile(OpTime (&times)[kMaxOps]) {
   for (OpTime& time : times_) time = {};
 }
 
-void Stream::run(Record* record) {
-  const bool timed = record->op >= 0 && profiling_.load(std::memory_order_relaxed);
+void Stream::run(Record& record) {
+  const bool timed = record.op >= 0 && profiling_.load(std::memory_order_relaxed);
   const auto begin = timed ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point{};
-  queue_.scratch = record->scratch;
-  queue_.scratch_size = record->scratch_size;
-  queue_.owner = record->errors.get();
-  if (synchronize_ && record->errors && std::find(unsettled_.begin(), unsettled_.end(), record->errors) == unsettled_.end()) {
+  queue_.scratch = record.scratch;
+  queue_.scratch_size = record.scratch_size;
+  queue_.owner = record.errors.get();
+  if (synchronize_ && record.errors && std::find(unsettled_.begin(), unsettled_.end(), record.errors) == unsettled_.end()) {
     if (unsettled_.size() == unsettled_.capacity()) settle();  // there is room then: nothing is allocated here
-    unsettled_.push_back(record->errors);
+    unsettled_.push_back(record.errors);
   }
-  const lr_error error = record->run(&queue_);
+  const lr_error error = record.run(&queue_);
   if (timed || (error.code != LR_OK && error.code != LR_DEVICE_LOST)) settle();  // what earlier records did wrong comes first
-  if (error.code != LR_OK && record->errors) record->errors->keep(error);
+  if (error.code != LR_OK && record.errors) record.errors->keep(error);
   if (timed) {
     const auto spent = std::chrono::steady_clock::now() - begin;
     std::lock_guard<std::mutex> lock(profile_mutex_);
-    times_[record->op].calls++;
-    times_[record->op].nanoseconds += static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(spent).count());
+    times_[record.op].calls++;
+    times_[record.op].nanoseconds += static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(spent).count());
   }
-  delete record;
 }
 
 void Stream::main() {
@@ -138,9 +137,9 @@ void Stream::main() {
       tail_ = &head_;
     }
     while (batch) {
-      Record* next = batch->next;
-      run(batch);
-      batch = next;
+      const std::unique_ptr<Record> record(batch);
+      batch = record->next;
+      run(*record);
       std::unique_lock<std::mutex> lock(mutex_);
       const Ticket done = done_.load(std::memory_order_relaxed) + 1;
       done_.store(done, std::memory_order_release);

@@ -40,6 +40,12 @@ struct Record {
   std::shared_ptr<ErrorSlot> errors;
 };
 
+// Records that run more than once, in order.
+struct Recording {
+  std::vector<std::unique_ptr<Record>> records;
+  size_t scratch = 0;  // bytes that the greediest of them needs
+};
+
 constexpr int kMaxOps = 64;
 struct OpTime {
   uint64_t calls = 0, nanoseconds = 0;
@@ -64,6 +70,8 @@ class Stream {
   void when_passed(Ticket ticket, std::unique_ptr<Task> task) noexcept;
   // Blocks the caller until everything enqueued before the call has run; a device may still be at it.
   void drain();
+  // Runs one record on the stream's own thread, keeping its error and its time.
+  void run(Record& record);
   // Waits for the device, on the stream's own thread: every error of what ran before is with its owner then.
   void settle();
 
@@ -73,7 +81,6 @@ class Stream {
 
  private:
   void main();
-  void run(Record* record);
 
   ThreadPool pool_;
   const Synchronize synchronize_;
@@ -94,6 +101,21 @@ class Stream {
   std::mutex profile_mutex_;
   OpTime times_[kMaxOps];
   std::thread thread_;
+};
+
+// A recording as one entry of the queue.
+struct Replay : Record {
+  Replay(Stream& stream, std::shared_ptr<Recording> recording) : stream(stream), recording(std::move(recording)) {}
+  Stream& stream;
+  const std::shared_ptr<Recording> recording;
+  lr_error run(lr_queue*) override {
+    for (const auto& record : recording->records) {
+      record->scratch = scratch;
+      record->scratch_size = scratch_size;
+      stream.run(*record);
+    }
+    return lr_error{};
+  }
 };
 
 }  // namespace lr

@@ -8,7 +8,7 @@ import type { ResolvedOptions } from "./options.js";
 import { argmax, drawToken, processLogits, warpLogits } from "./sampling.js";
 
 /** What a step of the decoder computes: logits [sequences, vocab] of each sequence's last token in `rows`. */
-export interface DecoderModel {
+export interface DecoderModel extends Disposable {
   readonly vocabSize: number;
   readonly maxPositions: number;
   readonly kvShape: KvShape;

@@ -1,6 +1,5 @@
 /** Keys and values of the tokens so far, in blocks of 64 tokens: a sequence grows without moving, and blocks need not be neighbours. */
 
-import type { PagedCache } from "../ops/attention.js";
 import { copyInto } from "../ops/copy.js";
 import type { Device } from "../tensor/device.js";
 import { scope } from "../tensor/scope.js";
@@ -16,12 +15,14 @@ export interface KvShape {
   readonly headDim: number;
 }
 
-/** The cache as one forward pass over some of the sequences sees it. */
+/** Where the tokens of some of the sequences lie. */
 export interface KvView {
-  /** The pools of a layer and the tables that all layers share. */
-  layer(index: number): PagedCache;
-  /** Tokens each of these sequences had before. */
+  /** Tokens each of these sequences had before, and has with the new ones. */
   starts: readonly number[];
+  lengths: readonly number[];
+  /** Blocks of each, in rows of `width`. */
+  blocks: readonly number[];
+  width: number;
 }
 
 export class KvCache {
@@ -42,7 +43,7 @@ export class KvCache {
 
   /**
    * Makes room for `counts[i]` more tokens of sequence i, and counts them as present: the pass that follows must append them.
-   * The view holds the sequences that get some, in order; its tables belong to the open scope.
+   * The view holds the sequences that get some, in order.
    */
   extend(counts: readonly number[]): KvView {
     const active = counts.flatMap((count, i) => (count > 0 ? [i] : []));
@@ -53,16 +54,25 @@ export class KvCache {
     }
     if (this.used > this.capacity) this.grow();
     const width = Math.max(...active.map((i) => this.blocks[i]!.length));
-    const table = new Int32Array(active.length * width);
-    for (const [row, sequence] of active.entries()) table.set(this.blocks[sequence]!, row * width);
-    const { device } = this.shape;
-    const kvLen = Tensor.from(
-      Int32Array.from(active, (i) => this.lengths[i]!),
-      [active.length],
-      { device },
-    );
-    const blockTable = Tensor.from(table, [active.length, width], { device });
-    return { starts, layer: (index) => ({ k: this.pools[index]!.k, v: this.pools[index]!.v, kvLen, blockTable }) };
+    const padded = (blocks: readonly number[]) => [...blocks, ...Array<number>(width - blocks.length).fill(0)];
+    return {
+      starts,
+      lengths: active.map((i) => this.lengths[i]!),
+      blocks: active.flatMap((i) => padded(this.blocks[i]!)),
+      width,
+    };
+  }
+
+  /** Whether {@link KvCache.extend} by these counts leaves the pools where they are. */
+  holds(counts: readonly number[]): boolean {
+    const blocks = (i: number) => Math.ceil((this.lengths[i]! + counts[i]!) / KV_BLOCK);
+    const more = counts.map((_, i) => Math.max(0, blocks(i) - this.blocks[i]!.length));
+    return this.used + more.reduce((sum, n) => sum + n, 0) <= this.capacity;
+  }
+
+  /** Keys and values of a layer: float32 [blocks, KV_BLOCK, Hkv, D]. */
+  pool(layer: number): { k: Tensor; v: Tensor } {
+    return this.pools[layer]!;
   }
 
   /** Forgets the keys of a sequence; its blocks stay with it. */

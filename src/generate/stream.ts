@@ -49,19 +49,20 @@ export async function generateIds(
 ): Promise<number[][]> {
   const resolved = resolveOptions(options, model.generationConfig, model.vocabSize);
   const rows = prompts.map((): number[] => []);
-  for await (const { sequence, tokenId } of decodeTokens(model.decoder(options.adapter), prompts, resolved))
-    rows[sequence]!.push(tokenId);
+  using decoder = model.decoder(options.adapter);
+  for await (const { sequence, tokenId } of decodeTokens(decoder, prompts, resolved)) rows[sequence]!.push(tokenId);
   return rows;
 }
 
 async function* run(
   model: TextModel,
-  decoder: DecoderModel,
+  given: DecoderModel,
   prompt: Prompt,
   options: ResolvedOptions,
-  given: Tokenizer | undefined,
+  ownTokenizer: Tokenizer | undefined,
 ): AsyncGenerator<GeneratedToken, void, void> {
-  const tokenizer = given ?? (await model.tokenizer());
+  using decoder = given;
+  const tokenizer = ownTokenizer ?? (await model.tokenizer());
   const ids = await promptIds(prompt, tokenizer);
   const text = tokenizer?.stream({ skipSpecialTokens: options.skipSpecialTokens });
   if (!text && options.stop.length > 0) throw new LowrankError("INVALID_ARGUMENT", "generate: stop texts need a tokenizer");

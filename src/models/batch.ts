@@ -18,30 +18,21 @@ export interface Batch {
   sequences: readonly { tokens: number; context: number }[];
 }
 
-/** Where sequences stand whose tokens come in several passes. */
-export interface Progress {
-  /** Position of each sequence's first token; default 0. */
-  starts?: readonly number[];
-  /** Tokens of each sequence in all; default: those up to here. */
-  contexts?: readonly number[];
-}
-
-/** Packs sequences of token ids. */
-export function packSequences(sequences: readonly (readonly number[])[], device: Device, progress: Progress = {}): Batch {
-  const { starts = [], contexts = [] } = progress;
+/** Packs whole sequences of token ids. */
+export function packSequences(sequences: readonly (readonly number[])[], device: Device): Batch {
   const bounds = [0];
   for (const ids of sequences) bounds.push(bounds.at(-1)! + ids.length);
   const total = bounds.at(-1)!;
   const int32 = (values: readonly number[]) => Tensor.from(Int32Array.from(values), [values.length], { dtype: "int32", device });
   const positions = new Int32Array(total);
   sequences.forEach((ids, i) => {
-    for (let t = 0; t < ids.length; t++) positions[bounds[i]! + t] = (starts[i] ?? 0) + t;
+    for (let t = 0; t < ids.length; t++) positions[bounds[i]! + t] = t;
   });
   return {
     inputIds: int32(sequences.flat()),
     positions: Tensor.from(positions, [total], { dtype: "int32", device }),
     cuSeqlens: int32(bounds),
     maxSeqlen: Math.max(...sequences.map((ids) => ids.length)),
-    sequences: sequences.map(({ length }, i) => ({ tokens: length, context: contexts[i] ?? (starts[i] ?? 0) + length })),
+    sequences: sequences.map(({ length }) => ({ tokens: length, context: length })),
   };
 }

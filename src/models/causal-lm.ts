@@ -2,28 +2,26 @@ import { checkpoint } from "../autograd/checkpoint.js";
 import type { ActivationOffload } from "../autograd/offload.js";
 import { activeTape } from "../autograd/tape.js";
 import { LowrankError } from "../errors.js";
-import type { DecoderModel as GenerationModel } from "../generate/decode.js";
-import type { KvView } from "../generate/kv-cache.js";
 import type { GenerateOptions, GenerationConfig } from "../generate/options.js";
 import { type GeneratedToken, generate, generateIds, type Prompt, stream, type TextModel } from "../generate/stream.js";
 import type { FolderWriter } from "../io/durable.js";
 import { type AdapterSelection, BASE_ONLY, namesOf } from "../nn/adapter-slot.js";
 import { contentWith, type ForwardMode, Linear, linear } from "../nn/linear.js";
 import { Module } from "../nn/module.js";
-import { adaptables, watchModules } from "../nn/watch.js";
+import { adaptables } from "../nn/watch.js";
 import { add, scale } from "../ops/elementwise.js";
-import { embedding } from "../ops/embedding.js";
 import { softcap } from "../ops/softcap.js";
 import { type TokenLogProb, type TokenLogProbOptions, tokenLogProb } from "../ops/token-logprob.js";
 import { Weight } from "../quant/weight.js";
 import type { Device } from "../tensor/device.js";
 import type { DType } from "../tensor/dtype.js";
 import { scope } from "../tensor/scope.js";
-import { Tensor } from "../tensor/tensor.js";
+import type { Tensor } from "../tensor/tensor.js";
 import type { Tokenizer } from "../text/tokenizer.js";
-import { type Batch, packSequences } from "./batch.js";
+import type { Batch } from "./batch.js";
 import type { DecoderConfig } from "./config.js";
 import { DecoderLayer, DecoderModel, type Layer, type LayerClass } from "./decoder.js";
+import { GenerationSteps } from "./generation.js";
 import type { LayerContext } from "./layer-context.js";
 import type { ModelWeights } from "./loader.js";
 import { type ParameterSlot, parameterSlots } from "./parameter-slots.js";
@@ -32,8 +30,8 @@ import { type SavePretrainedOptions, savePretrained, writeFiles } from "./save-p
 
 /** How a forward pass runs. */
 export interface ForwardOptions extends ForwardMode {
-  /** Earlier tokens; the batch continues them. Without gradients. */
-  cache?: KvView | undefined;
+  /** Keys and values of earlier tokens by layer; the batch continues them. Without gradients. */
+  cache?: LayerContext["cache"];
   /** Recompute each layer in the backward pass instead of keeping its activations. */
   checkpointing?: boolean | undefined;
   /** Where recomputed layers keep their inputs meanwhile; absent: on the device. */
@@ -73,7 +71,7 @@ export abstract class CausalLM extends Module implements TextModel {
   readonly tokenizer: () => Promise<Tokenizer | undefined>;
   /** Adapters of passes and generations that name none. */
   adapters: AdapterSelection = BASE_ONLY;
-  private readonly rotation: Rotation;
+  readonly rotation: Rotation;
   #checkpointHash: (() => Promise<string | null>) | undefined;
 
   /** @param layer the family's own, where it is not Llama's. */
@@ -120,7 +118,7 @@ export abstract class CausalLM extends Module implements TextModel {
       cuSeqlens: batch.cuSeqlens,
       maxSeqlen: batch.maxSeqlen,
       ropeTables: this.rotation.tables(batch),
-      cache: options.cache && ((layer) => options.cache!.layer(layer)),
+      cache: options.cache,
     };
     let x = this.model.embedTokens.forward(batch.inputIds, context.mode);
     const { embeddingNoiseScale: factor } = this.config;
@@ -193,26 +191,9 @@ export abstract class CausalLM extends Module implements TextModel {
   }
 
   /** Steps of a generation with the adapters of now; they throw DISPOSED once those, or weights, were deleted or replaced. */
-  decoder(adapter: string | null | undefined): GenerationModel {
+  decoder(adapter: string | null | undefined): GenerationSteps {
     const adapters = adapter === undefined ? this.adapters : this.selectionOf(adapter);
-    const assertUnchanged = watchModules(this, adapters);
-    const { vocabSize, device } = this;
-    const { maxPositions, numLayers, numKvHeads, headDim } = this.config;
-    return {
-      vocabSize,
-      maxPositions,
-      kvShape: { device, layers: numLayers, kvHeads: numKvHeads, headDim },
-      restartAfter: this.rotation.restartAfter,
-      step: (tokens, cache, lengths) => {
-        assertUnchanged();
-        const view = cache.extend(tokens.map((ids) => ids.length));
-        const sequences = tokens.filter((ids) => ids.length > 0);
-        const contexts = lengths.filter((_, i) => tokens[i]!.length > 0);
-        const batch = packSequences(sequences, device, { starts: view.starts, contexts });
-        const hidden = this.hiddenStates(batch, { adapters, cache: view });
-        return this.logits(lastRows(hidden, sequences), { adapters });
-      },
-    };
+    return new GenerationSteps(this, adapters);
   }
 
   /** hidden · Wᵀ, before the logits are scaled and capped. */
@@ -253,15 +234,4 @@ function checkpointed(layer: Layer, stream: Tensor, context: LayerContext, offlo
   const trained = captures.filter((tensor) => tensor.requiresGrad);
   const used = [...trained, ...context.ropeTables, context.cuSeqlens];
   return checkpoint((stream) => [layer.forward(stream!, context)], [stream], used, offload)[0]!;
-}
-
-/** The last row of each sequence: float32 [sequences, d]. */
-function lastRows(hidden: Tensor, sequences: readonly (readonly number[])[]): Tensor {
-  if (sequences.every((ids) => ids.length === 1)) return hidden;
-  let end = 0;
-  const rows = Int32Array.from(sequences, (ids) => {
-    end += ids.length;
-    return end - 1;
-  });
-  return embedding(hidden, Tensor.from(rows, [rows.length], { device: hidden.device }));
 }

@@ -21,6 +21,11 @@ export class Rotation {
     return this.ropes.find(({ type }) => type === "longrope")?.originalMaxPositions;
   }
 
+  /** Whether a table depends on more than its positions. */
+  get changesWithLength(): boolean {
+    return this.ropes.some(changesWithLength);
+  }
+
   /** One table a rope, a row a token; each sequence is rotated as it would be alone. */
   tables(batch: Batch): Tensor[] {
     return this.ropes.map((rope, i) => {

@@ -9,6 +9,9 @@ export type TensorHandle = number;
 /** Handle of a weight: dense, or 4-bit with its code book and statistics. */
 export type WeightHandle = number;
 
+/** Handle of recorded ops. */
+export type RecordingHandle = number;
+
 /** Order as in `lr_dtype` of native/abi/backend.h. */
 export const NATIVE_DTYPES = ["float32", "bfloat16", "float16", "int32", "uint8"] as const;
 
@@ -295,6 +298,13 @@ export interface Addon {
     round: number,
   ): WeightHandle;
   freeWeight(w: WeightHandle): void;
+  /**
+   * Runs `body` at once and holds back the ops that it enqueues on the device, with the storages they use: each `replay` enqueues them all, on
+   * what the storages hold then. Nothing can be waited for or read in `body`. What `body` throws comes through, and nothing is recorded.
+   */
+  record(d: number, body: () => void): RecordingHandle;
+  replay(recording: RecordingHandle): void;
+  freeRecording(recording: RecordingHandle): void;
   /** Makes the n-th allocation from now on any device fail (tests); 0 switches it off. */
   failAllocation(n: number): void;
   /** Time spent in each kernel (keys of {@link Kernels}) since the last call, as far as the stream has run: for `bench step`. */

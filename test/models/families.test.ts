@@ -59,7 +59,7 @@ describe.each(FAMILY_CONFIGS)("%s", (_, json) => {
   it("through the cache, in chunks and token by token, gives the logits of the whole", () =>
     leavesNothing(async () => {
       await using model = make();
-      const decoder = model.decoder(null);
+      using decoder = model.decoder(null);
       using cache = new KvCache(decoder.kvShape, sequences.length);
       const lengths = sequences.map((ids) => ids.length);
       const done = [0, 0];

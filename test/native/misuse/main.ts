@@ -24,7 +24,7 @@ const { values: options } = parseArgs({
 });
 const CODES = ["INVALID", "OUT_OF_MEMORY", "UNSUPPORTED", "DEVICE", "DISPOSED"];
 const WAIT_EVERY = 30;
-const MAKES_HANDLES = /^(alloc|allocHost|view|weight.*)$/;
+const MAKES_HANDLES = /^(alloc|allocHost|view|weight.*|record)$/;
 
 const addon = loadAddon();
 const d = addon.openDevice(options.device);
@@ -139,7 +139,9 @@ function call(target: Export): void {
           ? run.apply(w.of([undefined, null, 1, {}]), args)
           : run(...args);
   } catch (error) {
-    if (!typed(error)) wrong("threw what is no error of native code", error);
+    // What a recorded function throws comes through.
+    const own = target.name === "record" && error instanceof TypeError;
+    if (!own && !typed(error)) wrong("threw what is no error of native code", error);
     counts.refused++;
     return;
   }
@@ -158,6 +160,7 @@ function call(target: Export): void {
     );
   else if (typeof result === "number" && (target.name === "alloc" || target.name === "allocHost" || target.name === "view"))
     w.keep({ handle: result, dtype: 0, bytes: 0 });
+  else if (typeof result === "number" && target.name === "record") w.keepRecording(result);
   else if (typeof result === "number" && MAKES_HANDLES.test(target.name)) w.weights.push(result);
   // While what was enqueued runs: its arguments change, its tensors go.
   for (const arg of args)

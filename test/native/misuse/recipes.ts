@@ -1,6 +1,6 @@
 /** For every export arguments that it accepts, or nearly: the plausible calls that misuse starts from. */
 import { fieldsOf } from "./surface.js";
-import type { World } from "./world.js";
+import { ignore, type World } from "./world.js";
 
 const FIELDS = { attention: fieldsOf("lr_attention_args"), head: fieldsOf("lr_head_args") };
 
@@ -8,6 +8,24 @@ const FIELDS = { attention: fieldsOf("lr_attention_args"), head: fieldsOf("lr_he
 function words(fields: readonly { name: string }[], values: Record<string, number>): Float64Array {
   for (const name of Object.keys(values)) if (!fields.some((field) => field.name === name)) throw new Error(`no field ${name}`);
   return Float64Array.from(fields, ({ name }) => values[name] ?? 0);
+}
+
+/** Ops that are accepted or nearly; what a recording does not take now and then. */
+export function someOps(w: World): void {
+  const names = Object.keys(KERNELS);
+  for (let ops = w.below(4); ops > 0; ops--) {
+    const name = w.of(names);
+    const run = (w.addon.kernels as unknown as Record<string, (...args: unknown[]) => void>)[name]!;
+    ignore(() => run(w.d, ...KERNELS[name]!(w)));
+  }
+  const other = w.of<() => unknown>([
+    () => w.addon.record(w.d, () => {}),
+    () => w.addon.replay(w.recording()),
+    () => w.addon.read(w.f32(2)),
+    () => w.addon.synchronize(w.d),
+    () => w.addon.trim(w.d),
+  ]);
+  if (w.chance(0.3)) ignore(other);
 }
 
 function group(w: World, gradient: boolean): Float64Array {
@@ -365,6 +383,9 @@ export const OTHERS: Record<string, (w: World) => unknown[]> = {
     return [w.u8(Math.ceil((n * k) / 2)), w.f32(blocks), 0, 0, 0, w.f32(16), n, k, blocksize, w.of([0, 1, 256]), w.below(2)];
   },
   freeWeight: (w) => [w.weight(w.size(), w.size())],
+  record: (w) => [w.d, () => someOps(w)],
+  replay: (w) => [w.recording()],
+  freeRecording: (w) => [w.recording()],
   failAllocation: (w) => [w.of([0, 1, 2, 3])],
   profile: (w) => [w.d, w.chance(0.5)],
 };

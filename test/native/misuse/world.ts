@@ -2,7 +2,7 @@
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { Addon, TensorHandle, WeightHandle } from "../../../src/native/surface.js";
+import type { Addon, RecordingHandle, TensorHandle, WeightHandle } from "../../../src/native/surface.js";
 import { uniform } from "../../reference/numeric.js";
 
 export const WIDTHS = [4, 2, 2, 4, 1] as const;
@@ -17,6 +17,7 @@ interface Live {
 export class World {
   readonly live: Live[] = [];
   readonly weights: WeightHandle[] = [];
+  readonly recordings: RecordingHandle[] = [];
   /** Handles that were freed, or are of another device, another environment, or of nothing at all. */
   readonly wrong: number[] = [0, 1, 8388608, 2 ** 52 + 4194304 + 8388608];
   readonly folder = mkdtempSync(join(tmpdir(), "lowrank-misuse-"));
@@ -122,6 +123,19 @@ export class World {
     return handle;
   }
 
+  recording(): RecordingHandle {
+    return this.recordings.length > 0 && this.chance(0.9) ? this.of(this.recordings) : this.of(this.wrong);
+  }
+  keepRecording(handle: RecordingHandle): void {
+    this.recordings.push(handle);
+    if (this.recordings.length > 10) this.dropRecording();
+  }
+  private dropRecording(): void {
+    const old = this.recordings.shift()!;
+    this.wrong.push(old);
+    ignore(() => this.addon.freeRecording(old));
+  }
+
   /** Another tensor than the one a call wants: any live one, one that lies over a live one, one that is stale or foreign. */
   otherTensor(): number {
     const kind = this.below(6);
@@ -152,6 +166,7 @@ export class World {
 
   dispose(): void {
     while (this.live.length > 0) this.drop();
+    while (this.recordings.length > 0) this.dropRecording();
     for (const weight of this.weights.splice(0)) ignore(() => this.addon.freeWeight(weight));
     rmSync(this.folder, { recursive: true });
   }
