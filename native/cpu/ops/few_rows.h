@@ -42,11 +42,12 @@ template <int M, int J = rows_at_once(M)> struct Sums {
   }
 };
 
-/* sums[i][j] += W[row + j] . x[i], lane by lane, for `rows` <= kLanes rows of W and M rows of x; `scales` are the absmax of those rows' blocks. */
-template <int M, typename Table> __attribute__((noinline)) void add_4bit(const lr_weight& w, int64_t row, int64_t rows, const float* x, int64_t stride, bool round, const float* scales, VF (*sums)[kLanes]) {
+/* sums[i][j] += W[row + j] . x[i], lane by lane, for `rows` <= kLanes rows of W and M rows of x; `scales` are the absmax of those rows' blocks, each of
+ * kSpans spans (0: not known here). */
+template <int M, typename Table, int kSpans> __attribute__((noinline)) void add_blocks(const lr_weight& w, int64_t row, int64_t rows, const float* x, int64_t stride, bool round, const float* scales, VF (*sums)[kLanes]) {
   constexpr int J = rows_at_once(M);
-  Table table(w.code, round || w.round);
-  const int64_t blocks = w.k / w.blocksize, spans = w.blocksize / Table::kSpan;
+  const Table table(w.code, round || w.round);
+  const int64_t blocks = w.k / w.blocksize, spans = kSpans ? kSpans : w.blocksize / Table::kSpan;
   for (int64_t first = 0; first < rows; first += J) {
     Sums<M> sum;
     sum.load(sums, first);
@@ -58,28 +59,38 @@ template <int M, typename Table> __attribute__((noinline)) void add_4bit(const l
       codes[j] = static_cast<const uint8_t*>(w.data) + (row + r) * (w.k / 2);
       scale[j] = scales + r * blocks;
     }
+    const float* from = x;
+    int64_t at = 0;
     for (int64_t b = 0; b < blocks; b++) {
+      typename Table::Block block[J];
+      VF part[J][M];
 #pragma GCC unroll 4
       for (int j = 0; j < J; j++) {
-        table.block(scale[j][b]);
-        VF part[M];
+        block[j] = table.block(scale[j][b]);
 #pragma GCC unroll 6
-        for (int i = 0; i < M; i++) part[i] = table.begin(sum.v[j][i]);
-        for (int64_t s = b * spans; s < (b + 1) * spans; s++) {
-          const float* from = x + s * Table::kFloats;
-          const uint8_t* at = codes[j] + s * (Table::kSpan / 2);
-          read_ahead(at);
-          table.span(at, [&](int v, VF weights) {
+        for (int i = 0; i < M; i++) part[j][i] = table.begin(sum.v[j][i]);
+      }
+      for (int64_t s = 0; s < spans; s++, at += Table::kSpan / 2, from += Table::kFloats) {
+#pragma GCC unroll 4
+        for (int j = 0; j < J; j++) {
+          read_ahead(codes[j] + at);
+          table.span(block[j], codes[j] + at, [&](int v, VF weights) {
 #pragma GCC unroll 6
-            for (int i = 0; i < M; i++) part[i] = Table::multiply(weights, VF::load(from + i * stride + v * kLanes), part[i]);
+            for (int i = 0; i < M; i++) part[j][i] = Table::multiply(weights, VF::load(from + i * stride + v * kLanes), part[j][i]);
           });
         }
-#pragma GCC unroll 6
-        for (int i = 0; i < M; i++) sum.v[j][i] = table.end(part[i], sum.v[j][i]);
       }
+#pragma GCC unroll 4
+      for (int j = 0; j < J; j++)
+#pragma GCC unroll 6
+        for (int i = 0; i < M; i++) sum.v[j][i] = table.end(block[j], part[j][i], sum.v[j][i]);
     }
     sum.store(sums, first);
   }
+}
+template <int M, typename Table> LR_INLINE void add_4bit(const lr_weight& w, int64_t row, int64_t rows, const float* x, int64_t stride, bool round, const float* scales, VF (*sums)[kLanes]) {
+  if (w.blocksize == 64) add_blocks<M, Table, 64 / Table::kSpan>(w, row, rows, x, stride, round, scales, sums);
+  else add_blocks<M, Table, 0>(w, row, rows, x, stride, round, scales, sums);
 }
 
 /* The same for weights whose kLanes elements from `at` are load(at), `n` of them load_n(at, n). */
@@ -255,32 +266,27 @@ lr_error linear_few_rows(lr_queue* queue, const lr_linear_group& g) {
       }
     });
   }
-  /* Outputs of one task: some tasks a thread, none too small to be worth handing out. */
-  const int64_t share = round_up(min64(512, max64(ceil_div(n, 8 * queue->threads), ceil_div(16384, k + 1))), kLanes);
-  int64_t tasks = 0;
-  for (int l = 0; l < g.count; l++) tasks += ceil_div(g.layers[l].weight.n, share);
-  parallel_for(queue, tasks, [&](int64_t task, int32_t thread) {
+  int64_t strips = 0;
+  for (int l = 0; l < g.count; l++) strips += ceil_div(g.layers[l].weight.n, kLanes);
+  parallel_streams(queue, strips, ceil_div(16384, k * kLanes + 1), [&](int64_t strip, int32_t thread) {
     int64_t l = 0;
-    while (task >= ceil_div(g.layers[l].weight.n, share)) task -= ceil_div(g.layers[l++].weight.n, share);
+    for (int64_t n; strip >= (n = ceil_div(g.layers[l].weight.n, kLanes)); l++) strip -= n;
     const lr_linear& layer = g.layers[l];
-    const int64_t n = layer.weight.n;
+    const int64_t n = layer.weight.n, j = strip * kLanes, outputs = min64(kLanes, n - j);
     lr_weight bias = dense_f32(layer.bias.data, 1, n);
     bias.dtype = layer.bias.dtype;
-    for (int64_t j = task * share; j < min64(n, (task + 1) * share); j += kLanes) {
-      const int64_t outputs = min64(kLanes, n - j);
-      VF sums[kFewRows][kLanes], b = VF::zero();
-      clear(sums, m);
-      AddRows<kFewRows>::of(m, layer.weight, j, outputs, x, 0, round, scales + thread * kLanes * blocks, sums);
-      for (int i = 0; i < layer.segment_count; i++) {
-        const lr_segment& s = layer.segments[i];
-        AddRows<kFewRows>::of(s.row_end - s.row_begin, dense_f32(s.b.data, n, rank_of(s)), j, outputs, thin, l * m + s.row_begin, round, nullptr, sums + s.row_begin);
-      }
-      if (layer.bias.data) decode_row(bias, 0, j, outputs, false, (float*)&b);
-      for (int64_t i = 0; i < m; i++) {
-        VF y = lane_sums(sums[i]) + b;
-        if (layer.residual.data) y = y + load_n<VF>(f32(layer.residual) + i * n + j, outputs);
-        store_n(y, ys.of(l, 0) + i * n + j, outputs);
-      }
+    VF sums[kFewRows][kLanes], b = VF::zero();
+    clear(sums, m);
+    AddRows<kFewRows>::of(m, layer.weight, j, outputs, x, 0, round, scales + thread * kLanes * blocks, sums);
+    for (int i = 0; i < layer.segment_count; i++) {
+      const lr_segment& s = layer.segments[i];
+      AddRows<kFewRows>::of(s.row_end - s.row_begin, dense_f32(s.b.data, n, rank_of(s)), j, outputs, thin, l * m + s.row_begin, round, nullptr, sums + s.row_begin);
+    }
+    if (layer.bias.data) decode_row(bias, 0, j, outputs, false, (float*)&b);
+    for (int64_t i = 0; i < m; i++) {
+      VF y = lane_sums(sums[i]) + b;
+      if (layer.residual.data) y = y + load_n<VF>(f32(layer.residual) + i * n + j, outputs);
+      store_n(y, ys.of(l, 0) + i * n + j, outputs);
     }
   });
   ys.gate(queue, {0, m});

@@ -17,15 +17,16 @@
 
 namespace LR_ISA { namespace {
 
-/* `block` is told the absmax; `span` hands on the vectors of kSpan weights, of which vector v meets x in the kLanes floats from v * kLanes of what
+/* `block` makes what a block of that absmax is decoded with; `span` hands on the vectors of kSpan weights, of which vector v meets x in the kLanes floats from v * kLanes of what
  * `arrange` made of its elements. A block's products are added from `begin` on, `end` puts them to the sum. */
 struct ScaledTable {
   static constexpr int kSpan = 2 * kLanes, kFloats = kSpan;
-  Table16 code, table;
+  typedef Table16 Block;
+  Table16 code;
   bool round;
-  LR_INLINE ScaledTable(const float* values, bool rounded) : code(Table16::load(values)), table(code), round(rounded) {}
-  LR_INLINE void block(float scale) { table = block_table(code, scale, round); }
-  template <typename Sink> LR_INLINE void span(const uint8_t* codes, const Sink& sink) const {
+  LR_INLINE ScaledTable(const float* values, bool rounded) : code(Table16::load(values)), round(rounded) {}
+  LR_INLINE Block block(float scale) const { return block_table(code, scale, round); }
+  template <typename Sink> LR_INLINE void span(const Block& table, const uint8_t* codes, const Sink& sink) const {
     const VI pairs = load_bytes(codes);
     sink(0, table(pairs >> 4));
     sink(1, table(pairs));
@@ -37,7 +38,7 @@ struct ScaledTable {
   }
   static LR_INLINE VF multiply(VF w, VF x, VF sum) { return fma(w, x, sum); }
   LR_INLINE VF begin(VF sum) const { return sum; }
-  LR_INLINE VF end(VF part, VF) const { return part; }
+  LR_INLINE VF end(const Block&, VF part, VF) const { return part; }
 };
 
 /* How a kernel wants x: as it is; arranged for one of the tables; in bf16 as it is. */

@@ -84,17 +84,17 @@ struct Table16 {
  * of 32 gives vectors of the weights 4 v to 4 v + 3 and 16 + 4 v to 16 + 4 v + 3. */
 struct PlaneTable {
   static constexpr int kSpan = 64, kFloats = 64;
+  typedef VF Block; /* its absmax */
   __m256i plane[4];
-  VF scale;
-  LR_INLINE PlaneTable(const float* values, bool) : scale(VF::zero()) {
+  LR_INLINE PlaneTable(const float* values, bool) {
     for (int q = 0; q < 4; q++) {
       alignas(16) uint8_t bytes[16];
       for (int i = 0; i < 16; i++) bytes[i] = reinterpret_cast<const uint8_t*>(values + i)[q];
       plane[q] = _mm256_broadcastsi128_si256(_mm_load_si128((const __m128i*)bytes));
     }
   }
-  LR_INLINE void block(float absmax) { scale = VF::set(absmax); }
-  template <typename Sink> LR_INLINE void span(const uint8_t* codes, const Sink& sink) const {
+  LR_INLINE Block block(float absmax) const { return VF::set(absmax); }
+  template <typename Sink> LR_INLINE void span(Block, const uint8_t* codes, const Sink& sink) const {
     const __m256i pairs = _mm256_loadu_si256((const __m256i*)codes), nibble = _mm256_set1_epi8(15);
 #pragma GCC unroll 2
     for (int odd = 0; odd < 2; odd++) {
@@ -119,7 +119,7 @@ struct PlaneTable {
   }
   static LR_INLINE VF multiply(VF w, VF x, VF sum) { return fma(w, x, sum); }
   LR_INLINE VF begin(VF) const { return VF::zero(); }
-  LR_INLINE VF end(VF part, VF sum) const { return fma(part, scale, sum); }
+  LR_INLINE VF end(Block scale, VF part, VF sum) const { return fma(part, scale, sum); }
 };
 
 /* Rows become columns. */

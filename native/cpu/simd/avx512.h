@@ -96,14 +96,14 @@ struct Table16 {
  * matter. Subnormals become zero here, as they do in the dot product. */
 struct PairTable {
   static constexpr int kSpan = 64, kFloats = 32;
+  typedef __m512i Block;
   __m512 code;
-  __m512i table;
-  LR_INLINE PairTable(const float* values, bool) : code(_mm512_loadu_ps(values)), table(_mm512_setzero_si512()) {}
-  LR_INLINE void block(float scale) {
-    const __m256i values = (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(code, _mm512_set1_ps(scale)));
-    table = _mm512_inserti64x4(_mm512_castsi256_si512(values), values, 1);
+  LR_INLINE PairTable(const float* values, bool) : code(_mm512_loadu_ps(values)) {}
+  LR_INLINE Block block(float scale) const {
+    const __m512 values = _mm512_mul_ps(code, _mm512_set1_ps(scale));
+    return (__m512i)_mm512_cvtne2ps_pbh(values, values);
   }
-  template <typename Sink> LR_INLINE void span(const uint8_t* codes, const Sink& sink) const {
+  template <typename Sink> LR_INLINE void span(Block table, const uint8_t* codes, const Sink& sink) const {
     const __m512i pairs = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i*)codes));
     sink(0, VF{(__m512)_mm512_permutexvar_epi16(_mm512_srli_epi16(pairs, 4), table)});
     sink(1, VF{(__m512)_mm512_permutexvar_epi16(pairs, table)});
@@ -118,7 +118,7 @@ struct PairTable {
   }
   static LR_INLINE VF multiply(VF w, VF x, VF sum) { return dot_pairs(sum, w, x); }
   LR_INLINE VF begin(VF sum) const { return sum; }
-  LR_INLINE VF end(VF part, VF) const { return part; }
+  LR_INLINE VF end(Block, VF part, VF) const { return part; }
 };
 #endif
 
