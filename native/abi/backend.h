@@ -129,7 +129,7 @@ typedef struct lr_attention_args {
   float scale, softcap;
   int32_t window;
   int32_t max_q;              /* longest number of queries of a sequence, a host-side bound */
-  int32_t math;               /* BF16 lets a device round q, k, v, dout and the probabilities to bf16 for its products; CPUs do not */
+  int32_t math;               /* BF16 lets a device round q, k, v, dout, the probabilities and their gradients to bf16 for its products; what else it computes is float32 */
   /* backward */
   lr_tensor dout, dq, dk, dv;
 } lr_attention_args;

@@ -15,7 +15,7 @@ export interface AttentionOptions {
   window?: number;
   /** c * tanh(score / c); absent: none. */
   softcap?: number;
-  /** Round operands and probabilities to bfloat16 where the device multiplies it on tensor cores; others compute in float32. */
+  /** Round operands and probabilities to bfloat16 where the device has products of it that pay (tensor cores, AVX512-BF16); others compute in float32. */
   bf16?: boolean;
 }
 

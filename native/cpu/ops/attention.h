@@ -1,53 +1,103 @@
 /* Causal attention with an online softmax (Dao 2023, FlashAttention-2): per block of queries the tiles of keys are visited in ascending
- * order with a running maximum and sum; S x S never exists. lse = log Σ exp(score) is kept for the gradient. */
+ * order with a running maximum and sum; S x S never exists. lse = log Σ exp(score) is kept for the gradient. Packed keys are laid out once for all
+ * blocks, in float32 or pairs of bf16; those of the cache a tile at a time, in float32. */
 #ifndef LOWRANK_CPU_OPS_ATTENTION_H
 #define LOWRANK_CPU_OPS_ATTENTION_H
 #include "attention_block.h"
 
 namespace LR_ISA { namespace {
 
-/* One row of a tile: probabilities in place of scores; returns the factor for what was summed before. */
-LR_INLINE float online_softmax_row(float* s, int64_t columns, float* maximum, float* total) {
-  VF largest = VF::load(s);
-  for (int64_t j = kLanes; j < columns; j += kLanes) largest = max(largest, VF::load(s + j));
-  const float old = *maximum, seen = hmax(largest), now = seen > old ? seen : old;
-  const VF shift = VF::set(now);
-  VF sums = VF::zero();
-  for (int64_t j = 0; j < columns; j += kLanes) {
-    const VF p = exp(VF::load(s + j) - shift);
-    p.store(s + j);
-    sums = sums + p;
-  }
-  const float factor = now == old ? 1.0f : exp_scalar(old - now);
-  *maximum = now;
-  *total = *total * factor + sum(sums);
-  return factor;
-}
-
 LR_INLINE void scale_row(float* x, int64_t n, float factor) {
   const VF f = VF::set(factor);
   for (int64_t i = 0; i < n; i += kLanes) (VF::load(x + i) * f).store(x + i);
 }
 
-/* With more, transposing the keys pays. From the cache only: the gradient forms scores again, and exp(score - lse) asks for the same bits. */
+/* Rows of a block for one kv head, while its tiles pass: Σ p V, the largest score and Σ p of each. */
+struct AttentionSums {
+  float *out, *maximum, *total;
+};
+/* Rows of a tile: probabilities, a left operand, in place of scores. What was summed before is brought to the new maxima. */
+template <typename Operands> LR_INLINE void online_softmax(int64_t count, int64_t columns, int64_t ld, float* s, const AttentionSums& sums) {
+  for (int64_t first = 0; first < count; first += kLanes) {
+    const int64_t rows = min64(kLanes, count - first);
+    float *scores = s + first * kTileKeys, *maxima = sums.maximum + first, *totals = sums.total + first;
+    VF largest[kLanes], added[kLanes]; /* of a row each */
+    for (int64_t r = 0; r < kLanes; r++) {
+      largest[r] = VF::set(kLowest);
+      added[r] = VF::zero();
+      for (int64_t j = 0; r < rows && j < columns; j += kLanes) largest[r] = max(VF::load(scores + r * kTileKeys + j), largest[r]);
+    }
+    const VF old = load_n<VF>(maxima, rows), now = max(lane_maxima(largest), old), factor = exp(old - now);
+    alignas(64) float shifts[kLanes], factors[kLanes];
+    now.store(shifts);
+    factor.store(factors);
+    for (int64_t r = 0; r < rows; r++) {
+      float* row = scores + r * kTileKeys;
+      const VF shift = VF::set(shifts[r]);
+      for (int64_t j = 0; j < columns; j += kLanes) {
+        const VF p = exp(VF::load(row + j) - shift);
+        p.store(row + j);
+        added[r] = added[r] + p;
+      }
+      if (factors[r] != 1.0f) scale_row(sums.out + (first + r) * ld, ld, factors[r]);
+      Operands::narrow_row(row, columns);
+    }
+    store_n(now, maxima, rows);
+    store_n(load_n<VF>(totals, rows) * factor + lane_sums(added), totals, rows);
+  }
+}
+
+/* With more keys of the cache are transposed. Packed keys always are, once for all blocks: the gradient asks for the same bits. */
 constexpr int64_t kFewQueries = 8;
 /* So few queries of a long sequence are shared out by their keys too: this many tiles are one task. A function of the position alone, so
  * that a token's bits depend neither on the threads nor on what else is in the batch. */
 constexpr int64_t kPartTiles = 2;
 
-/* Rows of a block for one kv head, while its tiles pass: Σ p V, the largest score and Σ p of each. */
-struct AttentionSums {
-  float *out, *maximum, *total;
-};
 struct AttentionScratch {
-  float *q, *s, *kt, *v;
+  float *q, *s, *keys, *values; /* the last two for a tile of the cache */
 };
 
-LR_INLINE void attention_tiles(const Attention& at, QueryBlock block, int64_t kv_head, int64_t first, int64_t last, const AttentionScratch& w,
-                               const AttentionSums& sums) {
+/* A tile of keys and values as right operands: `keys` of a reduction over d, `values` of one over keys, in rows of `ld` words. */
+struct TileOperands {
+  const float *keys, *values;
+  int64_t ld;
+};
+/* Those of all tiles of packed keys. */
+template <typename Operands> struct LaidKeys {
+  float* data;
+  int64_t keys_size, values_size;
+  explicit LaidKeys(const Attention& at) : data(nullptr), keys_size(Operands::steps(at.d) * kTileKeys), values_size(Operands::steps(kTileKeys) * at.ld) {}
+  int64_t size(const Attention& at) const { return at.paged ? 0 : at.max_tiles() * at.kv_heads * (keys_size + values_size); }
+  float* of(const Attention& at, KeyTile tile, int64_t kv_head) const { return data + (at.slot(tile) * at.kv_heads + kv_head) * (keys_size + values_size); }
+  void lay(const Attention& at, KeyTile tile, int64_t kv_head) const {
+    const int64_t s = tile.sequence, keys = min64(kTileKeys, at.key_count(s) - tile.tile * kTileKeys);
+    float* out = of(at, tile, kv_head);
+    Operands::columns(at.key_tile(at.args.k, s, tile.tile, kv_head), at.kv_stride(), keys, at.d, out);
+    Operands::stacked(keys, at.d, at.tile_rows(at.args.v, s, tile.tile, kv_head), out + keys_size);
+  }
+  TileOperands operator()(const Attention& at, KeyTile tile, int64_t kv_head) const {
+    const float* mine = of(at, tile, kv_head);
+    return {mine, mine + keys_size, at.ld};
+  }
+};
+
+/* A tile of the cache, its keys transposed unless `as_they_lie`. */
+LR_INLINE TileOperands cached_tile(const Attention& at, int64_t s, int64_t tile, int64_t keys, int64_t kv_head, bool as_they_lie, const AttentionScratch& w) {
+  const float *k = at.key_tile(at.args.k, s, tile, kv_head), *v = at.key_tile(at.args.v, s, tile, kv_head);
+  if (as_they_lie) fetch_rows(v, at.kv_stride(), keys, at.d);
+  else Float32Operands::columns(k, at.kv_stride(), keys, at.d, w.keys);
+  if (at.ld == at.d) return {as_they_lie ? k : w.keys, v, at.kv_stride()};
+  Float32Operands::stacked(keys, at.d, at.tile_rows(at.args.v, s, tile, kv_head), w.values);
+  return {as_they_lie ? k : w.keys, w.values, at.ld};
+}
+
+template <typename Operands>
+LR_INLINE void attention_tiles(const Attention& at, QueryBlock block, int64_t kv_head, int64_t first, int64_t last, const LaidKeys<Operands>& laid,
+                               const AttentionScratch& w, const AttentionSums& sums) {
   const int64_t s = block.sequence, begin = block.begin, end = at.block_end(block);
   const int64_t count = (end - begin) * at.group, keys_total = at.key_count(s);
-  at.pack_rows(at.args.q, s, begin, kv_head, count, at.args.scale, w.q);
+  const bool few = at.paged && count <= kFewQueries;
+  Operands::rows(count, at.d, at.block_rows(at.args.q, s, begin, kv_head), w.q);
   memset(sums.out, 0, (size_t)(count * at.ld) * sizeof(float));
   for (int64_t r = 0; r < count; r++) {
     sums.maximum[r] = kLowest;
@@ -56,32 +106,18 @@ LR_INLINE void attention_tiles(const Attention& at, QueryBlock block, int64_t kv
   for (int64_t tile = first; tile < last; tile++) {
     const int64_t key = tile * kTileKeys, keys = min64(kTileKeys, keys_total - key);
     const int64_t columns = at.columns(s, end, key, keys);
-    const float* k = at.key_tile(at.args.k, s, tile, kv_head);
-    const float* v = at.key_tile(at.args.v, s, tile, kv_head);
-    if (at.paged && count <= kFewQueries) {
-      fetch_rows(v, at.kv_stride(), keys, at.d);
+    const TileOperands operands = at.paged ? cached_tile(at, s, tile, keys, kv_head, few, w) : laid(at, {(int32_t)s, (int32_t)tile}, kv_head);
+    if (few) {
       for (int64_t r = 0; r < count; r++)
-        row_products(w.q + r * at.ld, at.ld, k, at.kv_stride(), min64(keys, columns), at.d, w.s + r * kTileKeys);
-      at.cap(count, columns, w.s);
+        row_products(w.q + r * at.ld, at.ld, operands.keys, at.kv_stride(), min64(keys, columns), at.d, w.s + r * kTileKeys);
+      at.scale_and_cap(count, columns, w.s);
       if (tile + 1 < last) fetch_rows(at.key_tile(at.args.k, s, tile + 1, kv_head), at.kv_stride(), kTileKeys, at.d);
     } else {
-      transpose(k, at.kv_stride(), keys, at.d, w.kt, kTileKeys, kTileKeys);
-      at.scores(w.q, count, w.kt, columns, w.s);
+      at.scores<Operands>(w.q, count, operands.keys, columns, w.s);
     }
-    for (int64_t r = 0; r < count; r++) {
-      int64_t from, to;
-      at.visible_columns(at.offset(s) + begin + r / at.group, key, keys, &from, &to);
-      mask_row(w.s + r * kTileKeys, columns, from, to, -__builtin_inff());
-      const float factor = online_softmax_row(w.s + r * kTileKeys, columns, sums.maximum + r, sums.total + r);
-      if (factor != 1.0f) scale_row(sums.out + r * at.ld, at.ld, factor);
-    }
-    int64_t ldv = at.kv_stride();
-    if (at.ld != at.d) {
-      for (int64_t j = 0; j < keys; j++) pack_row(v + j * ldv, at.d, w.v + j * at.ld, at.ld, VF::set(1.0f));
-      v = w.v;
-      ldv = at.ld;
-    }
-    tile_product(count, at.ld, min64(keys, columns), w.s, kTileKeys, 1, v, ldv, sums.out, at.ld, true);
+    at.each_row(block, key, keys, [&](int64_t, int64_t r, int64_t from, int64_t to) { mask_row(w.s + r * kTileKeys, columns, from, to, -__builtin_inff()); });
+    online_softmax<Operands>(count, columns, at.ld, w.s, sums);
+    tile_product<Operands::kPairs>(count, at.ld, Operands::steps(min64(keys, columns)), w.s, kTileKeys, 1, operands.values, operands.ld, sums.out, at.ld, true);
   }
 }
 
@@ -129,24 +165,25 @@ LR_INLINE AttentionSums sums_of_part(const Attention& at, const AttentionSums& s
   return sums_from(at, shared, (task.slot * at.kv_heads + kv_head * task.parts + part) * kFewQueries);
 }
 
-lr_error attention(lr_queue* queue, const lr_attention_args* args) {
-  const Attention at(*args);
-  Check check("attention");
-  check_attention(check, *args);
-  if (check.failed) return check.error;
+template <typename Operands> LR_INLINE lr_error attention_with(lr_queue* queue, const Attention& at, Check& check) {
   Scratch scratch(queue);
-  const int64_t threads = queue->threads, max_parts = at.paged ? at.sequences * ceil_div(args->block_table.shape[1], kPartTiles) : 0;
+  const int64_t threads = queue->threads, max_parts = at.paged ? at.sequences * ceil_div(at.args.block_table.shape[1], kPartTiles) : 0;
   QueryBlock* blocks = scratch.take<QueryBlock>(at.max_blocks());
+  KeyTile* tiles = scratch.take<KeyTile>(at.paged ? 0 : at.max_tiles());
   AttentionTask* tasks = scratch.take<AttentionTask>(at.max_blocks() + max_parts);
-  const int64_t q_size = at.rows * at.ld, s_size = at.rows * kTileKeys, kt_size = at.ld * kTileKeys;
+  const int64_t q_size = at.rows * at.ld, s_size = at.rows * kTileKeys, tile_size = at.paged ? at.ld * kTileKeys : 0;
   float *q = scratch.take<float>(threads * q_size), *s = scratch.take<float>(threads * s_size);
-  float *kt = scratch.take<float>(threads * kt_size), *v = scratch.take<float>(at.ld != at.d ? threads * kt_size : 0);
+  float *keys = scratch.take<float>(threads * tile_size), *values = scratch.take<float>(threads * tile_size);
   const auto take_sums = [&](int64_t rows) -> AttentionSums { return {scratch.take<float>(rows * at.ld), scratch.take<float>(rows), scratch.take<float>(rows)}; };
   const AttentionSums whole = take_sums(threads * at.rows), shared = take_sums(max_parts * at.kv_heads * kFewQueries);
+  LaidKeys<Operands> laid(at);
+  laid.data = scratch.take<float>(laid.size(at));
   if (scratch.sizing()) return success();
   at.check_indices(check);
   if (check.failed) return check.error;
 
+  if (!at.paged)
+    parallel_for(queue, at.list_tiles(tiles) * at.kv_heads, [&](int64_t i, int32_t) { laid.lay(at, tiles[i / at.kv_heads], i % at.kv_heads); });
   const int64_t block_count = at.list_blocks(blocks);
   int64_t count = 0, slots = 0;
   for (int64_t b = 0; b < block_count; b++) {
@@ -155,9 +192,9 @@ lr_error attention(lr_queue* queue, const lr_attention_args* args) {
     if (parts > 1) slots += parts;
   }
   parallel_for(queue, count * at.kv_heads, [&](int64_t i, int32_t thread) {
-    const AttentionTask& task = tasks[i / at.kv_heads];
+    const AttentionTask& task = tasks[count - 1 - i / at.kv_heads]; /* the last queries see most keys: they come first */
     const int64_t kv_head = i % at.kv_heads;
-    const AttentionScratch w = {q + thread * q_size, s + thread * s_size, kt + thread * kt_size, at.ld != at.d ? v + thread * kt_size : nullptr};
+    const AttentionScratch w = {q + thread * q_size, s + thread * s_size, keys + thread * tile_size, values + thread * tile_size};
     const AttentionSums sums = task.parts == 1 ? sums_from(at, whole, thread * at.rows) : sums_of_part(at, shared, task, kv_head, task.part);
     int64_t first, last;
     at.visible_tiles(task.block.sequence, task.block.begin, at.block_end(task.block), &first, &last);
@@ -165,7 +202,7 @@ lr_error attention(lr_queue* queue, const lr_attention_args* args) {
       first += task.part * kPartTiles;
       last = min64(last, first + kPartTiles);
     }
-    attention_tiles(at, task.block, kv_head, first, last, w, sums);
+    attention_tiles(at, task.block, kv_head, first, last, laid, w, sums);
     if (task.parts == 1) attention_write(at, task.block, kv_head, sums, 1);
   });
   if (slots == 0) return success();
@@ -175,6 +212,14 @@ lr_error attention(lr_queue* queue, const lr_attention_args* args) {
     if (task.parts > 1 && task.part == 0) attention_write(at, task.block, kv_head, sums_of_part(at, shared, task, kv_head, 0), task.parts);
   });
   return success();
+}
+
+lr_error attention(lr_queue* queue, const lr_attention_args* args) {
+  const Attention at(*args);
+  Check check("attention");
+  check_attention(check, *args);
+  if (check.failed) return check.error;
+  return with_operands(at.paged ? LR_MATH_F32 : args->math, [&](auto operands) { return attention_with<decltype(operands)>(queue, at, check); });
 }
 
 }}  // namespace LR_ISA

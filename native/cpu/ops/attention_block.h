@@ -5,20 +5,19 @@
  * sequence's first key, which is also one block of the paged cache. Inside a tile keys are the columns. */
 #ifndef LOWRANK_CPU_OPS_ATTENTION_BLOCK_H
 #define LOWRANK_CPU_OPS_ATTENTION_BLOCK_H
-#include "../../abi/attention.h"
-#include "../simd/math.h"
+#include "attention_operands.h"
 #include "common.h"
 #include "paged.h"
-#include "ranges.h"
-#include "tile.h"
 
 namespace LR_ISA { namespace {
 
-constexpr int64_t kTileKeys = kPageSize;
 constexpr float kLowest = -3.0e38f;
 
 struct QueryBlock {
   int32_t sequence, begin; /* first query, counted from the sequence's first */
+};
+struct KeyTile {
+  int32_t sequence, tile;
 };
 
 struct Attention {
@@ -66,6 +65,17 @@ struct Attention {
       for (int64_t begin = 0; begin < query_count(s); begin += block_q) blocks[count++] = {(int32_t)s, (int32_t)begin};
     return count;
   }
+  /* The same of the tiles of packed keys. */
+  int64_t max_tiles() const { return ceil_div(args.k.shape[0], kTileKeys) + sequences; }
+  int64_t list_tiles(KeyTile* tiles) const {
+    int64_t count = 0;
+    for (int64_t s = 0; s < sequences; s++)
+      for (int64_t tile = 0; tile * kTileKeys < key_count(s); tile++) tiles[count++] = {(int32_t)s, (int32_t)tile};
+    return count;
+  }
+  /* Numbers below max_blocks and max_tiles for what is laid out, of blocks and tiles that others need not come before. */
+  int64_t slot(QueryBlock block) const { return cu_q[block.sequence] / block_q + block.sequence + block.begin / block_q; }
+  int64_t slot(KeyTile tile) const { return cu_k[tile.sequence] / kTileKeys + tile.sequence + tile.tile; }
 
   void check_indices(Check& check) const {
     check_cu(check, "cu_q", args.cu_q, tokens);
@@ -85,23 +95,40 @@ struct Attention {
     *from = args.window > 0 ? min64(*to, max64(0, position - args.window + 1 - key)) : 0;
   }
 
+  /* body(query, row, from, to) for the rows of a block, with the columns of the tile from `key` that each sees. */
+  template <typename Body> LR_INLINE void each_row(QueryBlock block, int64_t key, int64_t keys, const Body& body) const {
+    int64_t r = 0;
+    for (int64_t query = block.begin; query < block_end(block); query++) {
+      int64_t from, to;
+      visible_columns(offset(block.sequence) + query, key, keys, &from, &to);
+      for (int64_t g = 0; g < group; g++, r++) body(query, r, from, to);
+    }
+  }
+
   /* Columns of the tile from `key` that any query before `end` sees, in whole vectors. */
   int64_t columns(int64_t s, int64_t end, int64_t key, int64_t keys) const { return round_up(max64(1, min64(keys, offset(s) + end - key)), kLanes); }
 
-  /* The block's rows of a [T, H, D] tensor, times `factor`, packed to [rows, ld]. */
-  void pack_rows(const lr_tensor& x, int64_t s, int64_t begin, int64_t kv_head, int64_t count, float factor, float* out) const {
-    for (int64_t r = 0; r < count; r++) pack_row((const float*)x.data + row_offset(s, begin, kv_head, r), d, out + r * ld, ld, VF::set(factor));
+  /* row(r): the vector of row r of a block in a [T, H, D] tensor. */
+  LR_INLINE auto block_rows(const lr_tensor& x, int64_t s, int64_t begin, int64_t kv_head) const {
+    return [this, s, begin, kv_head, data = (const float*)x.data](int64_t r) { return data + row_offset(s, begin, kv_head, r); };
   }
-  /* Scores of the block's rows (already scaled) with `columns` of a transposed tile of keys, through the softcap. */
-  void scores(const float* q, int64_t count, const float* kt, int64_t columns, float* s) const {
-    tile_product(count, columns, d, q, ld, 1, kt, kTileKeys, s, kTileKeys, false);
-    cap(count, columns, s);
+  /* row(j): the vector of key j of a tile. */
+  LR_INLINE auto tile_rows(const lr_tensor& kv, int64_t s, int64_t tile, int64_t kv_head) const {
+    return [first = key_tile(kv, s, tile, kv_head), stride = kv_stride()](int64_t j) { return first + j * stride; };
   }
-  void cap(int64_t count, int64_t columns, float* s) const {
-    if (!(args.softcap > 0)) return;
-    const VF cap = VF::set(args.softcap), inverse = VF::set(1.0f / args.softcap);
+  /* Scores of a block's rows with `columns` of a tile of keys: the only way to them, as the gradient takes exp(score - lse). */
+  template <typename Operands> void scores(const float* q, int64_t count, const float* keys, int64_t columns, float* s) const {
+    tile_product<Operands::kPairs>(count, columns, Operands::steps(d), q, Operands::width(d), 1, keys, kTileKeys, s, kTileKeys, false);
+    scale_and_cap(count, columns, s);
+  }
+  void scale_and_cap(int64_t count, int64_t columns, float* s) const {
+    const bool capped = args.softcap > 0;
+    const VF scale = VF::set(args.scale), cap = VF::set(args.softcap), inverse = VF::set(capped ? 1.0f / args.softcap : 0.0f);
     for (int64_t r = 0; r < count; r++)
-      for (float* at = s + r * kTileKeys; at < s + r * kTileKeys + columns; at += kLanes) (cap * tanh(VF::load(at) * inverse)).store(at);
+      for (float* at = s + r * kTileKeys; at < s + r * kTileKeys + columns; at += kLanes) {
+        const VF score = VF::load(at) * scale;
+        (capped ? cap * tanh(score * inverse) : score).store(at);
+      }
   }
 };
 

@@ -1,5 +1,6 @@
-/* Small dense products in cache, for attention: C [m, n] (+)= A [m, k] B [k, n] in float32. n is a multiple of kLanes and rows of B and C
- * are padded to it, so there are no masks; A's element (i, p) lies at a[i * row + p * column], so A may be transposed. */
+/* Small dense products in cache, for attention: C [m, n] (+)= A [m, k] B [k, n]. n is a multiple of kLanes and rows of B and C are padded to it, so
+ * there are no masks; A's element (i, p) lies at a[i * row + p * column], so A may be transposed. With Pairs an element of A and B is two steps of the
+ * reduction, in bf16, and k counts such words. */
 #ifndef LOWRANK_CPU_OPS_TILE_H
 #define LOWRANK_CPU_OPS_TILE_H
 #include "common.h"
@@ -10,7 +11,7 @@ namespace LR_ISA { namespace {
 constexpr int kTileRows = 6;
 constexpr int kTileVectors = kLanes == 16 ? 4 : 2;
 
-template <int Rows, int Vectors>
+template <bool Pairs, int Rows, int Vectors>
 LR_INLINE void tile_kernel(int64_t k, const float* a, int64_t row, int64_t column, const float* b, int64_t ldb, float* c, int64_t ldc,
                            bool accumulate) {
   VF sums[Rows][Vectors];
@@ -24,9 +25,9 @@ LR_INLINE void tile_kernel(int64_t k, const float* a, int64_t row, int64_t colum
     for (int v = 0; v < Vectors; v++) loaded[v] = VF::load(b + p * ldb + v * kLanes);
 #pragma GCC unroll 8
     for (int i = 0; i < Rows; i++) {
-      const VF factor = VF::set(a[i * row + p * column]);
+      const VF factor = from_bits(VI::set((int32_t)f32_bits(a[i * row + p * column])));
 #pragma GCC unroll 8
-      for (int v = 0; v < Vectors; v++) sums[i][v] = fma(factor, loaded[v], sums[i][v]);
+      for (int v = 0; v < Vectors; v++) sums[i][v] = Pairs ? dot_pairs(sums[i][v], factor, loaded[v]) : fma(factor, loaded[v], sums[i][v]);
     }
   }
 #pragma GCC unroll 8
@@ -35,42 +36,45 @@ LR_INLINE void tile_kernel(int64_t k, const float* a, int64_t row, int64_t colum
     for (int v = 0; v < Vectors; v++) sums[i][v].store(c + i * ldc + v * kLanes);
 }
 
-template <int Vectors>
+template <bool Pairs, int Vectors>
 void tile_column(int64_t m, int64_t k, const float* a, int64_t row, int64_t column, const float* b, int64_t ldb, float* c, int64_t ldc,
                  bool accumulate) {
   int64_t i = 0;
-  for (; i + kTileRows <= m; i += kTileRows) tile_kernel<kTileRows, Vectors>(k, a + i * row, row, column, b, ldb, c + i * ldc, ldc, accumulate);
+  for (; i + kTileRows <= m; i += kTileRows) tile_kernel<Pairs, kTileRows, Vectors>(k, a + i * row, row, column, b, ldb, c + i * ldc, ldc, accumulate);
   a += i * row;
   c += i * ldc;
   switch (m - i) {
-    case 5: tile_kernel<5, Vectors>(k, a, row, column, b, ldb, c, ldc, accumulate); break;
-    case 4: tile_kernel<4, Vectors>(k, a, row, column, b, ldb, c, ldc, accumulate); break;
-    case 3: tile_kernel<3, Vectors>(k, a, row, column, b, ldb, c, ldc, accumulate); break;
-    case 2: tile_kernel<2, Vectors>(k, a, row, column, b, ldb, c, ldc, accumulate); break;
-    case 1: tile_kernel<1, Vectors>(k, a, row, column, b, ldb, c, ldc, accumulate); break;
+    case 5: tile_kernel<Pairs, 5, Vectors>(k, a, row, column, b, ldb, c, ldc, accumulate); break;
+    case 4: tile_kernel<Pairs, 4, Vectors>(k, a, row, column, b, ldb, c, ldc, accumulate); break;
+    case 3: tile_kernel<Pairs, 3, Vectors>(k, a, row, column, b, ldb, c, ldc, accumulate); break;
+    case 2: tile_kernel<Pairs, 2, Vectors>(k, a, row, column, b, ldb, c, ldc, accumulate); break;
+    case 1: tile_kernel<Pairs, 1, Vectors>(k, a, row, column, b, ldb, c, ldc, accumulate); break;
   }
 }
 
+template <bool Pairs>
 LR_INLINE void tile_product(int64_t m, int64_t n, int64_t k, const float* a, int64_t row, int64_t column, const float* b, int64_t ldb, float* c,
                             int64_t ldc, bool accumulate) {
   int64_t j = 0;
   for (; j + kTileVectors * kLanes <= n; j += kTileVectors * kLanes)
-    tile_column<kTileVectors>(m, k, a, row, column, b + j, ldb, c + j, ldc, accumulate);
+    tile_column<Pairs, kTileVectors>(m, k, a, row, column, b + j, ldb, c + j, ldc, accumulate);
   if (kTileVectors > 2 && j + 2 * kLanes <= n) {
-    tile_column<2>(m, k, a, row, column, b + j, ldb, c + j, ldc, accumulate);
+    tile_column<Pairs, 2>(m, k, a, row, column, b + j, ldb, c + j, ldc, accumulate);
     j += 2 * kLanes;
   }
-  for (; j < n; j += kLanes) tile_column<1>(m, k, a, row, column, b + j, ldb, c + j, ldc, accumulate);
+  for (; j < n; j += kLanes) tile_column<Pairs, 1>(m, k, a, row, column, b + j, ldb, c + j, ldc, accumulate);
 }
 
-/* Lane j: the sum of the lanes of vector j. Neighbours are added until one of each vector is left. */
-LR_INLINE VF lane_sums(const VF (&sums)[kLanes]) {
+/* Lane j: what `of` makes of the lanes of vector j. Neighbours meet until one of each vector is left. */
+template <typename Of> LR_INLINE VF each_lanes(const VF (&vectors)[kLanes], const Of& of) {
   VF rows[kLanes];
-  for (int j = 0; j < kLanes; j++) rows[j] = sums[j];
+  for (int j = 0; j < kLanes; j++) rows[j] = vectors[j];
   for (int left = kLanes / 2; left > 0; left /= 2)
-    for (int j = 0; j < left; j++) rows[j] = evens(rows[2 * j], rows[2 * j + 1]) + odds(rows[2 * j], rows[2 * j + 1]);
+    for (int j = 0; j < left; j++) rows[j] = of(evens(rows[2 * j], rows[2 * j + 1]), odds(rows[2 * j], rows[2 * j + 1]));
   return rows[0];
 }
+LR_INLINE VF lane_sums(const VF (&vectors)[kLanes]) { return each_lanes(vectors, [](VF a, VF b) { return a + b; }); }
+LR_INLINE VF lane_maxima(const VF (&vectors)[kLanes]) { return each_lanes(vectors, [](VF a, VF b) { return max(a, b); }); }
 
 /* c[j] = a . row j of B [n, k], for a padded to `lda`; c is written up to whole vectors, behind n with what row n - 1 gives. */
 LR_INLINE void row_products(const float* a, int64_t lda, const float* b, int64_t ldb, int64_t n, int64_t k, float* c) {
@@ -113,11 +117,11 @@ LR_INLINE void transpose(const float* in, int64_t stride, int64_t count, int64_t
     }
 }
 
-/* out [count, ld] = in, rows padded with zeros to `ld`, a multiple of kLanes; values times `factor`. */
-LR_INLINE void pack_row(const float* in, int64_t width, float* out, int64_t ld, VF factor) {
+/* out [ld] = in [width], zero behind it; ld is a multiple of kLanes. */
+LR_INLINE void pack_row(const float* in, int64_t width, float* out, int64_t ld) {
   int64_t d = 0;
-  for (; d + kLanes <= width; d += kLanes) (VF::load(in + d) * factor).store(out + d);
-  if (d < ld) (load_n<VF>(in + d, width - d) * factor).store(out + d);
+  for (; d + kLanes <= width; d += kLanes) VF::load(in + d).store(out + d);
+  if (d < ld) load_n<VF>(in + d, width - d).store(out + d);
 }
 
 }}  // namespace LR_ISA

@@ -62,11 +62,13 @@ LR_INLINE VQ multiply_low(VQ a, VQ b) { return {(VQ::Native)_mm512_mul_epu32((__
 
 #ifdef LR_AVX512_BF16
 LR_INLINE VF dot_pairs(VF sum, VF a, VF b) { return {_mm512_dpbf16_ps(sum.v, (__m512bh)a.v, (__m512bh)b.v)}; }
-/* The values of a, then those of b, in bf16. */
-LR_INLINE VF narrowed(VF a, VF b) {
-  __m512i odd;
-  for (int i = 0; i < 32; i++) ((uint16_t*)&odd)[i] = (uint16_t)(2 * i + 1);
-  return {(__m512)_mm512_permutex2var_epi16(rounded_bf16_bits(a), odd, rounded_bf16_bits(b))};
+/* The values of a, then those of b, in bf16: operands of dot products, to which subnormals count as zero. */
+LR_INLINE VF narrowed(VF a, VF b) { return {(__m512)_mm512_cvtne2ps_pbh(b.v, a.v)}; }
+/* The same, each value of a before that of b. */
+LR_INLINE VF paired(VF a, VF b) {
+  __m512i order;
+  for (int i = 0; i < 32; i++) ((uint16_t*)&order)[i] = (uint16_t)(i / 2 + i % 2 * 16);
+  return {(__m512)_mm512_permutexvar_epi16(order, (__m512i)narrowed(a, b).v)};
 }
 #endif
 

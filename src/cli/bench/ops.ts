@@ -44,7 +44,7 @@ export async function* benchOps(options: OpsBenchOptions): AsyncGenerator<Record
     bf16_gflops: rounded(peaks.bf16Gflops),
     memory_gb_s: rounded(peaks.memoryGbS),
   };
-  for (const make of cases(bf16 ? [false, true] : [false], bf16 && device.info.separate)) {
+  for (const make of cases(bf16 ? [false, true] : [false])) {
     const modelled = gpu && modelledMs(make, gpu);
     const bench = make(device);
     try {
@@ -58,8 +58,7 @@ export async function* benchOps(options: OpsBenchOptions): AsyncGenerator<Record
   }
 }
 
-/** `attentionBf16`: whether the device multiplies bfloat16 in attention too. */
-function* cases(maths: readonly boolean[], attentionBf16: boolean): Generator<(device: Device) => OpCase> {
+function* cases(maths: readonly boolean[]): Generator<(device: Device) => OpCase> {
   for (const bf16 of maths) {
     for (const [n, k] of [...SMOLLM2, ...LLAMA3]) {
       yield (device) => linearCase(device, "nf4", [512, n, k], bf16);
@@ -69,10 +68,10 @@ function* cases(maths: readonly boolean[], attentionBf16: boolean): Generator<(d
     }
     for (const [n, k] of SMOLLM2) yield (device) => linearCase(device, "dense", [512, n, k], bf16);
     yield (device) => headCase(device, [256, 49_152, 576], bf16);
-  }
-  for (const shape of ATTENTION) {
-    yield (device) => attentionCase(device, shape, attentionBf16);
-    yield (device) => attentionGradCase(device, shape, attentionBf16);
+    for (const shape of ATTENTION) {
+      yield (device) => attentionCase(device, shape, bf16);
+      yield (device) => attentionGradCase(device, shape, bf16);
+    }
   }
   yield (device) => rmsNormCase(device, 4096, 2048);
   yield (device) => ropeCase(device, [4096, 32, 128]);

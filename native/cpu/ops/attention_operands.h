@@ -1,0 +1,103 @@
+/* Operands of attention's products as tile_product reads them: float32 values, or pairs of bf16, two steps of a reduction in a word, zero behind an
+ * odd last one. In bf16 q, k, v, dO, P and dS are rounded, as on CUDA; scores, maxima, sums and lse are float32.
+ *
+ * Of vectors of d values, one a row(r): `rows` makes a left operand of a reduction over d, rows of width(d) words; `stacked` a right operand of a
+ * reduction over the rows, steps(n) rows of `ld` words; `columns` a right operand of a reduction over d, steps(d) rows of kTileKeys words.
+ */
+#ifndef LOWRANK_CPU_OPS_ATTENTION_OPERANDS_H
+#define LOWRANK_CPU_OPS_ATTENTION_OPERANDS_H
+#include "../../abi/attention.h"
+#include "../simd/math.h"
+#include "ranges.h"
+#include "tile.h"
+
+namespace LR_ISA { namespace {
+
+constexpr int64_t kTileKeys = kPageSize;
+
+/* Pᵀ and dSᵀ as left operands of reductions over queries: element (key, step) at [key + step * stride]. */
+struct TransposedScores {
+  const float *p, *ds;
+  int64_t stride;
+};
+
+struct Float32Operands {
+  static constexpr bool kPairs = false;
+  static LR_INLINE int64_t steps(int64_t n) { return n; }
+  static LR_INLINE int64_t width(int64_t d) { return round_up(d, kLanes); }
+  template <typename Row> static LR_INLINE void rows(int64_t n, int64_t d, const Row& row, float* out) {
+    for (int64_t r = 0; r < n; r++) pack_row(row(r), d, out + r * width(d), width(d));
+  }
+  template <typename Row> static LR_INLINE void stacked(int64_t n, int64_t d, const Row& row, float* out) { rows(n, d, row, out); }
+  static LR_INLINE void columns(const float* x, int64_t stride, int64_t n, int64_t d, float* out) { transpose(x, stride, n, d, out, kTileKeys, kTileKeys); }
+  /* Rows of scores become a left operand of a reduction over keys, in place. */
+  static LR_INLINE void narrow_row(float*, int64_t) {}
+  /* P and dS become all the operands of the gradient: dS a left one of a reduction over keys, in place, and what is returned. */
+  static LR_INLINE TransposedScores both_ways(int64_t, int64_t, float* p, float* ds) { return {p, ds, kTileKeys}; }
+};
+
+/* With AMX too, vdpbf16ps has half the rate of float32's products on the processors that have it. */
+#if defined(LR_AVX512_BF16) && !defined(LR_AMX)
+struct PairOperands {
+  static constexpr bool kPairs = true;
+  static LR_INLINE int64_t steps(int64_t n) { return ceil_div(n, 2); }
+  static LR_INLINE int64_t width(int64_t d) { return round_up(d, 2 * kLanes) / 2; }
+  /* Values [i, i + 2 kLanes) of d. */
+  static LR_INLINE VF narrowed_from(const float* x, int64_t i, int64_t d) {
+    const int64_t left = d - i;
+    if (left >= 2 * kLanes) return narrowed(VF::load(x + i), VF::load(x + i + kLanes));
+    return narrowed(load_n<VF>(x + i, min64(kLanes, left)), load_n<VF>(x + i + kLanes, max64(0, left - kLanes)));
+  }
+  template <typename Row> static LR_INLINE void rows(int64_t n, int64_t d, const Row& row, float* out) {
+    for (int64_t r = 0; r < n; r++)
+      for (int64_t i = 0; i < d; i += 2 * kLanes) narrowed_from(row(r), i, d).store(out + r * width(d) + i / 2);
+  }
+  template <typename Row> static LR_INLINE void stacked(int64_t n, int64_t d, const Row& row, float* out) {
+    const int64_t ld = round_up(d, kLanes);
+    for (int64_t r = 0; r < n; r += 2) {
+      const float *even = row(r), *odd = r + 1 < n ? row(r + 1) : nullptr;
+      for_vectors(0, d, [&](int64_t i, int64_t lanes) {
+        paired(load_lanes(even + i, lanes), odd ? load_lanes(odd + i, lanes) : VF::zero()).store(out + r / 2 * ld + i);
+      });
+    }
+  }
+  static LR_INLINE void columns(const float* x, int64_t stride, int64_t n, int64_t d, float* out) {
+    for (int64_t j = 0; j < kTileKeys; j += kLanes)
+      for (int64_t i = 0; i < d; i += 2 * kLanes) {
+        VF words[kLanes];
+        for (int r = 0; r < kLanes; r++) words[r] = j + r < n ? narrowed_from(x + (j + r) * stride, i, d) : VF::zero();
+        transpose(words);
+        const int64_t count = min64(kLanes, steps(d - i));
+        for (int64_t p = 0; p < count; p++) words[p].store(out + (i / 2 + p) * kTileKeys + j);
+      }
+  }
+  static LR_INLINE void narrow_row(float* s, int64_t columns) {
+    for (int64_t j = 0; j < columns; j += 2 * kLanes) narrowed_from(s, j, columns).store(s + j / 2);
+  }
+  /* Rows 2 i and 2 i + 1 of P make words in row 2 i of p, those of dS in row 2 i + 1 of it, which is there even where n is odd. */
+  static LR_INLINE TransposedScores both_ways(int64_t n, int64_t columns, float* p, float* ds) {
+    for (int64_t r = 0; r < n; r += 2) {
+      float *p0 = p + r * kTileKeys, *p1 = p0 + kTileKeys, *ds0 = ds + r * kTileKeys, *ds1 = ds0 + kTileKeys;
+      const bool odd = r + 1 < n;
+      for (int64_t j = 0; j < columns; j += kLanes) {
+        paired(VF::load(p0 + j), odd ? VF::load(p1 + j) : VF::zero()).store(p0 + j);
+        paired(VF::load(ds0 + j), odd ? VF::load(ds1 + j) : VF::zero()).store(p1 + j);
+      }
+      narrow_row(ds0, columns);
+      if (odd) narrow_row(ds1, columns);
+    }
+    return {p, p + kTileKeys, 2 * kTileKeys};
+  }
+};
+#endif
+
+/* body(operands) with those that the call asks for. */
+template <typename Body> LR_INLINE auto with_operands(int32_t math, const Body& body) {
+#if defined(LR_AVX512_BF16) && !defined(LR_AMX)
+  if (math == LR_MATH_BF16) return body(PairOperands());
+#endif
+  return body(Float32Operands());
+}
+
+}}  // namespace LR_ISA
+#endif
