@@ -5,12 +5,16 @@
 #include <pthread.h>
 #include <sched.h>
 #include <sys/stat.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#endif
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <mutex>
 #include <thread>
 
 namespace lr {
@@ -122,6 +126,49 @@ void name_thread(const char* name) {
   pthread_setname_np(pthread_self(), name);
 #else
   (void)name;
+#endif
+}
+
+int64_t thread_id() {
+#if defined(__linux__)
+  static thread_local const int64_t id = syscall(SYS_gettid);
+  return id;
+#else
+  return 0;
+#endif
+}
+
+int current_core() {
+#if defined(__linux__)
+  return sched_getcpu();
+#else
+  return -1;
+#endif
+}
+
+int next_core(int core) {
+#if defined(__linux__)
+  cpu_set_t set;
+  if (core >= 0 && sched_getaffinity(0, sizeof set, &set) == 0)
+    for (int next = (core + 1) % CPU_SETSIZE; next != core; next = (next + 1) % CPU_SETSIZE)
+      if (CPU_ISSET(next, &set)) return next;
+#endif
+  return core;
+}
+
+void move_thread(int64_t thread, int core) {
+#if defined(__linux__)
+  // Of two at once on one thread, one would take the other's single core for the mask to give back.
+  static std::mutex alone;
+  const std::lock_guard<std::mutex> lock(alone);
+  const pid_t id = static_cast<pid_t>(thread);
+  cpu_set_t before, only;
+  if (core < 0 || core >= CPU_SETSIZE || sched_getaffinity(id, sizeof before, &before) != 0 || !CPU_ISSET(core, &before)) return;
+  CPU_ZERO(&only);
+  CPU_SET(core, &only);
+  if (sched_setaffinity(id, sizeof only, &only) == 0) sched_setaffinity(id, sizeof before, &before);
+#else
+  (void)thread, (void)core;
 #endif
 }
 

@@ -24,6 +24,18 @@ void* load_symbol(const char* path, const char* symbol, std::string* failure);
 
 void name_thread(const char* name);
 
+// The calling thread, for move_thread().
+int64_t thread_id();
+
+// The core that the caller runs on. -1: unknown.
+int current_core();
+
+// The next core, in a circle, that the calling thread may use; `core` itself where there is no other.
+int next_core(int core);
+
+// Moves a thread of this process to a core that it may use; afterwards it may use the same ones as before. Does nothing where it cannot.
+void move_thread(int64_t thread, int core);
+
 // One pause of a spinning loop.
 inline void cpu_relax() {
 #if defined(__x86_64__)

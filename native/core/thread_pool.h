@@ -2,11 +2,14 @@
 #ifndef LOWRANK_CORE_THREAD_POOL_H
 #define LOWRANK_CORE_THREAD_POOL_H
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
 #include <thread>
 #include <vector>
+
+#include "places.h"
 
 namespace lr {
 
@@ -23,13 +26,24 @@ class ThreadPool {
   void run(int64_t tasks, Body body, void* ctx);
 
  private:
+  using Clock = std::chrono::steady_clock;
+  // What a thread did of a job.
+  struct Share {
+    Clock::time_point begun;
+    int64_t tasks = 0;
+  };
+
   void worker(int32_t thread);
   void stop();
-  void take(uint32_t generation, int32_t thread);
+  Share take(uint32_t generation, int32_t thread);
+  // Sleeps until `over`, which `wake` announces under the mutex.
+  template <class Over>
+  void sleep(std::condition_variable& wake, const Share& share, Over over);
 
   static constexpr uint64_t kClosed = 0xffffffffu;
 
   const int threads_;
+  Places places_;
   // High half: generation of the job. Low half: its next task, kClosed between jobs.
   alignas(64) std::atomic<uint64_t> ticket_{kClosed};
   alignas(64) std::atomic<int64_t> done_{0};
