@@ -111,17 +111,15 @@ LR_INLINE int64_t attention_grad_parts(const Attention& at) {
   return max64(1, min64(min64(wanted, tiles), room));
 }
 
-LR_INLINE void attention_delta(lr_queue* queue, const Attention& at, float* delta) {
-  const float *out = (const float*)at.args.out.data, *dout = (const float*)at.args.dout.data;
-  parallel_ranges(queue, at.tokens * at.heads, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; r++) {
-      VF sums = VF::zero();
-      for_vectors(0, at.d, [&](int64_t i, int64_t lanes) {
-        sums = fma(load_lanes(out + r * at.d + i, lanes), load_lanes(dout + r * at.d + i, lanes), sums);
-      });
-      delta[r] = sum(sums);
-    }
-  }, max64(1, kRange / at.d));
+/* out · dO of the rows of a block. */
+LR_INLINE void attention_delta(const Attention& at, QueryBlock block, int64_t kv_head, float* delta) {
+  for (int64_t r = 0; r < (at.block_end(block) - block.begin) * at.group; r++) {
+    const int64_t from = at.row_offset(block.sequence, block.begin, kv_head, r);
+    const float *out = (const float*)at.args.out.data + from, *dout = (const float*)at.args.dout.data + from;
+    VF sums = VF::zero();
+    for_vectors(0, at.d, [&](int64_t i, int64_t lanes) { sums = fma(load_lanes(out + i, lanes), load_lanes(dout + i, lanes), sums); });
+    delta[from / at.d] = sum(sums);
+  }
 }
 
 template <typename Operands> LR_INLINE lr_error attention_grad_with(lr_queue* queue, const Attention& at, Check& check) {
@@ -138,9 +136,11 @@ template <typename Operands> LR_INLINE lr_error attention_grad_with(lr_queue* qu
   if (scratch.sizing()) return success();
   at.check_indices(check);
   if (check.failed) return check.error;
-  attention_delta(queue, at, delta);
   const int64_t block_count = at.list_blocks(blocks);
-  parallel_for(queue, block_count * at.kv_heads, [&](int64_t i, int32_t) { laid.lay(at, blocks[i / at.kv_heads], i % at.kv_heads); });
+  parallel_for(queue, block_count * at.kv_heads, [&](int64_t i, int32_t) {
+    laid.lay(at, blocks[i / at.kv_heads], i % at.kv_heads);
+    attention_delta(at, blocks[i / at.kv_heads], i % at.kv_heads, delta);
+  });
   parallel_for(queue, parts * at.sequences * at.kv_heads, [&](int64_t task, int32_t thread) {
     const int64_t kv_head = task % at.kv_heads, s = task / at.kv_heads % at.sequences, part = task / at.kv_heads / at.sequences; /* the longest come first */
     float *scores = all + thread * thread_size, *ds = scores + s_size, *tiles = ds + s_size;
