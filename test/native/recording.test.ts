@@ -147,6 +147,7 @@ describe("a recording", () => {
     const y = upload([1]);
     const recording = addon.record(cpu, () => kernels.fill(cpu, y, 3));
     writeFileSync(file, new Uint8Array(Float32Array.of(8).buffer));
+    kernels.multiplyAdds(cpu, y, 0, 100); // the file waits for it
     const filled = addon.readFile(y, 0, file, 0, 4);
     expect(thrown(() => addon.replay(recording))).toMatchObject({ code: "INVALID", op: "replay" });
     await filled;
