@@ -4,11 +4,11 @@
  *   PlaneTable   AVX2, products of f32: the four bytes of a value are looked up each in a table of 16 and interleaved; the block's sum is scaled
  *   ScaledTable  else: a byte a lane, two lookups in the block's 16 values, already scaled and rounded
  *
- * The decode limit, in vector instructions on a block of 64 weights and one row of x: PairTable 4 for the table and 6 for the span,
+ * The decode limit, in vector instructions on a block of 64 weights and one row of x: PairTable 2 for the table and 6 for the span,
  * ScaledTable on AVX-512 2 (10 where it rounds) and 12, PlaneTable 2 and 35, of which 24 are shuffles. A processor that starts two of them a
- * clock decodes 13, 9 and 3.5 weights a clock and core, or 6.6, 4.7 and 1.8 GB/s a GHz of 0.516 bytes each; one that starts four up to twice
+ * clock decodes 16, 9 and 3.5 weights a clock and core, or 8.3, 4.7 and 1.8 GB/s a GHz of 0.516 bytes each; one that starts four up to twice
  * that. A core reads 6 to 11 bytes a clock: pairs wait for memory as much as for their instructions, byte planes for shuffles.
- * The whole op, on one core of a Zen 5 at 3.7 GHz: 9.5, 7 and 4.3 weights a clock.
+ * The whole op, on one core of a Zen 5 at 3.7 GHz: 9.5 (with 4 for a table), 7 and 4.3 weights a clock; PairTable on a Zen 4, which starts one, 8.6.
  */
 #ifndef LOWRANK_CPU_OPS_SPANS_H
 #define LOWRANK_CPU_OPS_SPANS_H
