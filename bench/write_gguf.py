@@ -1,7 +1,7 @@
-"""Writes a Llama checkpoint in 16 bits as a GGUF for llama.cpp, to be measured beside us: `python bench/write_gguf.py MODEL OUT.gguf [Q4_0|Q4_1]`.
+"""Writes a Llama checkpoint in 16 bits as a GGUF for llama.cpp, to be measured beside us: `python bench/write_gguf.py MODEL OUT.gguf [Q4_0|Q4_1] [Q8_0|BF16]`.
 
-Linears in 4 bits, the embedding (which is the head of a tied model) in Q8_0, norms in float32, as llama-quantize leaves them where
-rows are no multiple of 256. Needs gguf and numpy (`lowrank merge` writes a 16-bit folder of a 4-bit model).
+Linears in 4 bits, the embedding (which is the head of a tied model) in Q8_0, as llama-quantize leaves it where rows are no multiple of 256,
+or in BF16, the precision that a bitsandbytes checkpoint leaves it in; norms in float32. Needs gguf and numpy (`lowrank merge` writes a 16-bit folder of a 4-bit model).
 """
 import json
 import struct
@@ -10,7 +10,7 @@ import sys
 import gguf
 import numpy as np
 
-folder, out, kind = sys.argv[1], sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else "Q4_0"
+folder, out, kind, head, *_ = [*sys.argv[1:], *["Q4_0", "Q8_0"][len(sys.argv) - 3 :]]
 config = json.load(open(f"{folder}/config.json"))
 if config["model_type"] != "llama":
     sys.exit(f"{folder} is a {config['model_type']}, not a llama")
@@ -86,7 +86,7 @@ for name, weight in tensors():
         weight = interleaved(weight, heads)
     if name.endswith("k_proj.weight"):
         weight = interleaved(weight, kv_heads)
-    at = getattr(gguf.GGMLQuantizationType, "F32" if weight.ndim == 1 else "Q8_0" if name in names and "layers" not in name else kind)
+    at = getattr(gguf.GGMLQuantizationType, "F32" if weight.ndim == 1 else head if name in names and "layers" not in name else kind)
     writer.add_tensor(names[name], weight if weight.ndim == 1 else gguf.quantize(weight, at), raw_dtype=at)
 writer.write_header_to_file()
 writer.write_kv_data_to_file()

@@ -124,7 +124,10 @@ export class World {
   }
 
   recording(): RecordingHandle {
-    return this.recordings.length > 0 && this.chance(0.9) ? this.of(this.recordings) : this.of(this.wrong);
+    if (this.chance(0.1)) return this.of(this.wrong);
+    const { addon, d } = this;
+    if (this.recordings.length === 0) this.keepRecording(addon.record(d, () => addon.kernels.fill(d, this.f32(2), 1)));
+    return this.of(this.recordings);
   }
   keepRecording(handle: RecordingHandle): void {
     this.recordings.push(handle);

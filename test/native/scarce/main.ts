@@ -75,6 +75,7 @@ for (const [name, recipe] of [...Object.entries(KERNELS), ...Object.entries(OTHE
           const result = exports[name]!(...args);
           if (/^(alloc|allocHost|view)$/.test(name)) addon.free(result as number);
           if (/^weight/.test(name)) addon.freeWeight(result as number);
+          if (name === "record") addon.freeRecording(result as number);
           return result;
         },
         end: () => w.dispose(),
