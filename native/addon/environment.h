@@ -104,6 +104,18 @@ napi_value guarded(napi_env env, napi_callback_info info, const char* op, Body b
 
 void define(napi_env env, napi_value object, const char* name, napi_callback callback);
 
+// Defines the function that frees the handles of a table.
+template <class Entry, HandleTable<Entry> Environment::*Table>
+void define_free(napi_env env, napi_value exports) {
+  define(env, exports, Entry::kFree, [](napi_env env, napi_callback_info info) {
+    return guarded(env, info, Entry::kFree, [](Call& call) {
+      call.arity(1);
+      (call.environment.*Table).remove(call.number(0), call.op);
+      return call.undefined();
+    });
+  });
+}
+
 void define_kernels(napi_env env, napi_value exports);
 void define_tensors(napi_env env, napi_value exports);
 void define_weights(napi_env env, napi_value exports);

@@ -14,6 +14,7 @@ namespace lr {
 struct TensorEntry {
   static constexpr uint64_t kTag = 0;
   static constexpr const char* kName = "tensor";
+  static constexpr const char* kFree = "free";
   Device* device;
   Storage* storage;
   size_t offset, bytes;
@@ -24,6 +25,7 @@ struct TensorEntry {
 struct WeightEntry {
   static constexpr uint64_t kTag = 1;
   static constexpr const char* kName = "weight";
+  static constexpr const char* kFree = "freeWeight";
   Device* device;
   Storage* storages[6];  // of data, code and statistics; NULL where absent
   lr_weight weight;
@@ -36,6 +38,7 @@ struct WeightEntry {
 struct RecordingEntry {
   static constexpr uint64_t kTag = 2;
   static constexpr const char* kName = "recording";
+  static constexpr const char* kFree = "freeRecording";
   Device* device;
   std::shared_ptr<Recorder> content;
   void drop() { content.reset(); }

@@ -30,20 +30,12 @@ napi_value replay(napi_env env, napi_callback_info info) {
   });
 }
 
-napi_value free_recording(napi_env env, napi_callback_info info) {
-  return guarded(env, info, "freeRecording", [](Call& call) {
-    call.arity(1);
-    call.environment.recordings.remove(call.number(0), call.op);
-    return call.undefined();
-  });
-}
-
 }  // namespace
 
 void define_recordings(napi_env env, napi_value exports) {
   define(env, exports, "record", record);
   define(env, exports, "replay", replay);
-  define(env, exports, "freeRecording", free_recording);
+  define_free<RecordingEntry, &Environment::recordings>(env, exports);
 }
 
 }  // namespace lr

@@ -68,21 +68,13 @@ napi_value view(napi_env env, napi_callback_info info) {
   });
 }
 
-napi_value release(napi_env env, napi_callback_info info) {
-  return guarded(env, info, "free", [](Call& call) {
-    call.arity(1);
-    call.environment.tensors.remove(call.number(0), call.op);
-    return call.undefined();
-  });
-}
-
 }  // namespace
 
 void define_tensors(napi_env env, napi_value exports) {
   define(env, exports, "alloc", alloc);
   define(env, exports, "allocHost", alloc_host);
   define(env, exports, "view", view);
-  define(env, exports, "free", release);
+  define_free<TensorEntry, &Environment::tensors>(env, exports);
 }
 
 }  // namespace lr

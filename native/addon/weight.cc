@@ -88,20 +88,12 @@ napi_value weight_4bit(napi_env env, napi_callback_info info) {
   });
 }
 
-napi_value free_weight(napi_env env, napi_callback_info info) {
-  return guarded(env, info, "freeWeight", [](Call& call) {
-    call.arity(1);
-    call.environment.weights.remove(call.number(0), call.op);
-    return call.undefined();
-  });
-}
-
 }  // namespace
 
 void define_weights(napi_env env, napi_value exports) {
   define(env, exports, "weightDense", weight_dense);
   define(env, exports, "weight4bit", weight_4bit);
-  define(env, exports, "freeWeight", free_weight);
+  define_free<WeightEntry, &Environment::weights>(env, exports);
 }
 
 }  // namespace lr

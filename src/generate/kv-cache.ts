@@ -49,8 +49,8 @@ export class KvCache {
     const active = counts.flatMap((count, i) => (count > 0 ? [i] : []));
     const starts = active.map((i) => this.lengths[i]!);
     for (const i of active) {
+      for (let more = this.missing(i, counts[i]!); more > 0; more--) this.blocks[i]!.push(this.used++);
       this.lengths[i]! += counts[i]!;
-      while (this.blocks[i]!.length * KV_BLOCK < this.lengths[i]!) this.blocks[i]!.push(this.used++);
     }
     if (this.used > this.capacity) this.grow();
     const width = Math.max(...active.map((i) => this.blocks[i]!.length));
@@ -65,9 +65,7 @@ export class KvCache {
 
   /** Whether {@link KvCache.extend} by these counts leaves the pools where they are. */
   holds(counts: readonly number[]): boolean {
-    const blocks = (i: number) => Math.ceil((this.lengths[i]! + counts[i]!) / KV_BLOCK);
-    const more = counts.map((_, i) => Math.max(0, blocks(i) - this.blocks[i]!.length));
-    return this.used + more.reduce((sum, n) => sum + n, 0) <= this.capacity;
+    return this.used + counts.reduce((sum, count, i) => sum + this.missing(i, count), 0) <= this.capacity;
   }
 
   /** Keys and values of a layer: float32 [blocks, KV_BLOCK, Hkv, D]. */
@@ -91,6 +89,11 @@ export class KvCache {
 
   [Symbol.dispose](): void {
     this.dispose();
+  }
+
+  /** Blocks that a sequence lacks for `count` more tokens. */
+  private missing(sequence: number, count: number): number {
+    return Math.max(0, Math.ceil((this.lengths[sequence]! + count) / KV_BLOCK) - this.blocks[sequence]!.length);
   }
 
   /** Half as many blocks again, so that the copies stay a small share of all work. */

@@ -18,19 +18,21 @@ export interface Batch {
   sequences: readonly { tokens: number; context: number }[];
 }
 
-/** Packs whole sequences of token ids. */
-export function packSequences(sequences: readonly (readonly number[])[], device: Device): Batch {
+/** Of packed sequences: where each begins and the last ends, and the place of each token in its sequence, whose first has place `starts[i]`. */
+export function layoutOf(sequences: readonly (readonly number[])[], starts: readonly number[] = []) {
   const bounds = [0];
   for (const ids of sequences) bounds.push(bounds.at(-1)! + ids.length);
-  const total = bounds.at(-1)!;
+  const positions = sequences.flatMap((ids, i) => ids.map((_, t) => (starts[i] ?? 0) + t));
+  return { bounds, positions };
+}
+
+/** Packs whole sequences of token ids. */
+export function packSequences(sequences: readonly (readonly number[])[], device: Device): Batch {
+  const { bounds, positions } = layoutOf(sequences);
   const int32 = (values: readonly number[]) => Tensor.from(Int32Array.from(values), [values.length], { dtype: "int32", device });
-  const positions = new Int32Array(total);
-  sequences.forEach((ids, i) => {
-    for (let t = 0; t < ids.length; t++) positions[bounds[i]! + t] = t;
-  });
   return {
     inputIds: int32(sequences.flat()),
-    positions: Tensor.from(positions, [total], { dtype: "int32", device }),
+    positions: int32(positions),
     cuSeqlens: int32(bounds),
     maxSeqlen: Math.max(...sequences.map((ids) => ids.length)),
     sequences: sequences.map(({ length }) => ({ tokens: length, context: length })),

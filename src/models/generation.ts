@@ -6,6 +6,7 @@ import { watchModules } from "../nn/watch.js";
 import { embedding } from "../ops/embedding.js";
 import { Recording } from "../tensor/recording.js";
 import { Tensor } from "../tensor/tensor.js";
+import { layoutOf } from "./batch.js";
 import type { CausalLM } from "./causal-lm.js";
 
 /** What a pass is given: token ids and positions [T], cuSeqlens [n + 1], kvLen [n], blockTable [n, width], one behind the other in an int32. */
@@ -110,13 +111,10 @@ export class GenerationSteps implements DecoderModel {
 }
 
 function inputsOf(sequences: readonly (readonly number[])[], view: KvView): Inputs {
-  const tokens = sequences.map((ids) => ids.length);
-  const bounds = [0];
-  for (const count of tokens) bounds.push(bounds.at(-1)! + count);
-  const positions = sequences.flatMap((ids, i) => ids.map((_, t) => view.starts[i]! + t));
+  const { bounds, positions } = layoutOf(sequences, view.starts);
   return {
     words: Int32Array.from([...sequences.flat(), ...positions, ...bounds, ...view.lengths, ...view.blocks]),
-    tokens,
+    tokens: sequences.map((ids) => ids.length),
     width: view.width,
   };
 }

@@ -225,12 +225,11 @@ struct Outputs {
 
 lr_error linear_few_rows(lr_queue* queue, const lr_linear_group& g) {
   const bool round = g.math == LR_MATH_BF16;
-  int64_t m = g.x.shape[0], k = g.x.shape[1], rank = 0, blocks = 0, n = 0;
+  int64_t m = g.x.shape[0], k = g.x.shape[1], rank = 0, blocks = 0;
   Forms wanted;
   for (int l = 0; l < g.count; l++) {
     const lr_weight& w = g.layers[l].weight;
     rank = max64(rank, max_rank(g.layers[l]));
-    n += w.n;
     const Form form = form_of(w, round);
     wanted.has[form] = true;
     if (by_block(form)) blocks = max64(blocks, w.k / w.blocksize);

@@ -17,8 +17,8 @@
 
 namespace LR_ISA { namespace {
 
-/* `block` makes what a block of that absmax is decoded with; `span` hands on the vectors of kSpan weights, of which vector v meets x in the kLanes floats from v * kLanes of what
- * `arrange` made of its elements. A block's products are added from `begin` on, `end` puts them to the sum. */
+/* `block` makes what a block of that absmax is decoded with; `span` hands on the vectors of kSpan weights, of which vector v meets x in the kLanes
+ * floats from v * kLanes of what `arrange` made of its elements. A block's products are added from `begin` on, `end` puts them to the sum. */
 struct ScaledTable {
   static constexpr int kSpan = 2 * kLanes, kFloats = kSpan;
   typedef Table16 Block;

@@ -11,7 +11,7 @@ function words(fields: readonly { name: string }[], values: Record<string, numbe
 }
 
 /** Ops that are accepted or nearly; what a recording does not take now and then. */
-export function someOps(w: World): void {
+function someOps(w: World): void {
   const names = Object.keys(KERNELS);
   for (let ops = w.below(4); ops > 0; ops--) {
     const name = w.of(names);
