@@ -160,8 +160,12 @@ lr_weight Call::weight(double handle) {
   return entry.weight;
 }
 
-void Call::use(Storage* storage) {
+void Call::refuse_filling(const Storage* storage) const {
   if (storage->filling()) LR_THROW(LR_INVALID, op, "a file is being read into this tensor: wait for readFile first");
+}
+
+void Call::use(Storage* storage) {
+  refuse_filling(storage);
   environment.used.push_back(storage);
 }
 

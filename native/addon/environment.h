@@ -63,7 +63,9 @@ class Call {
   lr_weight weight(double handle);
   // A tensor that the call itself touches.
   TensorEntry& tensor_entry(size_t i);
-  // Notes a storage as used by the call; refuses one that a file is being read into.
+  // Refuses a storage that a file is being read into.
+  void refuse_filling(const Storage* storage) const;
+  // Notes a storage as used by the call, unless it is refused.
   void use(Storage* storage);
 
   // Refuses a call that waits or reads while a recording is made.

@@ -14,12 +14,12 @@ struct Recorder {
   explicit Recorder(Device& device) : device(device) {}
   Recorder(const Recorder&) = delete;
   ~Recorder() {
-    for (Storage* storage : storages) storage->release();
+    for (Storage* storage : storages) storage->forget();
   }
 
   void hold_back(std::unique_ptr<Record> record, size_t scratch, const std::vector<Storage*>& used) {
     for (Storage* storage : used)
-      if (storages.insert(storage).second) storage->retain();
+      if (storages.insert(storage).second) storage->record();
     recording->scratch = std::max(recording->scratch, scratch);
     if (device.computes(*record)) recording->records.push_back(std::move(record));
   }

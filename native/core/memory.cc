@@ -44,6 +44,29 @@ std::atomic<int64_t> Memory::fail_in_{0};
 
 bool Memory::refused() { return fail_in_.load(std::memory_order_relaxed) > 0 && fail_in_.fetch_sub(1) == 1; }
 
+Ticket Storage::last_use() const { return recordings_ ? memory_.stream_.last() : block_.mapped().last_use; }
+
+void Storage::record() {
+  retain();
+  recordings_++;
+}
+
+void Storage::forget() noexcept {
+  used(memory_.stream_.last());
+  recordings_--;
+  release();
+}
+
+void Storage::begin_filling() {
+  filling_.fetch_add(1, std::memory_order_relaxed);
+  memory_.filling_.fetch_add(1, std::memory_order_relaxed);
+}
+
+void Storage::end_filling() {
+  filling_.fetch_sub(1, std::memory_order_release);
+  memory_.filling_.fetch_sub(1, std::memory_order_release);
+}
+
 void Storage::release() noexcept {
   if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1) memory_.recycle(this);
 }

@@ -28,14 +28,17 @@ class Memory;
 class Storage {
  public:
   void* data() const { return block_.mapped().data; }
-  Ticket last_use() const { return block_.mapped().last_use; }
+  Ticket last_use() const;
   // Called by the enqueuing thread, of which a storage has one.
   void used(Ticket ticket) { block_.mapped().last_use = ticket; }
   void retain() { references_.fetch_add(1, std::memory_order_relaxed); }
   void release() noexcept;
+  // By a recording, which holds a reference and need not tell each use: as long as there is one, any entry of the stream may be the last.
+  void record();
+  void forget() noexcept;
   // While something outside the stream writes to it, nothing may be enqueued that uses it.
-  void begin_filling() { filling_.fetch_add(1, std::memory_order_relaxed); }
-  void end_filling() { filling_.fetch_sub(1, std::memory_order_release); }
+  void begin_filling();
+  void end_filling();
   bool filling() const { return filling_.load(std::memory_order_acquire) > 0; }
 
  private:
@@ -46,6 +49,7 @@ class Storage {
   const size_t bytes_;
   std::atomic<int> references_{1};
   std::atomic<int> filling_{0};
+  int recordings_ = 0;  // of the enqueuing thread
 };
 
 struct MemoryStats {
@@ -66,6 +70,8 @@ class Memory {
   // Scratch of the stream, which one record after the other uses; grows, never shrinks but by trim. Throws as allocate.
   void* scratch(size_t bytes);
   void trim();
+  // Whether any storage is.
+  bool filling() const { return filling_.load(std::memory_order_acquire) > 0; }
   MemoryStats stats() const;
   void reset_peak();
   // Of all bytes taken from the system; SIZE_MAX: none. What is held already stays.
@@ -100,6 +106,7 @@ class Memory {
   Pool pool_;
   Block scratch_;
   size_t held_ = 0, most_held_ = 0, live_ = 0, peak_ = 0, most_live_ = 0, pooled_ = 0;
+  std::atomic<int> filling_{0};
   static std::atomic<int64_t> fail_in_;
 };
 

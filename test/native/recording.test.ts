@@ -158,6 +158,21 @@ describe("a recording", () => {
     addon.free(y);
   });
 
+  it.each(["kept", "freed"])("lets a file into what it uses behind its last replay, the recording %s", async (then) => {
+    const [y, other] = [upload([1]), upload([1])];
+    const recording = addon.record(cpu, () => {
+      kernels.multiplyAdds(cpu, other, 0, 50); // a file that did not wait would come before what follows
+      kernels.fill(cpu, y, 3);
+    });
+    writeFileSync(file, new Uint8Array(Float32Array.of(8).buffer));
+    addon.replay(recording);
+    if (then === "freed") addon.freeRecording(recording);
+    await addon.readFile(y, 0, file, 0, 4);
+    expect(await readFloats(y)).toEqual([8]);
+    if (then === "kept") addon.freeRecording(recording);
+    for (const t of [y, other]) addon.free(t);
+  });
+
   it("has a handle of its own kind", () => {
     const y = upload([1]);
     const recording = addon.record(cpu, () => kernels.fill(cpu, y, 3));
