@@ -71,9 +71,10 @@ template <int M, typename Table, int kSpans> __attribute__((noinline)) void add_
         for (int i = 0; i < M; i++) part[j][i] = table.begin(sum.v[j][i]);
       }
       for (int64_t s = 0; s < spans; s++, at += Table::kSpan / 2, from += Table::kFloats) {
+        /* One stream, in the order of memory, for all J rows. */
+        for (int64_t line = 0; line < J * Table::kSpan / 2; line += 64) read_ahead(codes[0] + at * J + line);
 #pragma GCC unroll 4
         for (int j = 0; j < J; j++) {
-          read_ahead(codes[j] + at);
           table.span(block[j], codes[j] + at, [&](int v, VF weights) {
 #pragma GCC unroll 6
             for (int i = 0; i < M; i++) part[j][i] = Table::multiply(weights, VF::load(from + i * stride + v * kLanes), part[j][i]);
