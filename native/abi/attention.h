@@ -29,11 +29,21 @@ __attribute__((unused)) void check_apart(Check& check, const char* name, const l
   check.apart("block_table", block_table, name, output);
 }
 
+/* The pools of a cache, of one dtype. */
+__attribute__((unused)) void check_pools(Check& check, const char* k_name, const lr_tensor& k, const char* v_name, const lr_tensor& v) {
+  check.floating(k_name, k);
+  check.require(k.dtype != LR_F16, "%s must be float32 or bfloat16 but is float16", k_name);
+  if (!check.failed) check.tensor(v_name, v, k.dtype, elements(k));
+}
+
 __attribute__((unused)) void check_attention(Check& check, const lr_attention_args& a) {
   const bool paged = present(a.block_table);
   check.tensor("q", a.q, LR_F32);
-  check.tensor("k", a.k, LR_F32);
-  check.tensor("v", a.v, LR_F32);
+  if (paged) check_pools(check, "k", a.k, "v", a.v);
+  else {
+    check.tensor("k", a.k, LR_F32);
+    check.tensor("v", a.v, LR_F32);
+  }
   check.rank("q", a.q, 3);
   check.rank("k", a.k, paged ? 4 : 3);
   check.require(a.v.rank == a.k.rank && elements(a.v) == elements(a.k), "v must have the shape of k");
@@ -66,12 +76,11 @@ __attribute__((unused)) void check_attention_grad(Check& check, const lr_attenti
 
 __attribute__((unused)) void check_kv_append(Check& check, const lr_tensor& k_pool, const lr_tensor& v_pool, const lr_tensor& k, const lr_tensor& v, const lr_tensor& cu_q,
                              const lr_tensor& kv_len, const lr_tensor& block_table) {
-  check.tensor("k_pool", k_pool, LR_F32);
+  check_pools(check, "k_pool", k_pool, "v_pool", v_pool);
   check.tensor("k", k, LR_F32);
   check.rank("k_pool", k_pool, 4);
   check.rank("k", k, 3);
   if (check.failed) return;
-  check.tensor("v_pool", v_pool, LR_F32, elements(k_pool));
   check.tensor("v", v, LR_F32, elements(k));
   check.require(k_pool.shape[1] == kPageSize, "k_pool must have blocks of %d keys but has %lld", (int)kPageSize, (long long)k_pool.shape[1]);
   const int64_t width = k.shape[1] * k.shape[2], pool_width = k_pool.shape[2] * k_pool.shape[3];

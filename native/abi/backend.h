@@ -22,7 +22,7 @@
 extern "C" {
 #endif
 
-#define LR_ABI_VERSION 8
+#define LR_ABI_VERSION 9
 
 typedef enum lr_dtype { LR_F32 = 0, LR_BF16 = 1, LR_F16 = 2, LR_I32 = 3, LR_U8 = 4 } lr_dtype;
 
@@ -116,8 +116,8 @@ typedef struct lr_linear_group {
 
 /* Causal grouped-query attention over packed sequences; never materialises S x S.
  * Sequence i owns queries cu_q[i]..cu_q[i+1]. Keys are either packed (k, v [Tk, Hkv, D] with cu_k; absent cu_k = cu_q) or a
- * paged cache (block_table present: k, v are pools [blocks, 64, Hkv, D], row i of block_table lists the blocks of sequence
- * i, kv_len[i] keys are valid). The last query of a sequence stands at its last key. Key j is visible to the query at
+ * paged cache (block_table present: k, v are pools [blocks, 64, Hkv, D] in f32 or bf16, row i of block_table lists the blocks
+ * of sequence i, kv_len[i] keys are valid). The last query of a sequence stands at its last key. Key j is visible to the query at
  * position i when j <= i and (window <= 0 or i - j < window). score = scale * q.k; softcap c > 0: c * tanh(score / c). */
 typedef struct lr_attention_args {
   lr_tensor out;              /* f32 [T, H, D] */

@@ -2,6 +2,7 @@
 
 import { copyInto } from "../ops/copy.js";
 import type { Device } from "../tensor/device.js";
+import type { DType } from "../tensor/dtype.js";
 import { scope } from "../tensor/scope.js";
 import { Tensor } from "../tensor/tensor.js";
 
@@ -10,6 +11,8 @@ export const KV_BLOCK = 64;
 
 export interface KvShape {
   readonly device: Device;
+  /** Of the keys and values that are kept. */
+  readonly dtype: DType;
   readonly layers: number;
   readonly kvHeads: number;
   readonly headDim: number;
@@ -68,7 +71,7 @@ export class KvCache {
     return this.used + counts.reduce((sum, count, i) => sum + this.missing(i, count), 0) <= this.capacity;
   }
 
-  /** Keys and values of a layer: float32 [blocks, KV_BLOCK, Hkv, D]. */
+  /** Keys and values of a layer: [blocks, KV_BLOCK, Hkv, D] of the shape's dtype. */
   pool(layer: number): { k: Tensor; v: Tensor } {
     return this.pools[layer]!;
   }
@@ -99,8 +102,8 @@ export class KvCache {
   /** Half as many blocks again, so that the copies stay a small share of all work. */
   private grow(): void {
     const capacity = Math.max(this.used, Math.ceil(this.capacity * 1.5));
-    const { layers, kvHeads, headDim, device } = this.shape;
-    const pool = () => Tensor.empty([capacity, KV_BLOCK, kvHeads, headDim], { device });
+    const { layers, kvHeads, headDim, device, dtype } = this.shape;
+    const pool = () => Tensor.empty([capacity, KV_BLOCK, kvHeads, headDim], { device, dtype });
     for (let i = 0; i < layers; i++) {
       // In a scope both are freed when the second one finds no memory.
       const next = scope(() => ({ k: pool(), v: pool() }));

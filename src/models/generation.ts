@@ -31,7 +31,9 @@ export class GenerationSteps implements DecoderModel {
     const { numLayers, numKvHeads, headDim, maxPositions } = model.config;
     this.vocabSize = model.vocabSize;
     this.maxPositions = maxPositions;
-    this.kvShape = { device: model.device, layers: numLayers, kvHeads: numKvHeads, headDim };
+    // Products that round their operands need no more of them.
+    const dtype = model.bf16 ? "bfloat16" : "float32";
+    this.kvShape = { device: model.device, dtype, layers: numLayers, kvHeads: numKvHeads, headDim };
     this.restartAfter = model.rotation.restartAfter;
     this.#assertUnchanged = watchModules(model, adapters);
   }

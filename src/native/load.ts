@@ -6,7 +6,7 @@ import { LowrankError } from "../errors.js";
 import type { Addon } from "./surface.js";
 
 /** The ABI number of native/abi/backend.h that this library was written for. */
-const ABI = 8;
+const ABI = 9;
 
 const require = createRequire(import.meta.url);
 

@@ -21,7 +21,7 @@ export interface AttentionOptions {
 
 /** Keys and values of earlier tokens, in blocks of 64 that a table assigns to sequences. */
 export interface PagedCache {
-  /** float32 [blocks, 64, Hkv, D]. */
+  /** float32 or bfloat16 [blocks, 64, Hkv, D]. */
   k: Tensor;
   v: Tensor;
   /** int32 [n]: keys of each sequence, those of the present call included. */

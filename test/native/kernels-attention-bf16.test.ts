@@ -3,7 +3,7 @@ import { describe, expect, it } from "vitest";
 import { cuda } from "../cuda-device.js";
 import { attention } from "../reference/attention.js";
 import { gradientError, relativeError, weighted } from "../reference/numeric.js";
-import { type AttentionCase, run, self } from "./attention.js";
+import { type AttentionCase, cached, inputs, run, runPaged, self } from "./attention.js";
 import { devices, isas, Raw, sameBits, withRaw } from "./raw.js";
 
 const base = { heads: 1, kvHeads: 1, d: 64, scale: 0.125, bf16: true };
@@ -57,6 +57,16 @@ describe.each(bf16Devices)("attention in bf16 on %s", (device) => {
     const float32 = await withRaw("cpu:scalar", (raw) => run(raw, c, 7));
     for (const name of ["out", "dq", "dk", "dv"] as const)
       expect(relativeError(actual[name], float32[name])).toBeLessThan(TOLERANCE);
+  });
+
+  it.each(cached)("equals float64 over a paged cache in bf16: $name", async (c) => {
+    const x = inputs({ ...c, bf16: true }, 9);
+    const { out, lse } = await withRaw(device, (raw) => runPaged(raw, { ...c, bf16: true }, x, "bfloat16"));
+    const expected = attention(x.q, x.k, x.v, c);
+    expect(relativeError(lse, expected.lse)).toBeLessThan(1e-5);
+    expect(relativeError(out, expected.out)).toBeLessThan(TOLERANCE);
+    // Pairs need an even size; tensor cores have no way to a cache; where one key takes all, its probability is one in bf16 too.
+    if (device !== cuda && c.d % 2 === 0 && c.scale < 1) expect(relativeError(out, expected.out)).toBeGreaterThan(1e-5);
   });
 
   it("gives the same bits every time, wherever its tensors lie", async () => {

@@ -1,7 +1,19 @@
 import { describe, expect, it } from "vitest";
 import { attention } from "../reference/attention.js";
 import { gradientError, relativeError, weighted } from "../reference/numeric.js";
-import { type AttentionCase, base, cumulative, inputs, run, self, words } from "./attention.js";
+import {
+  type AttentionCase,
+  base,
+  cached,
+  cumulative,
+  inputs,
+  long,
+  roundedBf16,
+  run,
+  runPaged,
+  self,
+  words,
+} from "./attention.js";
 import { devices, isas, Raw, refusal, sameBits, withRaw } from "./raw.js";
 
 const cases: AttentionCase[] = [
@@ -27,47 +39,6 @@ const cases: AttentionCase[] = [
   { ...base, name: "head size 128", d: 128, scale: 0.09, heads: 2, lengths: self(17) },
   { ...base, name: "an empty sequence", lengths: self(2, 0, 3) },
 ];
-
-const lengths = (...pairs: [queries: number, keys: number][]) => pairs.map(([queries, keys]) => ({ queries, keys }));
-const long = (...keys: number[]) => lengths(...keys.map((n): [number, number] => [1, n]));
-
-/** Keys and values in blocks of 64 of a pool, the last block first. */
-async function runPaged(raw: Raw, c: AttentionCase, x: ReturnType<typeof inputs>) {
-  const width = c.kvHeads * c.d;
-  const needs = c.lengths.map(({ keys }) => Math.ceil(keys / 64));
-  const blocks = needs.reduce((a, b) => a + b, 0);
-  const most = Math.max(...needs);
-  const table = new Int32Array(needs.length * most).fill(-1);
-  const pools = [x.k, x.v].map(() => new Float32Array(blocks * 64 * width).fill(Number.NaN));
-  let next = blocks;
-  let first = 0;
-  for (const [s, { keys }] of c.lengths.entries()) {
-    for (let key = 0; key < keys; key += 64) {
-      table[s * most + key / 64] = --next;
-      for (const [i, from] of [x.k, x.v].entries())
-        pools[i]!.set(from.subarray((first + key) * width, (first + Math.min(key + 64, keys)) * width), next * 64 * width);
-    }
-    first += keys;
-  }
-  const queries = c.lengths.map(({ queries }) => queries);
-  const tokens = queries.reduce((a, b) => a + b, 0);
-  const [k, v] = pools.map((pool) => raw.from(pool, [blocks, 64, c.kvHeads, c.d])) as [number, number];
-  const out = raw.out([tokens, c.heads, c.d]);
-  const lse = raw.out([tokens, c.heads]);
-  const tensors = {
-    ...{ k, v, out, lse },
-    q: raw.from(x.q, [tokens, c.heads, c.d]),
-    cuQ: raw.from(x.cuQ, [queries.length + 1]),
-    kvLen: raw.from(
-      Int32Array.from(c.lengths, ({ keys }) => keys),
-      [queries.length],
-    ),
-    blockTable: raw.from(table, [queries.length, most]),
-  };
-  const { scale, window = 0, softcap = 0 } = c;
-  raw.kernels.attention(raw.d, words({ ...tensors, scale, window, softcap, maxQ: Math.max(...queries) }));
-  return { out: await raw.f32(out), lse: await raw.f32(lse) };
-}
 
 describe.each(devices)("attention on %s", (device) => {
   it.each(cases)("equals float64: $name", async (c) => {
@@ -112,35 +83,23 @@ describe.each(devices)("attention on %s", (device) => {
     });
   });
 
-  const cached: AttentionCase[] = [
-    {
-      ...base,
-      name: "one query each, of many and few keys",
-      heads: 9,
-      kvHeads: 3,
-      d: 64,
-      scale: 0.125,
-      lengths: long(700, 1, 128, 129),
+  const dtypes = ["float32", "bfloat16"] as const;
+  it.each(cached.flatMap((c) => dtypes.map((dtype) => ({ ...c, dtype }))))(
+    "equals float64 over a paged cache in $dtype: $name",
+    async (c) => {
+      await withRaw(device, async (raw) => {
+        const x = inputs(c, 6);
+        if (c.dtype === "bfloat16") for (const t of [x.k, x.v]) t.set(roundedBf16(t));
+        const { out, lse } = await runPaged(raw, c, x, c.dtype);
+        const expected = attention(x.q, x.k, x.v, c);
+        const tolerance = c.scale > 1 ? 1e-4 : 1e-5;
+        expect(relativeError(out, expected.out)).toBeLessThan(tolerance);
+        expect(relativeError(lse, expected.lse)).toBeLessThan(tolerance);
+      });
     },
-    { ...base, name: "odd head size", heads: 4, kvHeads: 2, d: 5, lengths: long(300, 64) },
-    { ...base, name: "a window that leaves out whole tiles", heads: 2, kvHeads: 1, lengths: long(600, 90), window: 200 },
-    { ...base, name: "a window and a softcap", lengths: long(400), window: 300, softcap: 2 },
-    { ...base, name: "scores far apart", d: 16, scale: 40, lengths: long(520) },
-    { ...base, name: "some queries", heads: 4, kvHeads: 2, lengths: lengths([3, 400], [2, 260]) },
-    { ...base, name: "few queries beside many", heads: 4, kvHeads: 2, lengths: lengths([1, 500], [70, 300]) },
-  ];
-  it.each(cached)("equals float64 over a paged cache: $name", async (c) => {
-    await withRaw(device, async (raw) => {
-      const x = inputs(c, 6);
-      const { out, lse } = await runPaged(raw, c, x);
-      const expected = attention(x.q, x.k, x.v, c);
-      const tolerance = c.scale > 1 ? 1e-4 : 1e-5;
-      expect(relativeError(out, expected.out)).toBeLessThan(tolerance);
-      expect(relativeError(lse, expected.lse)).toBeLessThan(tolerance);
-    });
-  });
+  );
 
-  it("reads keys from a paged cache that kvAppend filled in steps", async () => {
+  it.each(dtypes)("reads keys from a paged cache in %s that kvAppend filled in steps", async (dtype) => {
     await withRaw(device, async (raw) => {
       const c: AttentionCase = {
         ...base,
@@ -156,8 +115,8 @@ describe.each(devices)("attention on %s", (device) => {
       const x = inputs(c, 5);
       const pool = [6, 64, c.kvHeads, c.d];
       const t = {
-        k: raw.out(pool),
-        v: raw.out(pool),
+        k: raw.out(pool, dtype),
+        v: raw.out(pool, dtype),
         blockTable: raw.from(Int32Array.from([4, 0, 5, 2, -1, -1]), [2, 3]),
         cuQ: raw.from(x.cuQ, [3]),
       };
@@ -193,31 +152,45 @@ describe.each(devices)("attention on %s", (device) => {
       );
       const out = raw.out([5, c.heads, c.d]);
       raw.kernels.attention(raw.d, words({ ...t, q: raw.from(x.q, [5, c.heads, c.d]), out, kvLen, scale: c.scale, maxQ: 3 }));
-      expect(relativeError(await raw.f32(out), attention(x.q, x.k, x.v, c).out)).toBeLessThan(1e-5);
+      const kept = (t: Float32Array) => (dtype === "bfloat16" ? roundedBf16(t) : t);
+      expect(relativeError(await raw.f32(out), attention(x.q, kept(x.k), kept(x.v), c).out)).toBeLessThan(1e-5);
     });
   });
 });
 
 describe("attention", () => {
-  it("over a paged cache gives a query the same bits with 1, 2 and 4 threads, alone and in a batch", async () => {
-    const best = isas.at(-1) as string;
-    const batch: AttentionCase = { ...base, name: "", heads: 9, kvHeads: 3, d: 64, scale: 0.125, lengths: long(530, 700) };
-    const alone: AttentionCase = { ...batch, lengths: long(530) };
-    const x = inputs(batch, 7);
-    const keys = 530 * 3 * 64;
-    const one = {
-      ...x,
-      q: x.q.subarray(0, 9 * 64),
-      k: x.k.subarray(0, keys),
-      v: x.v.subarray(0, keys),
-      cuQ: Int32Array.of(0, 1),
-    };
-    const raws = [new Raw(`cpu:${best}`, 1), new Raw("cpu", 2), new Raw("cpu:", 4)];
-    const [first, ...others] = await Promise.all(raws.map((raw) => runPaged(raw, batch, x)));
-    for (const other of others) expect(sameBits(other.out, first!.out)).toBe(true);
-    expect(sameBits((await runPaged(raws[1]!, alone, one)).out, first!.out.slice(0, 9 * 64))).toBe(true);
-    for (const raw of raws) raw.dispose();
-  });
+  it.each([false, true])(
+    "over a paged cache gives a query the same bits with 1, 2 and 4 threads, alone and in a batch; bf16: %s",
+    async (bf16) => {
+      const best = isas.at(-1) as string;
+      const batch: AttentionCase = {
+        ...base,
+        name: "",
+        heads: 9,
+        kvHeads: 3,
+        d: 64,
+        scale: 0.125,
+        lengths: long(530, 700),
+        bf16,
+      };
+      const dtype = bf16 ? "bfloat16" : "float32";
+      const alone: AttentionCase = { ...batch, lengths: long(530) };
+      const x = inputs(batch, 7);
+      const keys = 530 * 3 * 64;
+      const one = {
+        ...x,
+        q: x.q.subarray(0, 9 * 64),
+        k: x.k.subarray(0, keys),
+        v: x.v.subarray(0, keys),
+        cuQ: Int32Array.of(0, 1),
+      };
+      const raws = [new Raw(`cpu:${best}`, 1), new Raw("cpu", 2), new Raw("cpu:", 4)];
+      const [first, ...others] = await Promise.all(raws.map((raw) => runPaged(raw, batch, x, dtype)));
+      for (const other of others) expect(sameBits(other.out, first!.out)).toBe(true);
+      expect(sameBits((await runPaged(raws[1]!, alone, one, dtype)).out, first!.out.slice(0, 9 * 64))).toBe(true);
+      for (const raw of raws) raw.dispose();
+    },
+  );
 
   it("gives the same bits with 1, 2 and 4 threads", async () => {
     const best = isas.at(-1) as string;
@@ -242,6 +215,26 @@ describe("attention", () => {
       const heads = await refusal(raw, () => raw.kernels.attention(raw.d, words({ ...t, scale: 1, maxQ: 4 })));
       expect(heads).toMatchObject({ code: "INVALID", op: "attention" });
       expect(heads.message).toContain("3 query heads are no multiple of 2 kv heads");
+      const pool = (dtype: "float16" | "float32" | "bfloat16") => raw.out([1, 64, 1, 8], dtype);
+      const paged = {
+        ...t,
+        kvLen: raw.from(Int32Array.of(4), [1]),
+        blockTable: raw.from(Int32Array.of(0), [1, 1]),
+        scale: 1,
+        maxQ: 4,
+      };
+      const half = await refusal(raw, () =>
+        raw.kernels.attention(raw.d, words({ ...paged, k: pool("float16"), v: pool("float16") })),
+      );
+      expect(half.message).toContain("k must be float32 or bfloat16 but is float16");
+      const two = await refusal(raw, () =>
+        raw.kernels.attention(raw.d, words({ ...paged, k: pool("bfloat16"), v: pool("float32") })),
+      );
+      expect(two.message).toContain("v must be bfloat16 but is float32");
+      const packed = await refusal(raw, () =>
+        raw.kernels.attention(raw.d, words({ ...t, k: raw.out([4, 1, 8], "bfloat16"), scale: 1, maxQ: 4 })),
+      );
+      expect(packed.message).toContain("k must be float32 but is bfloat16");
       const falling = { ...t, k: raw.out([4, 1, 8]), v: raw.out([4, 1, 8]), cuQ: raw.from(Int32Array.of(0, 5, 4), [3]) };
       const order = await refusal(raw, () => raw.kernels.attention(raw.d, words({ ...falling, scale: 1, maxQ: 4 })));
       expect(order.message).toContain("cu_q must not fall but goes from 5 to 4");

@@ -1,6 +1,6 @@
 /* Causal attention with an online softmax (Dao 2023, FlashAttention-2): per block of queries the tiles of keys are visited in ascending
  * order with a running maximum and sum; S x S never exists. lse = log Σ exp(score) is kept for the gradient. Packed keys are laid out once for all
- * blocks, in float32 or pairs of bf16; those of the cache a tile at a time, in float32. */
+ * blocks, in float32 or pairs of bf16; those of the cache a tile at a time, in pairs where the cache is in bf16 too. */
 #ifndef LOWRANK_CPU_OPS_ATTENTION_H
 #define LOWRANK_CPU_OPS_ATTENTION_H
 #include "attention_block.h"
@@ -57,10 +57,11 @@ struct AttentionScratch {
   float *q, *s, *keys, *values; /* the last two for a tile of the cache */
 };
 
-/* A tile of keys and values as right operands: `keys` of a reduction over d, `values` of one over keys, in rows of `ld` words. */
+/* A tile of keys and values as right operands: `keys` of a reduction over d, or as they lie, `key_stride` words apart; `values` of one over keys, in
+ * rows of `ld` words. */
 struct TileOperands {
   const float *keys, *values;
-  int64_t ld;
+  int64_t ld, key_stride = 0;
 };
 /* Those of all tiles of packed keys. */
 template <typename Operands> struct LaidKeys {
@@ -81,15 +82,46 @@ template <typename Operands> struct LaidKeys {
   }
 };
 
-/* A tile of the cache, its keys transposed unless `as_they_lie`. */
-LR_INLINE TileOperands cached_tile(const Attention& at, int64_t s, int64_t tile, int64_t keys, int64_t kv_head, bool as_they_lie, const AttentionScratch& w) {
-  const float *k = at.key_tile(at.args.k, s, tile, kv_head), *v = at.key_tile(at.args.v, s, tile, kv_head);
-  if (as_they_lie) fetch_rows(v, at.kv_stride(), keys, at.d);
-  else Float32Operands::columns(k, at.kv_stride(), keys, at.d, w.keys);
-  if (at.ld == at.d) return {as_they_lie ? k : w.keys, v, at.kv_stride()};
-  Float32Operands::stacked(keys, at.d, at.tile_rows(at.args.v, s, tile, kv_head), w.values);
-  return {as_they_lie ? k : w.keys, w.values, at.ld};
-}
+/* Tiles of the cache, as rows of words: values of float32 or pairs of bf16. */
+template <typename Operands> struct CachedKeys {
+  const Attention& at;
+  int64_t d, stride; /* in words */
+  bool widened;      /* from bf16, as this way has no pairs */
+  explicit CachedKeys(const Attention& a) : at(a), d(Operands::steps(a.d)), stride(a.kv_stride() / (Operands::kPairs ? 2 : 1)), widened(!Operands::kPairs && a.args.k.dtype == LR_BF16) {}
+  int64_t keys_size() const { return at.ld * kTileKeys * (widened ? 2 : 1); }
+
+  const float* rows(const lr_tensor& kv, int64_t s, int64_t tile, int64_t kv_head) const {
+    return (const float*)((const char*)kv.data + at.tile_offset(s, tile, kv_head) * (int64_t)dtype_size(kv.dtype));
+  }
+  void fetch(const lr_tensor& kv, int64_t s, int64_t tile, int64_t keys, int64_t kv_head) const {
+    if (!widened) fetch_rows(rows(kv, s, tile, kv_head), stride, keys, d);
+  }
+  /* A tile, its keys transposed unless `as_they_lie`. */
+  TileOperands operator()(int64_t s, int64_t tile, int64_t keys, int64_t kv_head, bool as_they_lie, const AttentionScratch& w) const {
+    const float *k = rows(at.args.k, s, tile, kv_head), *v = rows(at.args.v, s, tile, kv_head);
+    int64_t k_stride = stride;
+    if (widened) {
+      widen(k, keys, w.keys + at.ld * kTileKeys);
+      widen(v, keys, w.values);
+      k = w.keys + at.ld * kTileKeys;
+      k_stride = at.ld;
+    }
+    if (!as_they_lie) transpose(k, k_stride, keys, d, w.keys, kTileKeys, kTileKeys);
+    const float* mine = as_they_lie ? k : w.keys;
+    if (widened) return {mine, w.values, at.ld, k_stride};
+    if (as_they_lie) fetch_rows(v, stride, keys, d);
+    if constexpr (Operands::kPairs) Operands::stacked_words(keys, at.d, v, stride, w.values);
+    else if (at.ld == at.d) return {mine, v, stride, k_stride};
+    else Operands::stacked(keys, at.d, at.tile_rows(at.args.v, s, tile, kv_head), w.values);
+    return {mine, w.values, at.ld, k_stride};
+  }
+  /* bf16 rows become float32 rows of at.ld. */
+  void widen(const void* from, int64_t keys, float* out) const {
+    const uint16_t* row = (const uint16_t*)from;
+    for (int64_t j = 0; j < keys; j++, row += at.kv_stride())
+      for_vectors(0, at.d, [&](int64_t i, int64_t lanes) { load_any_lanes(row, LR_BF16, i, lanes).store(out + j * at.ld + i); });
+  }
+};
 
 template <typename Operands>
 LR_INLINE void attention_tiles(const Attention& at, QueryBlock block, int64_t kv_head, int64_t first, int64_t last, const LaidKeys<Operands>& laid,
@@ -97,6 +129,8 @@ LR_INLINE void attention_tiles(const Attention& at, QueryBlock block, int64_t kv
   const int64_t s = block.sequence, begin = block.begin, end = at.block_end(block);
   const int64_t count = (end - begin) * at.group, keys_total = at.key_count(s);
   const bool few = at.paged && count <= kFewQueries;
+  const CachedKeys<Operands> cached(at);
+  const int64_t q_width = Operands::width(at.d);
   Operands::rows(count, at.d, at.block_rows(at.args.q, s, begin, kv_head), w.q);
   memset(sums.out, 0, (size_t)(count * at.ld) * sizeof(float));
   for (int64_t r = 0; r < count; r++) {
@@ -106,12 +140,12 @@ LR_INLINE void attention_tiles(const Attention& at, QueryBlock block, int64_t kv
   for (int64_t tile = first; tile < last; tile++) {
     const int64_t key = tile * kTileKeys, keys = min64(kTileKeys, keys_total - key);
     const int64_t columns = at.columns(s, end, key, keys);
-    const TileOperands operands = at.paged ? cached_tile(at, s, tile, keys, kv_head, few, w) : laid(at, {(int32_t)s, (int32_t)tile}, kv_head);
+    const TileOperands operands = at.paged ? cached(s, tile, keys, kv_head, few, w) : laid(at, {(int32_t)s, (int32_t)tile}, kv_head);
     if (few) {
       for (int64_t r = 0; r < count; r++)
-        row_products(w.q + r * at.ld, at.ld, operands.keys, at.kv_stride(), min64(keys, columns), at.d, w.s + r * kTileKeys);
+        row_products<Operands::kPairs>(w.q + r * q_width, q_width, operands.keys, operands.key_stride, min64(keys, columns), cached.d, w.s + r * kTileKeys);
       at.scale_and_cap(count, columns, w.s);
-      if (tile + 1 < last) fetch_rows(at.key_tile(at.args.k, s, tile + 1, kv_head), at.kv_stride(), kTileKeys, at.d);
+      if (tile + 1 < last) cached.fetch(at.args.k, s, tile + 1, kTileKeys, kv_head);
     } else {
       at.scores<Operands>(w.q, count, operands.keys, columns, w.s);
     }
@@ -171,9 +205,10 @@ template <typename Operands> LR_INLINE lr_error attention_with(lr_queue* queue, 
   QueryBlock* blocks = scratch.take<QueryBlock>(at.max_blocks());
   KeyTile* tiles = scratch.take<KeyTile>(at.paged ? 0 : at.max_tiles());
   AttentionTask* tasks = scratch.take<AttentionTask>(at.max_blocks() + max_parts);
-  const int64_t q_size = at.rows * at.ld, s_size = at.rows * kTileKeys, tile_size = at.paged ? at.ld * kTileKeys : 0;
+  const int64_t q_size = at.rows * at.ld, s_size = at.rows * kTileKeys;
   float *q = scratch.take<float>(threads * q_size), *s = scratch.take<float>(threads * s_size);
-  float *keys = scratch.take<float>(threads * tile_size), *values = scratch.take<float>(threads * tile_size);
+  const int64_t keys_size = at.paged ? CachedKeys<Operands>(at).keys_size() : 0, values_size = at.paged ? at.ld * kTileKeys : 0;
+  float *keys = scratch.take<float>(threads * keys_size), *values = scratch.take<float>(threads * values_size);
   const auto take_sums = [&](int64_t rows) -> AttentionSums { return {scratch.take<float>(rows * at.ld), scratch.take<float>(rows), scratch.take<float>(rows)}; };
   const AttentionSums whole = take_sums(threads * at.rows), shared = take_sums(max_parts * at.kv_heads * kFewQueries);
   LaidKeys<Operands> laid(at);
@@ -194,7 +229,7 @@ template <typename Operands> LR_INLINE lr_error attention_with(lr_queue* queue, 
   parallel_for(queue, count * at.kv_heads, [&](int64_t i, int32_t thread) {
     const AttentionTask& task = tasks[count - 1 - i / at.kv_heads]; /* the last queries see most keys: they come first */
     const int64_t kv_head = i % at.kv_heads;
-    const AttentionScratch w = {q + thread * q_size, s + thread * s_size, keys + thread * tile_size, values + thread * tile_size};
+    const AttentionScratch w = {q + thread * q_size, s + thread * s_size, keys + thread * keys_size, values + thread * values_size};
     const AttentionSums sums = task.parts == 1 ? sums_from(at, whole, thread * at.rows) : sums_of_part(at, shared, task, kv_head, task.part);
     int64_t first, last;
     at.visible_tiles(task.block.sequence, task.block.begin, at.block_end(task.block), &first, &last);
@@ -219,7 +254,9 @@ lr_error attention(lr_queue* queue, const lr_attention_args* args) {
   Check check("attention");
   check_attention(check, *args);
   if (check.failed) return check.error;
-  return with_operands(at.paged ? LR_MATH_F32 : args->math, [&](auto operands) { return attention_with<decltype(operands)>(queue, at, check); });
+  /* A cache in float32 is taken as it is; words of its bf16 hold two values of one key. */
+  const bool narrows = !at.paged || (args->k.dtype == LR_BF16 && at.d % 2 == 0);
+  return with_operands(narrows ? args->math : LR_MATH_F32, [&](auto operands) { return attention_with<decltype(operands)>(queue, at, check); });
 }
 
 }}  // namespace LR_ISA

@@ -47,11 +47,13 @@ struct Attention {
   /* Positions of a query minus its number in the sequence: the last query stands at the last key. */
   int64_t offset(int64_t s) const { return key_count(s) - query_count(s); }
   int64_t kv_stride() const { return kv_heads * d; }
-  const float* key_tile(const lr_tensor& kv, int64_t s, int64_t tile, int64_t kv_head) const {
+  /* Where a head of a tile's first key begins in k and v. */
+  int64_t tile_offset(int64_t s, int64_t tile, int64_t kv_head) const {
     const int64_t first = paged ? ((const int32_t*)args.block_table.data)[s * args.block_table.shape[1] + tile] * kPageSize
                                 : cu_k[s] + tile * kTileKeys;
-    return (const float*)kv.data + (first * kv_heads + kv_head) * d;
+    return (first * kv_heads + kv_head) * d;
   }
+  const float* key_tile(const lr_tensor& kv, int64_t s, int64_t tile, int64_t kv_head) const { return (const float*)kv.data + tile_offset(s, tile, kv_head); }
   /* Row r of the block of queries from `begin`: where its head's vector lies in a [T, H, D] tensor. */
   int64_t row_offset(int64_t s, int64_t begin, int64_t kv_head, int64_t r) const {
     return ((cu_q[s] + begin + r / group) * heads + kv_head * group + r % group) * d;

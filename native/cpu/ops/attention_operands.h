@@ -3,6 +3,7 @@
  *
  * Of vectors of d values, one a row(r): `rows` makes a left operand of a reduction over d, rows of width(d) words; `stacked` a right operand of a
  * reduction over the rows, steps(n) rows of `ld` words; `columns` a right operand of a reduction over d, steps(d) rows of kTileKeys words.
+ * Vectors come in float32; in bf16, as a cache may hold them, those of kPairs are taken as words of two values, so d must be even.
  */
 #ifndef LOWRANK_CPU_OPS_ATTENTION_OPERANDS_H
 #define LOWRANK_CPU_OPS_ATTENTION_OPERANDS_H
@@ -69,6 +70,18 @@ struct PairOperands {
         transpose(words);
         const int64_t count = min64(kLanes, steps(d - i));
         for (int64_t p = 0; p < count; p++) words[p].store(out + (i / 2 + p) * kTileKeys + j);
+      }
+  }
+  /* stacked, of vectors in bf16. */
+  static LR_INLINE void stacked_words(int64_t n, int64_t d, const float* words, int64_t stride, float* out) {
+    const int64_t ld = round_up(d, kLanes);
+    for (int64_t r = 0; r < n; r += 2)
+      for (int64_t i = 0; i < d; i += 2 * kLanes) {
+        const float *even = words + r * stride + i / 2, *odd = even + stride;
+        const int64_t count = min64(kLanes, (d - i) / 2);
+        const VF a = load_lanes(even, count), b = r + 1 < n ? load_lanes(odd, count) : VF::zero();
+        interleaved_low(a, b).store(out + r / 2 * ld + i);
+        if (i + kLanes < ld) interleaved_high(a, b).store(out + r / 2 * ld + i + kLanes);
       }
   }
   static LR_INLINE void narrow_row(float* s, int64_t columns) {

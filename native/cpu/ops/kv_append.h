@@ -1,4 +1,4 @@
-/* kv_append: writes the new keys and values of every sequence into its blocks of the paged cache. */
+/* kv_append: writes the new keys and values of every sequence into its blocks of the paged cache, in the pools' dtype. */
 #ifndef LOWRANK_CPU_OPS_KV_APPEND_H
 #define LOWRANK_CPU_OPS_KV_APPEND_H
 #include "common.h"
@@ -6,6 +6,12 @@
 #include "ranges.h"
 
 namespace LR_ISA { namespace {
+
+/* x [n] to the elements from `at` of a pool. */
+LR_INLINE void append_values(const float* x, int64_t n, const lr_tensor& pool, int64_t at) {
+  if (pool.dtype == LR_F32) memmove((float*)pool.data + at, x, (size_t)n * sizeof(float));
+  else for_vectors(0, n, [&](int64_t i, int64_t lanes) { store_bf16_lanes(load_lanes(x + i, lanes), (uint16_t*)pool.data + at + i, lanes); });
+}
 
 lr_error kv_append(lr_queue* queue, lr_tensor k_pool, lr_tensor v_pool, lr_tensor k, lr_tensor v, lr_tensor cu_q, lr_tensor kv_len,
                    lr_tensor block_table) {
@@ -24,8 +30,8 @@ lr_error kv_append(lr_queue* queue, lr_tensor k_pool, lr_tensor v_pool, lr_tenso
       for (int64_t i = begin; i < end; i++) {
         const int64_t from = (cu[s] + i) * width, position = first + i;
         const int64_t to = (pages[position / kPageSize] * kPageSize + position % kPageSize) * width;
-        memmove((float*)k_pool.data + to, (const float*)k.data + from, (size_t)width * sizeof(float));
-        memmove((float*)v_pool.data + to, (const float*)v.data + from, (size_t)width * sizeof(float));
+        append_values((const float*)k.data + from, width, k_pool, to);
+        append_values((const float*)v.data + from, width, v_pool, to);
       }
     }, max64(1, kRange / max64(1, width)));
   }

@@ -76,8 +76,8 @@ template <typename Of> LR_INLINE VF each_lanes(const VF (&vectors)[kLanes], cons
 LR_INLINE VF lane_sums(const VF (&vectors)[kLanes]) { return each_lanes(vectors, [](VF a, VF b) { return a + b; }); }
 LR_INLINE VF lane_maxima(const VF (&vectors)[kLanes]) { return each_lanes(vectors, [](VF a, VF b) { return max(a, b); }); }
 
-/* c[j] = a . row j of B [n, k], for a padded to `lda`; c is written up to whole vectors, behind n with what row n - 1 gives. */
-LR_INLINE void row_products(const float* a, int64_t lda, const float* b, int64_t ldb, int64_t n, int64_t k, float* c) {
+/* c[j] = a . row j of B [n, k], for a padded to `lda`; c is written up to whole vectors, behind n with what row n - 1 gives. Pairs: as above. */
+template <bool Pairs> LR_INLINE void row_products(const float* a, int64_t lda, const float* b, int64_t ldb, int64_t n, int64_t k, float* c) {
   for (int64_t j = 0; j < n; j += kLanes) {
     VF sums[kLanes];
     for (VF& sum : sums) sum = VF::zero();
@@ -87,7 +87,8 @@ LR_INLINE void row_products(const float* a, int64_t lda, const float* b, int64_t
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; i++) {
         const float* row = b + min64(j + i, n - 1) * ldb + p;
-        sums[i] = fma(x, lanes == kLanes ? VF::load(row) : load_n<VF>(row, lanes), sums[i]);
+        const VF y = lanes == kLanes ? VF::load(row) : load_n<VF>(row, lanes);
+        sums[i] = Pairs ? dot_pairs(sums[i], x, y) : fma(x, y, sums[i]);
       }
     }
     lane_sums(sums).store(c + j);

@@ -70,6 +70,14 @@ LR_INLINE VF paired(VF a, VF b) {
   for (int i = 0; i < 32; i++) ((uint16_t*)&order)[i] = (uint16_t)(i / 2 + i % 2 * 16);
   return {(__m512)_mm512_permutexvar_epi16(order, (__m512i)narrowed(a, b).v)};
 }
+/* Of pairs of bf16 in a and b: value i of a and value i of b, for the first kLanes values, and for the others. */
+LR_INLINE VF interleaved(VF a, VF b, int first) {
+  __m512i order;
+  for (int i = 0; i < 32; i++) ((uint16_t*)&order)[i] = (uint16_t)(first + i / 2 + i % 2 * 32);
+  return {(__m512)_mm512_permutex2var_epi16((__m512i)a.v, order, (__m512i)b.v)};
+}
+LR_INLINE VF interleaved_low(VF a, VF b) { return interleaved(a, b, 0); }
+LR_INLINE VF interleaved_high(VF a, VF b) { return interleaved(a, b, 16); }
 #endif
 
 /* kLanes nibbles of kLanes / 2 bytes, the high one first. */

@@ -24,6 +24,14 @@ __device__ __forceinline__ float4 load4(const float* p) {
 #endif
   return *reinterpret_cast<const float4*>(p);
 }
+// Four values; the address must be a multiple of 8.
+__device__ __forceinline__ float4 load4(const bf16* p) {
+#if !defined(__CUDACC__)
+  emu::vector_access(p, 8);
+#endif
+  const uint2 pairs = *reinterpret_cast<const uint2*>(p);
+  return make_float4(__uint_as_float(pairs.x << 16), __uint_as_float(pairs.x & 0xffff0000u), __uint_as_float(pairs.y << 16), __uint_as_float(pairs.y & 0xffff0000u));
+}
 __device__ __forceinline__ void store4(float* p, float4 v) {
 #if !defined(__CUDACC__)
   emu::vector_access(p, 16);

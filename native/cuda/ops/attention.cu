@@ -28,6 +28,11 @@ struct Parts {
 
 template <int Rows, int Keys, int Slices> constexpr size_t attention_shared() { return (size_t)((Rows + Keys) * (64 * Slices + 4) + Rows * (Keys + 1)) * sizeof(float); }
 
+template <int Pitch> __device__ __forceinline__ void load_any_keys(float* to, int rows, const AttentionView& a, const float* kv, const QueryTile& tile, int64_t key) {
+  if (a.bf16_cache) load_keys<Pitch>(to, rows, a, (const bf16*)kv, tile.sequence, tile.kv_head, key);
+  else load_keys<Pitch>(to, rows, a, kv, tile.sequence, tile.kv_head, key);
+}
+
 template <int Rows, int Keys, int Slices> __global__ void attention_kernel(AttentionView a, float* out, float* lse, Parts parts) {
   LR_SHARED_MEMORY(memory);
   constexpr int kPitch = 64 * Slices + 4, kPitchP = Keys + 1, kI = Rows / 16, kJ = Keys / 16;
@@ -51,7 +56,7 @@ template <int Rows, int Keys, int Slices> __global__ void attention_kernel(Atten
   const int64_t from = first_tile + tiles * blockIdx.z / parts.count, to = first_tile + tiles * (blockIdx.z + 1) / parts.count;
   for (int64_t key = from * Keys; key < to * Keys; key += Keys) {
     __syncthreads(); // the buffer's last readers are done
-    load_keys<kPitch>(kv, Keys, a, a.k, tile.sequence, tile.kv_head, key);
+    load_any_keys<kPitch>(kv, Keys, a, a.k, tile, key);
     __syncthreads();
     float s[kI][kJ];
     row_products<kPitch>(s, q, kv, a.padded);
@@ -80,7 +85,7 @@ template <int Rows, int Keys, int Slices> __global__ void attention_kernel(Atten
         for (int e = 0; e < 4; e++) o[i][c][e] *= factor;
     }
     __syncthreads();
-    load_keys<kPitch>(kv, Keys, a, a.v, tile.sequence, tile.kv_head, key);
+    load_any_keys<kPitch>(kv, Keys, a, a.v, tile, key);
     __syncthreads();
     const int64_t left = a.sequences.keys(tile.sequence) - key;
     add_weighted_rows<kPitch>(o, kv, left < Keys ? (int)left : Keys, a.padded, [&](int i, int n) { return p[(y + 16 * i) * kPitchP + n]; });
@@ -138,7 +143,8 @@ AttentionView view_of(const lr_attention_args& a) {
           a.scale,
           a.softcap,
           a.window,
-          d % 4 == 0 && aligned16(a.q.data) && aligned16(a.k.data) && aligned16(a.v.data)};
+          d % 4 == 0 && aligned16(a.q.data) && aligned16(a.k.data) && aligned16(a.v.data),
+          a.k.dtype == LR_BF16};
 }
 
 lr_error attention(lr_queue* queue, const lr_attention_args* args) {

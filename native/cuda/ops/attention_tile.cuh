@@ -22,7 +22,8 @@ struct AttentionView {
   int heads, kv_heads, group, d, padded; // padded: d rounded up to 4
   float scale, softcap;
   int window;
-  bool vectors; // every head begins at a multiple of 16 bytes
+  bool vectors; // every head begins at a multiple of 4 elements, 16 bytes of float32
+  bool bf16_cache; // k and v are pools in bf16
 };
 
 // Of checked arguments; `found` is left to the entry.
@@ -79,25 +80,25 @@ __device__ __forceinline__ void visible_keys(const AttentionView& a, const Query
   *last = end < a.sequences.keys(tile.sequence) ? end : a.sequences.keys(tile.sequence);
 }
 
-// Rows of d floats, times `factor`, to shared memory; row(r) is where row r lies, NULL: zeros. Columns d to padded become zero.
+// Rows of d values, times `factor`, to shared memory in float32; row(r) is where row r lies, NULL: zeros. Columns d to padded become zero.
 template <int Pitch, class Row> __device__ __forceinline__ void load_rows(float* to, int rows, const AttentionView& a, float factor, Row row) {
   const int quads = a.padded / 4;
   for (int at = (int)threadIdx.x; at < rows * quads; at += (int)blockDim.x) {
     const int r = at / quads, c = at % quads * 4;
-    const float* from = row(r);
+    const auto* from = row(r);
     float4 x = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     if (from && a.vectors) x = load4(from + c);
     else if (from) {
-      x.x = from[c];
-      if (c + 1 < a.d) x.y = from[c + 1];
-      if (c + 2 < a.d) x.z = from[c + 2];
-      if (c + 3 < a.d) x.w = from[c + 3];
+      x.x = to_float(from[c]);
+      if (c + 1 < a.d) x.y = to_float(from[c + 1]);
+      if (c + 2 < a.d) x.z = to_float(from[c + 2]);
+      if (c + 3 < a.d) x.w = to_float(from[c + 3]);
     }
     store4(to + r * Pitch + c, make_float4(x.x * factor, x.y * factor, x.z * factor, x.w * factor));
   }
 }
 // Keys [key, key + rows) of `kv`, which is k or v.
-template <int Pitch> __device__ __forceinline__ void load_keys(float* to, int rows, const AttentionView& a, const float* kv, int64_t sequence, int64_t kv_head, int64_t key) {
+template <int Pitch, class T> __device__ __forceinline__ void load_keys(float* to, int rows, const AttentionView& a, const T* kv, int64_t sequence, int64_t kv_head, int64_t key) {
   const int64_t keys = a.sequences.keys(sequence);
   load_rows<Pitch>(to, rows, a, 1.0f, [&](int r) { return key + r < keys ? kv + (a.sequences.key_row(sequence, key + r) * a.kv_heads + kv_head) * a.d : nullptr; });
 }

@@ -92,7 +92,8 @@ function attention(w: World, gradient: boolean): Float64Array {
     const per = 1 + w.below(3);
     const lengths = Array.from({ length: sequences }, (_, i) => cu[i + 1]! - cu[i]! + w.below(64 * per));
     if (sequences > 0 && w.chance(0.2)) lengths[w.below(sequences)] = w.of([-1, 0, 64 * per + 1, 2 ** 31 - 1]);
-    const pool = () => w.f32(blocks, 64, kvHeads, d);
+    const dtype = w.of([0, 0, 1, 1, 2]);
+    const pool = () => w.tensor(w.chance(0.05) ? 0 : dtype, [blocks, 64, kvHeads, d]);
     const table = w.addon.view(w.indices(sequences * per, blocks), 0, 3, [sequences, per]);
     w.keep({ handle: table, dtype: 3, bytes: sequences * per * 4 });
     return words(FIELDS.attention, {
@@ -250,7 +251,8 @@ export const KERNELS: Record<string, (w: World) => unknown[]> = {
     if (w.chance(0.2)) lengths[w.below(sequences)] = w.of([-1, 0, 64 * per + 1, 2 ** 31 - 1]);
     const table = w.addon.view(w.indices(sequences * per, blocks), 0, 3, [sequences, per]);
     w.keep({ handle: table, dtype: 3, bytes: 4 * sequences * per });
-    const pool = () => w.f32(blocks, 64, heads, d);
+    const dtype = w.of([0, 0, 1, 1, 2]);
+    const pool = () => w.tensor(w.chance(0.05) ? 0 : dtype, [blocks, 64, heads, d]);
     return [pool(), pool(), w.f32(tokens, heads, d), w.f32(tokens, heads, d), w.i32(cu), w.i32(lengths), table];
   },
   tokenLogprob: (w) => [head(w, false)],
