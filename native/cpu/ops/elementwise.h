@@ -18,7 +18,8 @@ lr_error fill(lr_queue* queue, lr_tensor y, double value) {
   const uint16_t half = y.dtype == LR_BF16 ? f32_to_bf16(f) : f32_to_f16(f);
   parallel_ranges(queue, elements(y), [&](int64_t begin, int64_t end) {
     if (y.dtype == LR_F32) {
-      for (int64_t i = begin; i < end; i++) ((float*)y.data)[i] = f;
+      const FarStores out(elements(y), false);
+      for_vectors(begin, end, [&](int64_t i, int64_t lanes) { out.store(VF::set(f), (float*)y.data + i, lanes); });
     } else if (y.dtype == LR_I32) {
       for (int64_t i = begin; i < end; i++) ((int32_t*)y.data)[i] = (int32_t)value;
     } else if (y.dtype == LR_U8) {

@@ -9,6 +9,19 @@
 
 namespace LR_ISA { namespace {
 
+/* The lanes of what add(i, lanes, sum) makes of sums over a row of d, which are two, in turns, so that they wait less for each other. */
+template <typename Add> LR_INLINE float row_sum(int64_t d, const Add& add) {
+  VF even = VF::zero(), odd = VF::zero();
+  int64_t i = 0;
+  for (; i + 2 * kLanes <= d; i += 2 * kLanes) {
+    even = add(i, kLanes, even);
+    odd = add(i + kLanes, kLanes, odd);
+  }
+  if (i < d) even = add(i, min64(kLanes, d - i), even);
+  if (i + kLanes < d) odd = add(i + kLanes, d - i - kLanes, odd);
+  return sum(even + odd);
+}
+
 lr_error rms_norm(lr_queue* queue, lr_tensor y, lr_tensor rstd, lr_tensor x, lr_tensor residual, lr_tensor weight, float eps, int32_t unit_offset) {
   Check check("rms_norm");
   check.tensor("x", x, LR_F32);
@@ -28,18 +41,17 @@ lr_error rms_norm(lr_queue* queue, lr_tensor y, lr_tensor rstd, lr_tensor x, lr_
       const float* px = (const float*)x.data + r * d;
       const float* pr = residual.data ? (const float*)residual.data + r * d : nullptr;
       float* py = (float*)y.data + r * d;
-      VF squares[2] = {VF::zero(), VF::zero()};
-      for_vectors(0, d, [&](int64_t i, int64_t lanes) {
+      const float squares = row_sum(d, [&](int64_t i, int64_t lanes, VF sum) {
         const VF s = load_lanes(px + i, lanes);
-        const int which = (int)(i / kLanes) & 1;
-        squares[which] = fma(s, s, squares[which]);
+        return fma(s, s, sum);
       });
-      const float scale = 1.0f / __builtin_sqrtf(sum(squares[0] + squares[1]) / (float)d + eps);
+      const float scale = 1.0f / __builtin_sqrtf(squares / (float)d + eps);
       if (rstd.data) ((float*)rstd.data)[r] = scale;
       const VF factor = VF::set(scale);
       for_vectors(0, d, [&](int64_t i, int64_t lanes) {
         VF result = load_lanes(px + i, lanes) * factor * (offset + load_lanes(w + i, lanes));
         if (pr) result = result + load_lanes(pr + i, lanes);
+        __builtin_prefetch(px + d + i); /* the next row: else memory would rest meanwhile */
         out.store(result, py + i, lanes);
       });
     }
@@ -93,12 +105,10 @@ lr_error rms_norm_grad(lr_queue* queue, lr_tensor dx, lr_tensor dweight, lr_tens
       const float *pg = (const float*)dy.data + r * d, *px = (const float*)x.data + r * d;
       const float scale = ((const float*)rstd.data)[r];
       const VF factor = VF::set(scale);
-      VF products[2] = {VF::zero(), VF::zero()};
-      for_vectors(0, d, [&](int64_t i, int64_t lanes) {
+      const float products = row_sum(d, [&](int64_t i, int64_t lanes, VF sum) {
         const VF xhat = load_lanes(px + i, lanes) * factor, g = load_lanes(pg + i, lanes);
-        const int which = (int)(i / kLanes) & 1;
-        products[which] = fma(g * (offset + load_lanes(w + i, lanes)), xhat, products[which]);
         if (pw) store_lanes(fma(g, xhat, load_lanes(pw + i, lanes)), pw + i, lanes);
+        return fma(g * (offset + load_lanes(w + i, lanes)), xhat, sum);
       });
       if (!dx.data) continue;
       float* out = (float*)dx.data + r * d;
@@ -107,7 +117,7 @@ lr_error rms_norm_grad(lr_queue* queue, lr_tensor dx, lr_tensor dweight, lr_tens
         short_row_grad(out, pg, px, pr, w, d, eps, unit_offset ? 1.0f : 0.0f);
         continue;
       }
-      const VF mean = VF::set(sum(products[0] + products[1]) / (float)d);
+      const VF mean = VF::set(products / (float)d);
       for_vectors(0, d, [&](int64_t i, int64_t lanes) {
         const VF xhat = load_lanes(px + i, lanes) * factor;
         const VF g = load_lanes(pg + i, lanes) * (offset + load_lanes(w + i, lanes));
