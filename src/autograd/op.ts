@@ -59,7 +59,7 @@ function anyNeedsGrad(inputs: OpInputs): boolean {
     if (value === undefined) continue;
     if (isTensor(value)) {
       if (value.requiresGrad) return true;
-    } else if (value.some((tensor) => tensor?.requiresGrad)) return true;
+    } else for (const tensor of value) if (tensor?.requiresGrad) return true;
   }
   return false;
 }
@@ -68,7 +68,10 @@ function anyNeedsGrad(inputs: OpInputs): boolean {
 function tensorsIn(saved: unknown): Tensor[] {
   if (isTensor(saved)) return [saved];
   if (typeof saved !== "object" || saved === null) return [];
-  return Object.values(saved).flatMap((value: unknown) =>
-    isTensor(value) ? [value] : Array.isArray(value) ? value.filter(isTensor) : [],
-  );
+  const found: Tensor[] = [];
+  for (const value of Object.values(saved) as unknown[]) {
+    if (isTensor(value)) found.push(value);
+    else if (Array.isArray(value)) for (const item of value) if (isTensor(item)) found.push(item);
+  }
+  return found;
 }

@@ -78,7 +78,7 @@ export class Tape implements Sink {
   }
 
   add(entry: TapeEntry): void {
-    for (const tensor of entry.saved) tensor.retain();
+    for (const tensor of entry.saved) tensor.hold();
     this.#entries.push(entry);
     this.#watch.recorded?.();
   }

@@ -49,21 +49,17 @@ export function gatedLinear(
   return linearOp(inputsOf(x, layers), { layers, options, activation })[0]!;
 }
 
-const inputsOf = (x: Tensor, layers: readonly LinearLayer[]): Inputs => ({
-  x,
-  weights: layers.map((layer) => layer.weight.dense),
-  biases: layers.map((layer) => layer.bias),
-  pairs: layers.flatMap((layer) => layer.segments.flatMap(({ a, b }) => [a, b])),
-  residuals: layers.map((layer) => layer.residual),
-});
+function inputsOf(x: Tensor, layers: readonly LinearLayer[]): Inputs {
+  const parts: (Tensor | undefined)[] = [];
+  for (const { weight, bias, segments, residual } of layers) {
+    parts.push(weight.dense, bias, residual);
+    for (const { a, b } of segments) parts.push(a, b);
+  }
+  return { x, parts };
+}
 
-type Inputs = {
-  x: Tensor;
-  weights: readonly (Tensor | undefined)[];
-  biases: readonly (Tensor | undefined)[];
-  pairs: readonly Tensor[];
-  residuals: readonly (Tensor | undefined)[];
-};
+/** `parts`: all that the layers hold. */
+type Inputs = { x: Tensor; parts: readonly (Tensor | undefined)[] };
 type Attrs = { layers: readonly LinearLayer[]; options: LinearOptions; activation?: Activation };
 
 /** A layer as one kernel call sees it. */
@@ -87,7 +83,7 @@ interface Saved {
 
 const linearOp = defineOp<Inputs, Attrs, Saved, Tensor[]>({
   name: "linear",
-  forward({ x, weights, biases, pairs }, { layers, options, activation }, save, recording) {
+  forward({ x }, { layers, options, activation }, save, recording) {
     if (!(x.shape.length === 2 && x.dtype === "float32")) throw mismatch("linear", "x", "float32 [T, in]", x);
     for (const { weight, residual } of layers) {
       if (weight.inFeatures !== x.shape[1]) throw mismatch("linear", "x", `[T, ${weight.inFeatures}] as the weight`, x);
@@ -98,7 +94,8 @@ const linearOp = defineOp<Inputs, Attrs, Saved, Tensor[]>({
     const { device } = x;
     const empty = ({ weight }: LinearLayer) => Tensor.empty([rows, weight.outFeatures], { device });
     const gated = activation && { y: empty(layers[0]!), activation };
-    const trainsPairs = recording && pairs.some((tensor) => tensor.requiresGrad);
+    const trains = (of: (layer: LinearLayer) => boolean | undefined) => recording && layers.some(of);
+    const trainsPairs = trains(({ segments }) => segments.some(({ a, b }) => a.requiresGrad || b.requiresGrad));
     const calls = layers.map((layer): Call => {
       const rank = maxRank(layer);
       return {
@@ -109,9 +106,10 @@ const linearOp = defineOp<Inputs, Attrs, Saved, Tensor[]>({
       };
     });
     enqueue(x, (k, d) => k.linear(d, words(x, undefined, false, calls, options, { gated })));
-    const readsX = trainsPairs || (recording && [...weights, ...biases].some((tensor) => tensor?.requiresGrad));
-    const ys = calls.flatMap(({ y }) => y ?? []);
-    save({ x: readsX ? x : undefined, us: calls.map(({ u }) => u), pairs, ys: gated ? ys : [] });
+    const readsX = trainsPairs || trains(({ weight, bias }) => weight.dense?.requiresGrad || bias?.requiresGrad);
+    const ys: Tensor[] = [];
+    for (const { y } of calls) if (y) ys.push(y);
+    if (recording) save({ x: readsX ? x : undefined, us: calls.map(({ u }) => u), pairs: pairsOf(layers), ys: gated ? ys : [] });
     return gated ? [gated.y] : ys;
   },
   backward(given, { x, us, ys }, sink, inputs, { layers, options, activation }) {
@@ -144,6 +142,12 @@ const linearOp = defineOp<Inputs, Attrs, Saved, Tensor[]>({
     }
   },
 });
+
+function pairsOf(layers: readonly LinearLayer[]): Tensor[] {
+  const pairs: Tensor[] = [];
+  for (const { segments } of layers) for (const { a, b } of segments) pairs.push(a, b);
+  return pairs;
+}
 
 function maxRank(layer: LinearLayer): number {
   return layer.segments.reduce((rank, { a }) => Math.max(rank, a.shape[0]!), 0);

@@ -29,6 +29,7 @@ export class Tensor {
   grad: Tensor | undefined;
   #references = 1;
   #scope: Set<Tensor> | undefined;
+  #watched = false;
 
   private constructor(handle: number, shape: readonly number[], dtype: DType, device: Device) {
     this.handle = handle;
@@ -36,7 +37,7 @@ export class Tensor {
     this.dtype = dtype;
     this.device = device;
     this.#scope = adopt(this);
-    if (!this.#scope) leaks.register(this, shape, this);
+    if (!this.#scope) this.#watch();
   }
 
   /** Uninitialised. Throws OUT_OF_MEMORY with the bytes needed and free. */
@@ -108,23 +109,29 @@ export class Tensor {
 
   /** One more owner: the tensor then needs one more `dispose()`. */
   retain(): this {
+    this.hold();
+    this.#watch();
+    return this;
+  }
+
+  /** The same for an owner that cannot forget it, as the tape, which frees what it holds when it ends. */
+  hold(): void {
     if (this.disposed) throw disposed(this);
     this.#references++;
-    return this;
   }
 
   /** Gives one reference back; the last one frees the handle. Does nothing on a tensor that is freed already. */
   dispose(): void {
     if (this.#references === 0) return;
-    if (this.#references > 1) this.moveTo(undefined);
+    if (this.#references > 1) this.#leave();
     this.release();
   }
 
-  /** Gives back a reference taken with `retain()`, leaving the scope's own alone. */
+  /** Gives back a reference taken with `retain()` or `hold()`, leaving the scope's own alone. */
   release(): void {
     if (this.#references === 0 || --this.#references > 0) return;
-    if (this.#scope) this.#scope.delete(this);
-    else leaks.unregister(this);
+    this.#leave();
+    if (this.#watched) leaks.unregister(this);
     native(() => this.device.addon.free(this.handle));
   }
 
@@ -135,11 +142,21 @@ export class Tensor {
   /** Hands the tensor to an enclosing scope, or to the caller when there is none. */
   moveTo(scope: Set<Tensor> | undefined): void {
     if (this.disposed) return;
-    if (this.#scope) this.#scope.delete(this);
-    else leaks.unregister(this);
+    this.#leave();
     this.#scope = scope;
     if (scope) scope.add(this);
-    else leaks.register(this, this.shape, this);
+    else this.#watch();
+  }
+
+  #leave(): void {
+    this.#scope?.delete(this);
+    this.#scope = undefined;
+  }
+
+  #watch(): void {
+    if (this.#watched) return;
+    this.#watched = true;
+    leaks.register(this, this.shape, this);
   }
 
   /** Takes the tensor out of its scope: it lives until `dispose()`. */
