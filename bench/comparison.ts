@@ -7,6 +7,10 @@ const MEASURED: Record<string, readonly { value: string; better: "less" | "more"
     { value: "bf16_gflops", better: "more" },
     { value: "memory_gb_s", better: "more" },
   ],
+  overhead: [
+    { value: "us", better: "less" },
+    { value: "taped_us", better: "less" },
+  ],
   op: [{ value: "median_ms", better: "less", spread: ["p10_ms", "p90_ms"] }],
   step: [
     { value: "seconds", better: "less", spread: ["p10", "p90"] },

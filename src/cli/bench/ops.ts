@@ -5,6 +5,7 @@ import { adamwCase, dequantizeCase, gluCase, quantizeCase, rmsNormCase, ropeCase
 import { modelledMs } from "./model/case.js";
 import { GPUS } from "./model/devices.js";
 import type { OpCase } from "./op-case.js";
+import { overheads } from "./overhead.js";
 import { measurePeaks, type Peaks } from "./peaks.js";
 import { quantiles, rounded } from "./statistics.js";
 
@@ -30,7 +31,7 @@ export interface OpsBenchOptions {
   gpu: string;
 }
 
-/** Yields the measured peaks, then a row an op and shape. Each op's result is checked against float64 before it is timed. */
+/** Yields the measured peaks, what enqueuing takes, then a row an op and shape. Each op's result is checked against float64 before it is timed. */
 export async function* benchOps(options: OpsBenchOptions): AsyncGenerator<Record<string, unknown>> {
   const device = getDevice(options.device);
   const gpu = device.info.separate ? GPUS[options.gpu] : undefined;
@@ -44,6 +45,7 @@ export async function* benchOps(options: OpsBenchOptions): AsyncGenerator<Record
     bf16_gflops: rounded(peaks.bf16Gflops),
     memory_gb_s: rounded(peaks.memoryGbS),
   };
+  yield* overheads(device);
   for (const make of cases(bf16 ? [false, true] : [false])) {
     const modelled = gpu && modelledMs(make, gpu);
     const bench = make(device);
