@@ -30,14 +30,13 @@ export interface DecodedToken {
 }
 
 /**
- * Yields the tokens of all prompts as they come. The caller may end a sequence early by giving its index to `stop`.
- * Leaving the loop frees the cache. @throws the signal's reason; INVALID_ARGUMENT for prompts that do not fit.
+ * Yields the tokens of all prompts as they come; the step after them is under way by then, so that the device does not wait for the caller.
+ * Leaving the loop lets that step end and frees the cache. @throws the signal's reason; INVALID_ARGUMENT for prompts that do not fit.
  */
 export async function* decodeTokens(
   model: DecoderModel,
   prompts: readonly (readonly number[])[],
   options: ResolvedOptions,
-  stop: ReadonlySet<number> = new Set(),
 ): AsyncGenerator<DecodedToken, void, void> {
   checkPrompts(model, prompts);
   options.signal?.throwIfAborted();
@@ -48,9 +47,10 @@ export async function* decodeTokens(
     cachedFor: 0, // tokens it had when the cache was filled last
   }));
   const restartAfter = model.restartAfter ?? Number.POSITIVE_INFINITY;
-  const live = (index: number) => sequences[index]!.left > 0 && !stop.has(index);
   using cache = new KvCache(model.kvShape, prompts.length);
-  while (sequences.some((_, index) => live(index))) {
+  /** Enqueues a step for the sequences that go on; what it gives, or why it failed, comes with the promise. */
+  const submit = async (): Promise<{ tokens: number[][]; rows: Float32Array } | undefined> => {
+    if (!sequences.some(({ left }) => left > 0)) return undefined;
     options.signal?.throwIfAborted();
     for (const [index, sequence] of sequences.entries()) {
       const { history, cachedFor } = sequence;
@@ -60,32 +60,35 @@ export async function* decodeTokens(
       }
       sequence.cachedFor = history.length;
     }
-    const tokens = sequences.map((sequence, index) => (live(index) ? sequence.pending.splice(0, options.prefillChunk) : []));
+    const tokens = sequences.map(({ left, pending }) => (left > 0 ? pending.splice(0, options.prefillChunk) : []));
     const lengths = sequences.map(({ history }) => history.length);
-    const rows = await readLogits(model, tokens, cache, lengths);
-    options.signal?.throwIfAborted();
-    let row = 0;
-    for (const [index, sequence] of sequences.entries()) {
-      if (tokens[index]!.length === 0) continue;
-      const scores = rows.subarray(row * model.vocabSize, ++row * model.vocabSize);
-      if (sequence.pending.length > 0) continue;
-      const tokenId = chooseToken(scores, sequence.history, options, index);
-      sequence.history.push(tokenId);
-      sequence.pending.push(tokenId);
-      sequence.left = options.eosTokenIds.has(tokenId) ? 0 : sequence.left - 1;
-      yield { sequence: index, tokenId, last: sequence.left === 0 };
+    using logits = scope(() => model.step(tokens, cache, lengths));
+    return { tokens, rows: await logits.readFloat32() };
+  };
+  let next = submit();
+  try {
+    for (let step = await next; step; step = await next) {
+      options.signal?.throwIfAborted();
+      const { tokens, rows } = step;
+      const chosen: DecodedToken[] = [];
+      let row = 0;
+      for (const [index, sequence] of sequences.entries()) {
+        if (tokens[index]!.length === 0) continue;
+        const scores = rows.subarray(row * model.vocabSize, ++row * model.vocabSize);
+        if (sequence.pending.length > 0) continue;
+        const tokenId = chooseToken(scores, sequence.history, options, index);
+        sequence.history.push(tokenId);
+        sequence.pending.push(tokenId);
+        sequence.left = options.eosTokenIds.has(tokenId) ? 0 : sequence.left - 1;
+        chosen.push({ sequence: index, tokenId, last: sequence.left === 0 });
+      }
+      next = submit();
+      next.catch(() => {}); // until it is awaited
+      for (const token of chosen) yield token;
     }
+  } finally {
+    await next.catch(() => {});
   }
-}
-
-async function readLogits(
-  model: DecoderModel,
-  tokens: readonly (readonly number[])[],
-  cache: KvCache,
-  lengths: readonly number[],
-): Promise<Float32Array> {
-  using logits = scope(() => model.step(tokens, cache, lengths));
-  return await logits.readFloat32();
 }
 
 function chooseToken(scores: Float32Array, history: readonly number[], options: ResolvedOptions, sequence: number): number {
