@@ -94,10 +94,10 @@ export async function* decodeTokens(
 function chooseToken(scores: Float32Array, history: readonly number[], options: ResolvedOptions, sequence: number): number {
   processLogits(scores, history, options.sampling);
   if (!options.doSample) return argmax(scores);
-  warpLogits(scores, options.sampling);
+  const ids = warpLogits(scores, options.sampling);
   // 53 bits of a counter-based number: the same seed draws the same tokens, whatever else runs beside.
   const uniform = Number(randomKey(options.seed, "sampling", sequence, history.length) >> 11n) * 2 ** -53;
-  return drawToken(scores, uniform);
+  return drawToken(scores, ids, uniform);
 }
 
 function checkPrompts(model: DecoderModel, prompts: readonly (readonly number[])[]): void {

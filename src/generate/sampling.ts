@@ -34,17 +34,20 @@ export function processLogits(scores: Float32Array, history: readonly number[], 
   for (const id of suppressTokens) scores[id] = -Infinity;
 }
 
-/** The processors of sampling, after {@link processLogits}. */
-export function warpLogits(scores: Float32Array, options: SamplingOptions): void {
+/** The processors of sampling, after {@link processLogits}. Returns the ids that may still be drawn, ascending: what follows looks at no others. */
+export function warpLogits(scores: Float32Array, options: SamplingOptions): Uint32Array {
   const { temperature = 1, topH, topK = 0, topP = 1, minP, typicalP = 1, epsilonCutoff = 0, etaCutoff = 0 } = options;
   if (temperature !== 1) for (let i = 0; i < scores.length; i++) scores[i]! /= temperature;
-  if (topH !== undefined) keepTopH(scores, topH);
-  if (topK > 0) keepTopK(scores, topK);
-  if (topP < 1) keepTopP(scores, topP);
-  if (minP !== undefined) removeBelow(scores, (_, probs) => minP * probs.reduce((a, b) => Math.max(a, b), 0));
-  if (typicalP < 1) keepTypical(scores, typicalP);
-  if (epsilonCutoff > 0) removeBelow(scores, () => epsilonCutoff);
-  if (etaCutoff > 0) removeBelow(scores, (entropy) => Math.min(etaCutoff, Math.sqrt(etaCutoff) * Math.exp(-entropy)));
+  let ids: Uint32Array = new Uint32Array(scores.length);
+  for (let i = 0; i < ids.length; i++) ids[i] = i;
+  if (topH !== undefined) ids = keepTopH(scores, ids, topH);
+  if (topK > 0) ids = keepTopK(scores, ids, topK);
+  if (topP < 1) ids = keepTopP(scores, ids, topP);
+  if (minP !== undefined) ids = removeBelow(scores, ids, (_, probs) => minP * probs.reduce((a, b) => Math.max(a, b), 0));
+  if (typicalP < 1) ids = keepTypical(scores, ids, typicalP);
+  if (epsilonCutoff > 0) ids = removeBelow(scores, ids, () => epsilonCutoff);
+  if (etaCutoff > 0) ids = removeBelow(scores, ids, (entropy) => Math.min(etaCutoff, Math.sqrt(etaCutoff) * Math.exp(-entropy)));
+  return ids;
 }
 
 /** Index of the largest score, the lowest among equals. */
@@ -54,28 +57,34 @@ export function argmax(scores: Float32Array): number {
   return best;
 }
 
-/** Draws from softmax(scores). `uniform` in [0, 1). */
-export function drawToken(scores: Float32Array, uniform: number): number {
-  const probs = softmax(scores);
+/** Draws one of `ids` from the softmax of their scores. `uniform` in [0, 1). */
+export function drawToken(scores: Float32Array, ids: Uint32Array, uniform: number): number {
+  const probs = softmax(scores, ids);
   let rest = uniform;
   let last = argmax(scores);
-  for (let i = 0; i < probs.length; i++) {
+  for (let i = 0; i < ids.length; i++) {
     if (probs[i] === 0) continue;
     rest -= probs[i]!;
-    last = i;
+    last = ids[i]!;
     if (rest < 0) break;
   }
   return last;
 }
 
-/** float64 [vocab]; removed tokens get 0. */
-export function softmax(scores: Float32Array): Float64Array {
-  const max = scores[argmax(scores)]!;
-  const probs = new Float64Array(scores.length);
+/** Probabilities of `ids` among themselves, float64; a removed token gets 0. */
+export function softmax(scores: Float32Array, ids: Uint32Array): Float64Array {
+  const max = largest(scores, ids);
+  const probs = new Float64Array(ids.length);
   let sum = 0;
-  for (let i = 0; i < scores.length; i++) sum += probs[i] = Math.exp(scores[i]! - max);
+  for (let i = 0; i < ids.length; i++) sum += probs[i] = Math.exp(scores[ids[i]!]! - max);
   for (let i = 0; i < probs.length; i++) probs[i]! /= sum;
   return probs;
+}
+
+function largest(scores: Float32Array, ids: Uint32Array): number {
+  let max = -Infinity;
+  for (const id of ids) if (scores[id]! > max) max = scores[id]!;
+  return max;
 }
 
 function penalizeRepetition(scores: Float32Array, history: readonly number[], penalty: number): void {
@@ -95,27 +104,57 @@ function banRepeatedNgrams(scores: Float32Array, history: readonly number[], siz
   }
 }
 
-function keepTopK(scores: Float32Array, k: number): void {
-  if (k >= scores.length) return;
-  const threshold = scores.toSorted()[scores.length - k]!;
-  for (let i = 0; i < scores.length; i++) if (scores[i]! < threshold) scores[i] = -Infinity;
-}
-
-function keepTopP(scores: Float32Array, p: number): void {
-  const probs = softmax(scores);
-  const order = ascending(scores);
-  let cumulative = 0;
-  // The best token always stays.
-  for (const id of order.subarray(0, -1)) {
-    cumulative += probs[id]!;
-    if (cumulative > 1 - p) return;
-    scores[id] = -Infinity;
+/** Those of `ids` for which `stays` (id, place among them) holds; the others are removed. */
+function keep(scores: Float32Array, ids: Uint32Array, stays: (id: number, at: number) => boolean): Uint32Array {
+  const kept = new Uint32Array(ids.length);
+  let count = 0;
+  for (let at = 0; at < ids.length; at++) {
+    const id = ids[at]!;
+    if (stays(id, at)) kept[count++] = id;
+    else scores[id] = -Infinity;
   }
+  return kept.subarray(0, count);
 }
 
-function keepTopH(scores: Float32Array, h: number): void {
-  const best = ascending(scores).reverse().subarray(0, 100);
-  const probs = softmax(Float32Array.from(best, (id) => scores[id]!));
+function keepTopK(scores: Float32Array, ids: Uint32Array, k: number): Uint32Array {
+  if (k >= ids.length) return ids;
+  const threshold = nthLargest(scores, ids, k);
+  return keep(scores, ids, (id) => !(scores[id]! < threshold));
+}
+
+function keepTopP(scores: Float32Array, ids: Uint32Array, p: number): Uint32Array {
+  const probs = softmax(scores, ids);
+  // All tokens below this score together have less than 1 - p: they go whatever their order is, and need not be sorted.
+  const low = largest(scores, ids) - Math.log(ids.length / (1 - p));
+  let cumulative = 0;
+  const places: number[] = [];
+  for (let i = 0; i < ids.length; i++) {
+    if (scores[ids[i]!]! < low) cumulative += probs[i]!;
+    else places.push(i);
+  }
+  const order = ascending(Float32Array.from(places, (i) => scores[ids[i]!]!));
+  const removed = new Set<number>();
+  // The best token always stays.
+  for (const at of order.subarray(0, -1)) {
+    const i = places[at]!;
+    cumulative += probs[i]!;
+    if (cumulative > 1 - p) break;
+    removed.add(i);
+  }
+  return keep(scores, ids, (id, i) => !(scores[id]! < low) && !removed.has(i));
+}
+
+/** Tokens among which top-H chooses. */
+const TOP_H = 100;
+
+function keepTopH(scores: Float32Array, ids: Uint32Array, h: number): Uint32Array {
+  const threshold = nthLargest(scores, ids, Math.min(TOP_H, ids.length));
+  const top = ids.filter((id) => !(scores[id]! < threshold));
+  const best = ascending(Float32Array.from(top, (id) => scores[id]!))
+    .reverse()
+    .subarray(0, TOP_H)
+    .map((at) => top[at]!);
+  const probs = softmax(scores, best);
   const terms = probs.map((p) => (p > 0 ? -p * Math.log(p) : 0));
   const limit = h * terms.reduce((a, b) => a + b, 0);
   const kept = new Set<number>([best[0]!]);
@@ -124,11 +163,11 @@ function keepTopH(scores: Float32Array, h: number): void {
     sum += terms[i]!;
     if (sum <= limit) kept.add(best[i]!);
   }
-  for (let i = 0; i < scores.length; i++) if (!kept.has(i)) scores[i] = -Infinity;
+  return keep(scores, ids, (id) => kept.has(id));
 }
 
-function keepTypical(scores: Float32Array, mass: number): void {
-  const probs = softmax(scores);
+function keepTypical(scores: Float32Array, ids: Uint32Array, mass: number): Uint32Array {
+  const probs = softmax(scores, ids);
   const entropy = entropyOf(probs);
   const distance = Float32Array.from(probs, (p) => Math.abs(-Math.log(p) - entropy));
   const order = ascending(distance);
@@ -139,15 +178,37 @@ function keepTypical(scores: Float32Array, mass: number): void {
     if (cumulative >= mass) break;
   }
   const limit = distance[order[last]!]!;
-  for (const id of order.subarray(1)) if (distance[id]! > limit) scores[id] = -Infinity;
+  return keep(scores, ids, (_, i) => i === order[0] || !(distance[i]! > limit));
 }
 
 /** Removes tokens whose probability is below the limit; the likeliest stays. */
-function removeBelow(scores: Float32Array, limit: (entropy: number, probs: Float64Array) => number): void {
-  const probs = softmax(scores);
-  const best = scores[argmax(scores)]!;
+function removeBelow(
+  scores: Float32Array,
+  ids: Uint32Array,
+  limit: (entropy: number, probs: Float64Array) => number,
+): Uint32Array {
+  const probs = softmax(scores, ids);
+  const best = largest(scores, ids);
   const least = limit(entropyOf(probs), probs);
-  for (let i = 0; i < scores.length; i++) if (probs[i]! < least && scores[i]! < best) scores[i] = -Infinity;
+  return keep(scores, ids, (id, i) => !(probs[i]! < least && scores[id]! < best));
+}
+
+/** The n-th largest score of `ids`, n from 1 to their number: the root of a heap of the n largest so far, the least on top. */
+function nthLargest(scores: Float32Array, ids: Uint32Array, n: number): number {
+  const heap = Float32Array.from(ids.subarray(0, n), (id) => scores[id]!).sort();
+  for (const id of ids.subarray(n)) {
+    const score = scores[id]!;
+    if (!(score > heap[0]!)) continue;
+    let at = 0;
+    for (let child = 1; child < n; child = 2 * at + 1) {
+      if (child + 1 < n && heap[child + 1]! < heap[child]!) child++;
+      if (!(heap[child]! < score)) break;
+      heap[at] = heap[child]!;
+      at = child;
+    }
+    heap[at] = score;
+  }
+  return heap[0]!;
 }
 
 function entropyOf(probs: Float64Array): number {
@@ -161,7 +222,7 @@ function ascending(values: Float32Array): Uint32Array {
   const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
   const keys = new Float64Array(values.length);
   for (let i = 0; i < values.length; i++) {
-    const b = bits[i]!;
+    const b = bits[i] === 0x80000000 ? 0 : bits[i]!; // -0 equals 0
     const ordered = b >>> 31 ? ~b >>> 0 : (b | 0x80000000) >>> 0;
     keys[i] = ordered * 2 ** 21 + i;
   }

@@ -22,8 +22,9 @@ const sampling: GoldenHandler = async ({ dir, spec }) => {
     for (let row = 0; row < rows; row++) {
       const scores = Float32Array.from(inputs.get(entry.logits)!.data.subarray(row * vocab, (row + 1) * vocab));
       processLogits(scores, Array.from(inputs.get("history")!.data.subarray(row * width, (row + 1) * width)), options);
-      warpLogits(scores, options);
-      const probs = softmax(scores);
+      const ids = warpLogits(scores, options);
+      const probs = new Float64Array(vocab);
+      for (const [i, p] of softmax(scores, ids).entries()) probs[ids[i]!] = p;
       for (let i = 0; i < vocab; i++) {
         const want = expected.get(`${entry.name}.scores`)!.data[row * vocab + i]!;
         const got = scores[i] === -Infinity ? -1e30 : scores[i]!;
