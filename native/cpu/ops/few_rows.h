@@ -59,6 +59,8 @@ template <int M, typename Table, int kSpans> __attribute__((noinline)) void add_
       codes[j] = static_cast<const uint8_t*>(w.data) + (row + r) * (w.k / 2);
       scale[j] = scales + r * blocks;
     }
+    /* One stream, in the order of memory, for all J rows: those that follow, some groups on. */
+    const uint8_t* ahead = codes[0] + round_up(kAhead, J * w.k / 2);
     const float* from = x;
     int64_t at = 0;
     for (int64_t b = 0; b < blocks; b++) {
@@ -71,8 +73,7 @@ template <int M, typename Table, int kSpans> __attribute__((noinline)) void add_
         for (int i = 0; i < M; i++) part[j][i] = table.begin(sum.v[j][i]);
       }
       for (int64_t s = 0; s < spans; s++, at += Table::kSpan / 2, from += Table::kFloats) {
-        /* One stream, in the order of memory, for all J rows. */
-        for (int64_t line = 0; line < J * Table::kSpan / 2; line += 64) read_ahead(codes[0] + at * J + line);
+        for (int64_t line = 0; line < J * Table::kSpan / 2; line += 64) __builtin_prefetch(ahead + at * J + line);
 #pragma GCC unroll 4
         for (int j = 0; j < J; j++) {
           table.span(block[j], codes[j] + at, [&](int v, VF weights) {
