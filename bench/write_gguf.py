@@ -3,7 +3,9 @@
 Linears in 4 bits, the embedding (which is the head of a tied model) in Q8_0, as llama-quantize leaves it where rows are no multiple of 256,
 or in BF16, the precision that a bitsandbytes checkpoint leaves it in; norms in float32. Needs gguf and numpy (`lowrank merge` writes a 16-bit folder of a 4-bit model).
 """
+import glob
 import json
+import os
 import struct
 import sys
 
@@ -38,19 +40,20 @@ for layer in range(layers):
 
 
 def tensors():
-    """Names and float32 values of a bfloat16 safetensors file."""
-    with open(f"{folder}/model.safetensors", "rb") as file:
-        (size,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(size))
-        for name, entry in header.items():
-            if name == "__metadata__":
-                continue
-            if entry["dtype"] != "BF16":
-                sys.exit(f"{name} is {entry['dtype']}, not BF16")
-            begin, end = entry["data_offsets"]
-            file.seek(8 + size + begin)
-            bits = np.frombuffer(file.read(end - begin), np.uint16).astype(np.uint32) << 16
-            yield name, bits.view(np.float32).reshape(entry["shape"])
+    """Names and float32 values of bfloat16 safetensors files."""
+    for path in sorted(glob.glob(f"{folder}/*.safetensors")):
+        with open(path, "rb") as file:
+            (size,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(size))
+            for name, entry in header.items():
+                if name == "__metadata__":
+                    continue
+                if entry["dtype"] != "BF16":
+                    sys.exit(f"{name} is {entry['dtype']}, not BF16")
+                begin, end = entry["data_offsets"]
+                file.seek(8 + size + begin)
+                bits = np.frombuffer(file.read(end - begin), np.uint16).astype(np.uint32) << 16
+                yield name, bits.view(np.float32).reshape(entry["shape"])
 
 
 def interleaved(weight, count):
@@ -67,18 +70,21 @@ writer.add_feed_forward_length(config["intermediate_size"])
 writer.add_head_count(heads)
 writer.add_head_count_kv(kv_heads)
 writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-writer.add_rope_freq_base(float(config["rope_parameters"]["rope_theta"]))
-writer.add_rope_dimension_count(config["head_dim"])
+writer.add_rope_freq_base(float(config.get("rope_parameters", config)["rope_theta"]))
+writer.add_rope_dimension_count(config.get("head_dim", config["hidden_size"] // heads))
 writer.add_vocab_size(config["vocab_size"])
-tokenizer = json.load(open(f"{folder}/tokenizer.json"))
-ids = {id: text for text, id in tokenizer["model"]["vocab"].items()}
-ids.update({token["id"]: token["content"] for token in tokenizer["added_tokens"]})
-writer.add_tokenizer_model("gpt2")
-writer.add_tokenizer_pre("smollm")
-writer.add_token_list([ids.get(i, f"[{i}]") for i in range(config["vocab_size"])])
-writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in tokenizer["model"]["merges"]])
-writer.add_bos_token_id(config["bos_token_id"])
-writer.add_eos_token_id(config["eos_token_id"])
+if os.path.exists(f"{folder}/tokenizer.json"):
+    tokenizer = json.load(open(f"{folder}/tokenizer.json"))
+    ids = {id: text for text, id in tokenizer["model"]["vocab"].items()}
+    ids.update({token["id"]: token["content"] for token in tokenizer["added_tokens"]})
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list([ids.get(i, f"[{i}]") for i in range(config["vocab_size"])])
+    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in tokenizer["model"]["merges"]])
+    writer.add_bos_token_id(config["bos_token_id"])
+    writer.add_eos_token_id(config["eos_token_id"])
+else:  # a checkpoint of random weights
+    writer.add_tokenizer_model("no_vocab")
 writer.add_file_type(getattr(gguf.LlamaFileType, f"MOSTLY_{kind}"))
 writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
 for name, weight in tensors():
