@@ -21,9 +21,18 @@ constexpr int rows_at_once(int m) { return m * 4 <= (kLanes == 16 ? 24 : 8) ? 4 
 /* Dense weights wait for memory; with one row of x a single stream of rows gets most of it. */
 constexpr int dense_rows_at_once(int m) { return m == 1 ? 1 : rows_at_once(m); }
 
-/* Rows are too short for the processor to see where they lead. */
+/* What rows that are read together fetch: the rows that follow, some groups on, as one stream in the order of memory. By itself the processor does not
+ * see where rows so short lead. */
 constexpr int64_t kAhead = 4096;
-LR_INLINE void read_ahead(const void* p) { __builtin_prefetch(static_cast<const char*>(p) + kAhead); }
+struct Ahead {
+  const char* from;
+  int64_t rows;
+  LR_INLINE Ahead(const void* first, int64_t row_bytes, int64_t rows) : from(static_cast<const char*>(first) + round_up(kAhead, rows * row_bytes)), rows(rows) {}
+  /* While bytes [at, at + bytes) of each are read. */
+  LR_INLINE void fetch(int64_t at, int64_t bytes) const {
+    for (int64_t line = 0; line < rows * bytes; line += 64) __builtin_prefetch(from + at * rows + line);
+  }
+};
 
 /* Sums of J rows of W, in registers. Behind the last row of a strip it is taken again; those sums are not used. */
 template <int M, int J = rows_at_once(M)> struct Sums {
@@ -59,8 +68,7 @@ template <int M, typename Table, int kSpans> __attribute__((noinline)) void add_
       codes[j] = static_cast<const uint8_t*>(w.data) + (row + r) * (w.k / 2);
       scale[j] = scales + r * blocks;
     }
-    /* One stream, in the order of memory, for all J rows: those that follow, some groups on. */
-    const uint8_t* ahead = codes[0] + round_up(kAhead, J * w.k / 2);
+    const Ahead ahead(codes[0], w.k / 2, J);
     const float* from = x;
     int64_t at = 0;
     for (int64_t b = 0; b < blocks; b++) {
@@ -73,7 +81,7 @@ template <int M, typename Table, int kSpans> __attribute__((noinline)) void add_
         for (int i = 0; i < M; i++) part[j][i] = table.begin(sum.v[j][i]);
       }
       for (int64_t s = 0; s < spans; s++, at += Table::kSpan / 2, from += Table::kFloats) {
-        for (int64_t line = 0; line < J * Table::kSpan / 2; line += 64) __builtin_prefetch(ahead + at * J + line);
+        ahead.fetch(at, Table::kSpan / 2);
 #pragma GCC unroll 4
         for (int j = 0; j < J; j++) {
           table.span(block[j], codes[j] + at, [&](int v, VF weights) {
@@ -98,7 +106,7 @@ template <int M, typename Table> LR_INLINE void add_4bit(const lr_weight& w, int
 /* The same for weights whose kLanes elements from `at` are load(at), `n` of them load_n(at, n). */
 template <int M, typename Load, typename LoadN> __attribute__((noinline)) void add_dense(const lr_weight& w, int64_t row, int64_t rows, const FewRows& x, int64_t x_row, bool round, Load load, LoadN load_few, VF (*sums)[kLanes]) {
   constexpr int J = dense_rows_at_once(M);
-  const int64_t whole = w.k / kLanes * kLanes;
+  const int64_t whole = w.k / kLanes * kLanes, size = (int64_t)dtype_size(w.dtype);
   const float* from = x.row(kPlain, x_row);
   for (int64_t first = 0; first < rows; first += J) {
     Sums<M, J> sum;
@@ -106,6 +114,7 @@ template <int M, typename Load, typename LoadN> __attribute__((noinline)) void a
     int64_t at[J];
 #pragma GCC unroll 4
     for (int j = 0; j < J; j++) at[j] = (row + min64(first + j, rows - 1)) * w.k;
+    const Ahead ahead(static_cast<const char*>(w.data) + at[0] * size, w.k * size, J);
     auto step = [&](int64_t p, auto weights, auto values) {
       VF xs[M];
 #pragma GCC unroll 6
@@ -118,7 +127,10 @@ template <int M, typename Load, typename LoadN> __attribute__((noinline)) void a
         for (int i = 0; i < M; i++) sum.v[j][i] = fma(v, xs[i], sum.v[j][i]);
       }
     };
-    for (int64_t p = 0; p < whole; p += kLanes) step(p, load, [](const float* q) { return VF::load(q); });
+    for (int64_t p = 0; p < whole; p += kLanes) {
+      ahead.fetch(p * size, kLanes * size);
+      step(p, load, [](const float* q) { return VF::load(q); });
+    }
     const int64_t left = w.k - whole;
     if (left) step(whole, [&](int64_t i) { return load_few(i, left); }, [&](const float* q) { return load_n<VF>(q, left); });
     sum.store(sums, first);
@@ -144,6 +156,7 @@ template <int M> __attribute__((noinline)) void add_pairs(const lr_weight& w, in
     const uint16_t* from[J];
 #pragma GCC unroll 4
     for (int j = 0; j < J; j++) from[j] = static_cast<const uint16_t*>(w.data) + (row + min64(first + j, rows - 1)) * w.k;
+    const Ahead ahead(from[0], w.k * (int64_t)sizeof(uint16_t), J);
     auto step = [&](int64_t p, auto weights) {
       VF xs[M];
 #pragma GCC unroll 6
@@ -155,11 +168,10 @@ template <int M> __attribute__((noinline)) void add_pairs(const lr_weight& w, in
         for (int i = 0; i < M; i++) sum.v[j][i] = dot_pairs(sum.v[j][i], v, xs[i]);
       }
     };
-    for (int64_t p = 0; p < whole; p += kSpan)
-      step(p, [](const uint16_t* q) {
-        read_ahead(q);
-        return VF::load(reinterpret_cast<const float*>(q));
-      });
+    for (int64_t p = 0; p < whole; p += kSpan) {
+      ahead.fetch(p * (int64_t)sizeof(uint16_t), kSpan * (int64_t)sizeof(uint16_t));
+      step(p, [](const uint16_t* q) { return VF::load(reinterpret_cast<const float*>(q)); });
+    }
     if (whole < w.k)
       step(whole, [&](const uint16_t* q) {
         uint16_t few[kSpan] = {};
@@ -191,9 +203,9 @@ template <int M> void add_rows(const lr_weight& w, int64_t row, int64_t rows, co
   const float* f = static_cast<const float*>(w.data);
   const uint16_t* h = static_cast<const uint16_t*>(w.data);
   auto few = [&w](int64_t at, int64_t n) { return load_any_lanes(w.data, w.dtype, at, n); };
-  if (w.dtype == LR_F32) add_dense<M>(w, row, rows, x, x_row, round, [f](int64_t at) { read_ahead(f + at); return VF::load(f + at); }, few, sums);
-  else if (w.dtype == LR_BF16) add_dense<M>(w, row, rows, x, x_row, false, [h](int64_t at) { read_ahead(h + at); return load_bf16(h + at); }, few, sums);
-  else add_dense<M>(w, row, rows, x, x_row, round, [h](int64_t at) { read_ahead(h + at); return load_f16(h + at); }, few, sums);
+  if (w.dtype == LR_F32) add_dense<M>(w, row, rows, x, x_row, round, [f](int64_t at) { return VF::load(f + at); }, few, sums);
+  else if (w.dtype == LR_BF16) add_dense<M>(w, row, rows, x, x_row, false, [h](int64_t at) { return load_bf16(h + at); }, few, sums);
+  else add_dense<M>(w, row, rows, x, x_row, round, [h](int64_t at) { return load_f16(h + at); }, few, sums);
 }
 template <int M> struct AddRows { /* add_rows for a number of rows of x known only now */
   static LR_INLINE void of(int64_t m, const lr_weight& w, int64_t row, int64_t rows, const FewRows& x, int64_t x_row, bool round, float* scales, VF (*sums)[kLanes]) {
