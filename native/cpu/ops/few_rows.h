@@ -13,7 +13,8 @@
 
 namespace LR_ISA { namespace {
 
-constexpr int64_t kFewRows = 6; /* with more, packing pays */
+constexpr int64_t kFewRows = 16; /* with more, packing pays */
+constexpr int64_t kAtOnce = 6;  /* of them share a read of W; the others meet it in a near cache */
 
 /* Rows of W that share a read of x; M sums of each fit the registers. A divisor of kLanes. */
 constexpr int rows_at_once(int m) { return m * 4 <= (kLanes == 16 ? 24 : 8) ? 4 : m * 2 <= 8 ? 2 : 1; }
@@ -217,6 +218,15 @@ template <> struct AddRows<0> {
   static LR_INLINE void of(int64_t, const lr_weight&, int64_t, int64_t, const FewRows&, int64_t, bool, float*, VF (*)[kLanes]) {}
 };
 
+/* add_rows for up to kFewRows rows of x, in passes as even as can be. */
+LR_INLINE void add_all(int64_t m, const lr_weight& w, int64_t row, int64_t rows, const FewRows& x, int64_t x_row, bool round, float* scales, VF (*sums)[kLanes]) {
+  const int64_t passes = ceil_div(m, kAtOnce);
+  for (int64_t i = 0; i < passes; i++) {
+    const int64_t begin = m * i / passes, end = m * (i + 1) / passes;
+    AddRows<kAtOnce>::of(end - begin, w, row, rows, x, x_row + begin, round, scales, sums + begin);
+  }
+}
+
 LR_INLINE void clear(VF (*sums)[kLanes], int64_t rows) {
   for (int64_t i = 0; i < rows; i++)
     for (VF& sum : sums[i]) sum = VF::zero();
@@ -269,7 +279,7 @@ lr_error linear_few_rows(lr_queue* queue, const lr_linear_group& g) {
         if (outputs <= 0) continue;
         VF sums[kFewRows][kLanes];
         clear(sums, rows);
-        AddRows<kFewRows>::of(rows, dense_f32(s.a.data, rank_of(s), k), first, outputs, dropped, s.row_begin, round, nullptr, sums);
+        add_all(rows, dense_f32(s.a.data, rank_of(s), k), first, outputs, dropped, s.row_begin, round, nullptr, sums);
         for (int64_t q = 0; q < rows; q++) {
           const VF u = lane_sums(sums[q]), scaled = VF::set(s.scale) * u;
           const int64_t row = s.row_begin + q;
@@ -290,10 +300,10 @@ lr_error linear_few_rows(lr_queue* queue, const lr_linear_group& g) {
     bias.dtype = layer.bias.dtype;
     VF sums[kFewRows][kLanes], b = VF::zero();
     clear(sums, m);
-    AddRows<kFewRows>::of(m, layer.weight, j, outputs, x, 0, round, scales + thread * kLanes * blocks, sums);
+    add_all(m, layer.weight, j, outputs, x, 0, round, scales + thread * kLanes * blocks, sums);
     for (int i = 0; i < layer.segment_count; i++) {
       const lr_segment& s = layer.segments[i];
-      AddRows<kFewRows>::of(s.row_end - s.row_begin, dense_f32(s.b.data, n, rank_of(s)), j, outputs, thin, l * m + s.row_begin, round, nullptr, sums + s.row_begin);
+      add_all(s.row_end - s.row_begin, dense_f32(s.b.data, n, rank_of(s)), j, outputs, thin, l * m + s.row_begin, round, nullptr, sums + s.row_begin);
     }
     if (layer.bias.data) decode_row(bias, 0, j, outputs, false, (float*)&b);
     for (int64_t i = 0; i < m; i++) {
