@@ -36,7 +36,8 @@ export class ActivationOffload implements Disposable {
     const before = this.#entries.at(-DEPTH);
     if (before) this.#release(before);
     const host = xs.map(({ shape, dtype, device }) => Tensor.empty(shape, { dtype, device, host: true }));
-    this.#entries.push({ slot, host, device: xs.map((x) => x.retain()), moving: true });
+    for (const x of xs) x.hold();
+    this.#entries.push({ slot, host, device: xs, moving: true });
     native(() => {
       for (const [i, x] of xs.entries()) kernels.writeBack(number, slot, host[i]!.handle, x.handle);
     });

@@ -50,11 +50,8 @@ export function gatedLinear(
 }
 
 function inputsOf(x: Tensor, layers: readonly LinearLayer[]): Inputs {
-  const parts: (Tensor | undefined)[] = [];
-  for (const { weight, bias, segments, residual } of layers) {
-    parts.push(weight.dense, bias, residual);
-    for (const { a, b } of segments) parts.push(a, b);
-  }
+  const parts: (Tensor | undefined)[] = pairsOf(layers);
+  for (const { weight, bias, residual } of layers) parts.push(weight.dense, bias, residual);
   return { x, parts };
 }
 
@@ -94,8 +91,8 @@ const linearOp = defineOp<Inputs, Attrs, Saved, Tensor[]>({
     const { device } = x;
     const empty = ({ weight }: LinearLayer) => Tensor.empty([rows, weight.outFeatures], { device });
     const gated = activation && { y: empty(layers[0]!), activation };
-    const trains = (of: (layer: LinearLayer) => boolean | undefined) => recording && layers.some(of);
-    const trainsPairs = trains(({ segments }) => segments.some(({ a, b }) => a.requiresGrad || b.requiresGrad));
+    const pairs = recording ? pairsOf(layers) : [];
+    const trainsPairs = pairs.some((tensor) => tensor.requiresGrad);
     const calls = layers.map((layer): Call => {
       const rank = maxRank(layer);
       return {
@@ -106,10 +103,12 @@ const linearOp = defineOp<Inputs, Attrs, Saved, Tensor[]>({
       };
     });
     enqueue(x, (k, d) => k.linear(d, words(x, undefined, false, calls, options, { gated })));
-    const readsX = trainsPairs || trains(({ weight, bias }) => weight.dense?.requiresGrad || bias?.requiresGrad);
     const ys: Tensor[] = [];
     for (const { y } of calls) if (y) ys.push(y);
-    if (recording) save({ x: readsX ? x : undefined, us: calls.map(({ u }) => u), pairs: pairsOf(layers), ys: gated ? ys : [] });
+    if (recording) {
+      const readsX = trainsPairs || layers.some(({ weight, bias }) => weight.dense?.requiresGrad || bias?.requiresGrad);
+      save({ x: readsX ? x : undefined, us: calls.map(({ u }) => u), pairs, ys: gated ? ys : [] });
+    }
     return gated ? [gated.y] : ys;
   },
   backward(given, { x, us, ys }, sink, inputs, { layers, options, activation }) {

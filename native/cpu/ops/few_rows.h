@@ -1,4 +1,4 @@
-/* linear for a handful of rows (decoding): W is read once, decoded in registers and multiplied with all rows of x.
+/* linear for a handful of rows (decoding): W comes from memory once, is decoded in registers and multiplied with six rows of x at a time.
  * The products are those of the packed way; only the order of summation differs.
  *
  * A strip is kLanes outputs. For each of them and each row of x a vector of partial sums runs over the reduction; at the end of the
