@@ -36,6 +36,9 @@ const cases: AttentionCase[] = [
     ],
   },
   { ...base, name: "large scores", d: 16, scale: 40, lengths: self(20) },
+  { ...base, name: "scores that rise from tile to tile", d: 16, scale: 3, lengths: self(200) },
+  { ...base, name: "several parts of the queries", heads: 3, kvHeads: 1, lengths: self(200) },
+  { ...base, name: "several parts and a window", heads: 3, kvHeads: 1, lengths: self(180, 3), window: 30 },
   { ...base, name: "head size 128", d: 128, scale: 0.09, heads: 2, lengths: self(17) },
   { ...base, name: "an empty sequence", lengths: self(2, 0, 3) },
 ];
@@ -194,7 +197,7 @@ describe("attention", () => {
 
   it("gives the same bits with 1, 2 and 4 threads", async () => {
     const best = isas.at(-1) as string;
-    const c: AttentionCase = { ...base, name: "", heads: 9, kvHeads: 3, d: 64, scale: 0.125, lengths: self(100, 37) };
+    const c: AttentionCase = { ...base, name: "", heads: 9, kvHeads: 3, d: 64, scale: 0.125, lengths: self(170, 37) };
     const raws = [new Raw(`cpu:${best}`, 1), new Raw("cpu", 2), new Raw("cpu:", 4)];
     const [one, ...others] = await Promise.all(raws.map((raw) => run(raw, c, 3)));
     for (const other of others) {

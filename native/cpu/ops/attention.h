@@ -12,38 +12,50 @@ LR_INLINE void scale_row(float* x, int64_t n, float factor) {
   for (int64_t i = 0; i < n; i += kLanes) (VF::load(x + i) * f).store(x + i);
 }
 
-/* Rows of a block for one kv head, while its tiles pass: Σ p V, the largest score and Σ p of each. */
+/* Rows of a block for one kv head, while its tiles pass: Σ p V, what is subtracted from each score, and Σ p, lane by lane. */
 struct AttentionSums {
-  float *out, *maximum, *total;
+  float *out, *shift, *total;
 };
-/* Rows of a tile: probabilities, a left operand, in place of scores. What was summed before is brought to the new maxima. */
-template <typename Operands> LR_INLINE void online_softmax(int64_t count, int64_t columns, int64_t ld, float* s, const AttentionSums& sums) {
+/* A row's shift follows its largest score only by steps above this: p may reach e^8, and few rows are brought to new shifts (as in FlashAttention-4). */
+constexpr float kShiftStep = 8.0f;
+
+/* Rows of a tile: probabilities of the columns that each sees, a left operand, in place of products. */
+template <typename Operands>
+LR_INLINE void online_softmax(const Attention& at, const RowsSeen& seen, int64_t count, int64_t columns, float* s, const AttentionSums& sums) {
+  const Score score(at.args);
   for (int64_t first = 0; first < count; first += kLanes) {
     const int64_t rows = min64(kLanes, count - first);
-    float *scores = s + first * kTileKeys, *maxima = sums.maximum + first, *totals = sums.total + first;
-    VF largest[kLanes], added[kLanes]; /* of a row each */
+    VF largest[kLanes]; /* of a row each */
     for (int64_t r = 0; r < kLanes; r++) {
       largest[r] = VF::set(kLowest);
-      added[r] = VF::zero();
-      for (int64_t j = 0; r < rows && j < columns; j += kLanes) largest[r] = max(VF::load(scores + r * kTileKeys + j), largest[r]);
+      float* row = s + (first + r) * kTileKeys;
+      const ColumnsSeen of = r < rows ? seen(first + r) : ColumnsSeen{0, 0};
+      for (int64_t j = 0; r < rows && j < columns; j += kLanes) {
+        const VF x = only(score(VF::load(row + j)), j, of, -__builtin_inff());
+        x.store(row + j);
+        largest[r] = max(x, largest[r]);
+      }
     }
-    const VF old = load_n<VF>(maxima, rows), now = max(lane_maxima(largest), old), factor = exp(old - now);
+    const VF old = load_n<VF>(sums.shift + first, rows), top = lane_maxima(largest), now = select(old + VF::set(kShiftStep) < top, top, old), factor = exp(old - now);
     alignas(64) float shifts[kLanes], factors[kLanes];
     now.store(shifts);
     factor.store(factors);
+    store_n(now, sums.shift + first, rows);
     for (int64_t r = 0; r < rows; r++) {
-      float* row = scores + r * kTileKeys;
-      const VF shift = VF::set(shifts[r]);
-      for (int64_t j = 0; j < columns; j += kLanes) {
-        const VF p = exp(VF::load(row + j) - shift);
-        p.store(row + j);
-        added[r] = added[r] + p;
+      float *row = s + (first + r) * kTileKeys, *total = sums.total + (first + r) * kLanes;
+      if (factors[r] != 1.0f) {
+        scale_row(sums.out + (first + r) * at.ld, at.ld, factors[r]);
+        scale_row(total, kLanes, factors[r]);
       }
-      if (factors[r] != 1.0f) scale_row(sums.out + (first + r) * ld, ld, factors[r]);
-      Operands::narrow_row(row, columns);
+      const VF shift = VF::set(shifts[r]);
+      VF added = VF::load(total);
+      for (int64_t j = 0; j < columns; j += 2 * kLanes) {
+        const VF low = exp(VF::load(row + j) - shift), high = j + kLanes < columns ? exp(VF::load(row + j + kLanes) - shift) : VF::zero();
+        added = added + low + high;
+        Operands::store_left(low, high, row, j);
+      }
+      added.store(total);
     }
-    store_n(now, maxima, rows);
-    store_n(load_n<VF>(totals, rows) * factor + lane_sums(added), totals, rows);
   }
 }
 
@@ -133,10 +145,8 @@ LR_INLINE void attention_tiles(const Attention& at, QueryBlock block, int64_t kv
   const int64_t q_width = Operands::width(at.d);
   Operands::rows(count, at.d, at.block_rows(at.args.q, s, begin, kv_head), w.q);
   memset(sums.out, 0, (size_t)(count * at.ld) * sizeof(float));
-  for (int64_t r = 0; r < count; r++) {
-    sums.maximum[r] = kLowest;
-    sums.total[r] = 0.0f;
-  }
+  memset(sums.total, 0, (size_t)(count * kLanes) * sizeof(float));
+  for (int64_t r = 0; r < count; r++) sums.shift[r] = kLowest;
   for (int64_t tile = first; tile < last; tile++) {
     const int64_t key = tile * kTileKeys, keys = min64(kTileKeys, keys_total - key);
     const int64_t columns = at.columns(s, end, key, keys);
@@ -144,13 +154,11 @@ LR_INLINE void attention_tiles(const Attention& at, QueryBlock block, int64_t kv
     if (few) {
       for (int64_t r = 0; r < count; r++)
         row_products<Operands::kPairs>(w.q + r * q_width, q_width, operands.keys, operands.key_stride, min64(keys, columns), cached.d, w.s + r * kTileKeys);
-      at.scale_and_cap(count, columns, w.s);
       if (tile + 1 < last) cached.fetch(at.args.k, s, tile + 1, kTileKeys, kv_head);
     } else {
-      at.scores<Operands>(w.q, count, operands.keys, columns, w.s);
+      at.products<Operands>(w.q, count, operands.keys, columns, w.s);
     }
-    at.each_row(block, key, keys, [&](int64_t, int64_t r, int64_t from, int64_t to) { mask_row(w.s + r * kTileKeys, columns, from, to, -__builtin_inff()); });
-    online_softmax<Operands>(count, columns, at.ld, w.s, sums);
+    online_softmax<Operands>(at, RowsSeen(at, block, key, keys), count, columns, w.s, sums);
     tile_product<Operands::kPairs>(count, at.ld, Operands::steps(min64(keys, columns)), w.s, kTileKeys, 1, operands.values, operands.ld, sums.out, at.ld, true);
   }
 }
@@ -159,21 +167,21 @@ LR_INLINE void attention_tiles(const Attention& at, QueryBlock block, int64_t kv
 LR_INLINE void attention_write(const Attention& at, QueryBlock block, int64_t kv_head, const AttentionSums& sums, int64_t parts) {
   const int64_t s = block.sequence, count = (at.block_end(block) - block.begin) * at.group;
   for (int64_t r = 0; r < count; r++) {
-    float maximum = sums.maximum[r], total = sums.total[r];
+    float shift = sums.shift[r], total = sum(VF::load(sums.total + r * kLanes));
     float* out = sums.out + r * at.ld;
     for (int64_t part = 1; part < parts; part++) {
       const int64_t other = part * kFewQueries + r;
-      const float now = sums.maximum[other] > maximum ? sums.maximum[other] : maximum;
-      const float ours = exp_scalar(maximum - now), theirs = exp_scalar(sums.maximum[other] - now);
+      const float now = sums.shift[other] > shift ? sums.shift[other] : shift;
+      const float ours = exp_scalar(shift - now), theirs = exp_scalar(sums.shift[other] - now);
       for (int64_t i = 0; i < at.ld; i += kLanes)
         (VF::load(out + i) * VF::set(ours) + VF::load(sums.out + other * at.ld + i) * VF::set(theirs)).store(out + i);
-      total = total * ours + sums.total[other] * theirs;
-      maximum = now;
+      total = total * ours + sum(VF::load(sums.total + other * kLanes)) * theirs;
+      shift = now;
     }
     const int64_t to = at.row_offset(s, block.begin, kv_head, r);
     scale_row(out, at.ld, total == 0.0f ? 0.0f : 1.0f / total); /* 0: a query that sees no key */
     memcpy((float*)at.args.out.data + to, out, (size_t)at.d * sizeof(float));
-    if (present(at.args.lse)) ((float*)at.args.lse.data)[to / at.d] = maximum + log_scalar(total);
+    if (present(at.args.lse)) ((float*)at.args.lse.data)[to / at.d] = shift + log_scalar(total);
   }
 }
 
@@ -193,7 +201,7 @@ struct AttentionTask {
 };
 
 LR_INLINE AttentionSums sums_from(const Attention& at, const AttentionSums& sums, int64_t row) {
-  return {sums.out + row * at.ld, sums.maximum + row, sums.total + row};
+  return {sums.out + row * at.ld, sums.shift + row, sums.total + row * kLanes};
 }
 LR_INLINE AttentionSums sums_of_part(const Attention& at, const AttentionSums& shared, const AttentionTask& task, int64_t kv_head, int64_t part) {
   return sums_from(at, shared, (task.slot * at.kv_heads + kv_head * task.parts + part) * kFewQueries);
@@ -209,7 +217,7 @@ template <typename Operands> LR_INLINE lr_error attention_with(lr_queue* queue, 
   float *q = scratch.take<float>(threads * q_size), *s = scratch.take<float>(threads * s_size);
   const int64_t keys_size = at.paged ? CachedKeys<Operands>(at).keys_size() : 0, values_size = at.paged ? at.ld * kTileKeys : 0;
   float *keys = scratch.take<float>(threads * keys_size), *values = scratch.take<float>(threads * values_size);
-  const auto take_sums = [&](int64_t rows) -> AttentionSums { return {scratch.take<float>(rows * at.ld), scratch.take<float>(rows), scratch.take<float>(rows)}; };
+  const auto take_sums = [&](int64_t rows) -> AttentionSums { return {scratch.take<float>(rows * at.ld), scratch.take<float>(rows), scratch.take<float>(rows * kLanes)}; };
   const AttentionSums whole = take_sums(threads * at.rows), shared = take_sums(max_parts * at.kv_heads * kFewQueries);
   LaidKeys<Operands> laid(at);
   laid.data = scratch.take<float>(laid.size(at));

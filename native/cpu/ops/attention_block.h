@@ -91,22 +91,6 @@ struct Attention {
     *first = oldest / kTileKeys;
     *last = max64(*first, ceil_div(max64(0, min64(key_count(s), offset(s) + end)), kTileKeys));
   }
-  /* Keys of the tile from `key` that a query at `position` sees, as columns [from, to). */
-  LR_INLINE void visible_columns(int64_t position, int64_t key, int64_t keys, int64_t* from, int64_t* to) const {
-    *to = max64(0, min64(keys, position - key + 1));
-    *from = args.window > 0 ? min64(*to, max64(0, position - args.window + 1 - key)) : 0;
-  }
-
-  /* body(query, row, from, to) for the rows of a block, with the columns of the tile from `key` that each sees. */
-  template <typename Body> LR_INLINE void each_row(QueryBlock block, int64_t key, int64_t keys, const Body& body) const {
-    int64_t r = 0;
-    for (int64_t query = block.begin; query < block_end(block); query++) {
-      int64_t from, to;
-      visible_columns(offset(block.sequence) + query, key, keys, &from, &to);
-      for (int64_t g = 0; g < group; g++, r++) body(query, r, from, to);
-    }
-  }
-
   /* Columns of the tile from `key` that any query before `end` sees, in whole vectors. */
   int64_t columns(int64_t s, int64_t end, int64_t key, int64_t keys) const { return round_up(max64(1, min64(keys, offset(s) + end - key)), kLanes); }
 
@@ -118,27 +102,54 @@ struct Attention {
   LR_INLINE auto tile_rows(const lr_tensor& kv, int64_t s, int64_t tile, int64_t kv_head) const {
     return [first = key_tile(kv, s, tile, kv_head), stride = kv_stride()](int64_t j) { return first + j * stride; };
   }
-  /* Scores of a block's rows with `columns` of a tile of keys: the only way to them, as the gradient takes exp(score - lse). */
-  template <typename Operands> void scores(const float* q, int64_t count, const float* keys, int64_t columns, float* s) const {
+  /* Products of a block's rows with `columns` of a tile of keys. The gradient forms them alike: it takes exp(score - lse). */
+  template <typename Operands> void products(const float* q, int64_t count, const float* keys, int64_t columns, float* s) const {
     tile_product<Operands::kPairs>(count, columns, Operands::steps(d), q, Operands::width(d), 1, keys, kTileKeys, s, kTileKeys, false);
-    scale_and_cap(count, columns, s);
-  }
-  void scale_and_cap(int64_t count, int64_t columns, float* s) const {
-    const bool capped = args.softcap > 0;
-    const VF scale = VF::set(args.scale), cap = VF::set(args.softcap), inverse = VF::set(capped ? 1.0f / args.softcap : 0.0f);
-    for (int64_t r = 0; r < count; r++)
-      for (float* at = s + r * kTileKeys; at < s + r * kTileKeys + columns; at += kLanes) {
-        const VF score = VF::load(at) * scale;
-        (capped ? cap * tanh(score * inverse) : score).store(at);
-      }
   }
 };
 
-/* Columns outside [from, to) of `columns` of a row of scores become `value`. */
-LR_INLINE void mask_row(float* s, int64_t columns, int64_t from, int64_t to, float value) {
-  for (int64_t j = 0; j < from; j++) s[j] = value;
-  for (int64_t j = to; j < columns; j++) s[j] = value;
+/* Scores of products. */
+struct Score {
+  bool capped;
+  VF scale, cap, inverse; /* of the cap */
+  explicit Score(const lr_attention_args& args)
+      : capped(args.softcap > 0), scale(VF::set(args.scale)), cap(VF::set(args.softcap)), inverse(VF::set(capped ? 1.0f / args.softcap : 0.0f)) {}
+  LR_INLINE VF operator()(VF product) const {
+    const VF scaled = product * scale;
+    return capped ? cap * tanh(scaled * inverse) : scaled;
+  }
+};
+
+/* Columns [from, to) of a tile, those that a row sees. */
+struct ColumnsSeen {
+  int64_t from, to;
+};
+/* Lanes of x, which begins at column j, within `seen`; the others are `other`. */
+LR_INLINE VF only(VF x, int64_t j, ColumnsSeen seen, float other) {
+  if (seen.from <= j && j + kLanes <= seen.to) return x;
+  VI lane;
+  for (int i = 0; i < kLanes; i++) lane.v[i] = i;
+  return select((VI::set((int32_t)(seen.from - j) - 1) < lane) & (lane < VI::set((int32_t)(seen.to - j))), x, VF::set(other));
 }
+
+/* What each row of a block sees of `keys` keys from `key` on. */
+struct RowsSeen {
+  const Attention& at;
+  int64_t position, key, keys;
+  bool all;
+  RowsSeen(const Attention& a, QueryBlock block, int64_t first_key, int64_t count)
+      : at(a), position(at.offset(block.sequence) + block.begin), key(first_key), keys(count) {
+    const ColumnsSeen first = of(position), last = of(at.offset(block.sequence) + at.block_end(block) - 1);
+    all = first.to == keys && last.from == 0;
+  }
+  LR_INLINE ColumnsSeen operator()(int64_t r) const { return all ? ColumnsSeen{0, keys} : of(position + r / at.group); }
+
+ private:
+  ColumnsSeen of(int64_t query) const {
+    const int64_t to = max64(0, min64(keys, query - key + 1));
+    return {at.args.window > 0 ? min64(to, max64(0, query - at.args.window + 1 - key)) : 0, to};
+  }
+};
 
 }}  // namespace LR_ISA
 #endif

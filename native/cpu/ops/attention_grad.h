@@ -1,17 +1,39 @@
 /* Gradient of attention in one pass over the tiles of keys, without atomics. With P = exp(score - lse) and delta = rowsum(dO ∘ O):
  * dV = Pᵀ dO,  dS = P ∘ (dO Vᵀ - delta) ∘ (1 - (score / softcap)²),  dQ = scale dS K,  dK = dSᵀ (scale Q).
- * Every part of the tiles (tile t is in part t % parts) sums a dQ of its own, in ascending order; then these are added in order. How many
- * parts there are follows from the shapes alone. */
+ * Every part of the blocks of queries (block b is in part b % parts) has its dQ to itself, in cache while the tiles pass in ascending order, and sums a dK
+ * and a dV of its own; then these are added in order: with grouped heads they are less than partial sums of dQ would be. How many parts there are
+ * follows from the shapes alone. */
 #ifndef LOWRANK_CPU_OPS_ATTENTION_GRAD_H
 #define LOWRANK_CPU_OPS_ATTENTION_GRAD_H
 #include "attention_block.h"
 
 namespace LR_ISA { namespace {
 
-/* What a thread needs for a tile of keys: scores and their gradients; k and v as right operands of reductions over d, k as that of one over keys;
- * sums [kTileKeys, ld]. */
+/* What a thread needs: scores of a tile and their gradients; sums of a tile [kTileKeys, ld] and of the queries of a part, block after block. */
 struct AttentionGradScratch {
-  float *s, *ds, *keys, *values, *k, *dk, *dv;
+  float *s, *ds, *dk, *dv, *dq;
+};
+
+/* k and v of a tile as right operands of reductions over d, k as that of one over keys. */
+struct GradTile {
+  float *keys, *values, *k;
+};
+template <typename Operands> struct LaidTiles {
+  float* data;
+  int64_t columns_size, size;
+  explicit LaidTiles(const Attention& at) : data(nullptr), columns_size(Operands::steps(at.d) * kTileKeys), size(2 * columns_size + Operands::steps(kTileKeys) * at.ld) {}
+  int64_t total(const Attention& at) const { return times(at.max_tiles() * at.kv_heads, size); }
+  GradTile of(const Attention& at, KeyTile tile, int64_t kv_head) const {
+    float* keys = data + (at.slot(tile) * at.kv_heads + kv_head) * size;
+    return {keys, keys + columns_size, keys + 2 * columns_size};
+  }
+  void lay(const Attention& at, KeyTile tile, int64_t kv_head) const {
+    const int64_t s = tile.sequence, keys = min64(kTileKeys, at.key_count(s) - tile.tile * kTileKeys);
+    const GradTile out = of(at, tile, kv_head);
+    Operands::columns(at.key_tile(at.args.k, s, tile.tile, kv_head), at.kv_stride(), keys, at.d, out.keys);
+    Operands::columns(at.key_tile(at.args.v, s, tile.tile, kv_head), at.kv_stride(), keys, at.d, out.values);
+    Operands::stacked(keys, at.d, at.tile_rows(at.args.k, s, tile.tile, kv_head), out.k);
+  }
 };
 
 /* q and dO of all blocks of queries, as left operands of reductions over d and as right ones of those over queries. */
@@ -36,79 +58,104 @@ template <typename Operands> struct LaidQueries {
   const float* stacked(const float* of) const { return Operands::kPairs ? of + rows_size : of; }
 };
 
-/* s: scores -> P; ds: dO Vᵀ -> dS, for one row. Masked columns become zero. */
-LR_INLINE void softmax_grad_row(float* s, float* ds, int64_t columns, int64_t from, int64_t to, float lse, float delta, float softcap) {
-  const VF shift = VF::set(lse), mean = VF::set(delta), one = VF::set(1.0f);
-  const VF inverse = VF::set(softcap > 0 ? 1.0f / softcap : 0.0f);
-  for (int64_t j = 0; j < columns; j += kLanes) {
-    const VF score = VF::load(s + j), p = exp(score - shift), ratio = score * inverse;
-    p.store(s + j);
-    (p * (VF::load(ds + j) - mean) * (one - ratio * ratio)).store(ds + j);
+/* What turns a row's products into P and dS, and the columns that it sees and those of them that have a gradient. */
+struct GradRow {
+  VF lse, delta;
+  ColumnsSeen seen, moved;
+};
+
+/* s: products -> P; ds: dO Vᵀ -> dS, as operands of the gradient's products. Masked columns are zero. */
+template <typename Operands>
+LR_INLINE void softmax_grad(const Attention& at, QueryBlock block, int64_t kv_head, int64_t key, int64_t count, int64_t columns, const float* delta, float* s, float* ds) {
+  constexpr int kRows = Operands::kTogether;
+  const int64_t sequence = block.sequence;
+  const RowsSeen seen(at, block, key, min64(kTileKeys, at.key_count(sequence) - key));
+  const Score score(at.args);
+  const VF one = VF::set(1.0f);
+  const auto row_of = [&](int64_t r) -> GradRow {
+    if (r >= count) return {VF::zero(), VF::zero(), {0, 0}, {0, 0}};
+    const int64_t query = block.begin + r / at.group, head_row = (at.cu_q[sequence] + query) * at.heads + kv_head * at.group + r % at.group;
+    /* With one visible key P is 1 and dS exactly 0: what rounding leaves of it, Adam would scale up to a full step. */
+    const bool single = at.offset(sequence) + query == 0 || at.args.window == 1;
+    return {VF::set(((const float*)at.args.lse.data)[head_row]), VF::set(delta[head_row]), seen(r), single ? ColumnsSeen{0, 0} : seen(r)};
+  };
+  for (int64_t r = 0; r < count; r += kRows) {
+    GradRow rows[kRows];
+    for (int i = 0; i < kRows; i++) rows[i] = row_of(r + i);
+    float *p_row = s + r * kTileKeys, *ds_row = ds + r * kTileKeys;
+    for (int64_t j = 0; j < columns; j += 2 * kLanes) {
+      VF p[kRows][2], moved[kRows][2];
+      for (int i = 0; i < kRows; i++)
+        for (int v = 0; v < 2; v++) {
+          const int64_t column = j + v * kLanes, place = i * kTileKeys + column;
+          const VF now = score(VF::load(p_row + place)), probability = exp(now - rows[i].lse), ratio = now * score.inverse;
+          const VF slope = probability * (VF::load(ds_row + place) - rows[i].delta);
+          p[i][v] = only(probability, column, rows[i].seen, 0.0f);
+          moved[i][v] = only(score.capped ? slope * (one - ratio * ratio) : slope, column, rows[i].moved, 0.0f);
+        }
+      Operands::store_both_ways(p, moved, p_row, ds_row, j);
+    }
   }
-  mask_row(s, columns, from, to, 0.0f);
-  mask_row(ds, columns, from, to, 0.0f);
 }
 
-/* P and dS of a block of queries with `columns` of the tile of keys in w.keys and w.values. */
+/* dQ of one part of the blocks of a sequence, and what it adds to the sequence's keys in dk and dv, [keys, Hkv, D] of all sequences. */
 template <typename Operands>
-LR_INLINE void attention_grad_tile(const Attention& at, QueryBlock block, int64_t kv_head, int64_t key, int64_t columns, const float* q, const float* dout,
-                                   const float* delta, const AttentionGradScratch& w) {
-  const int64_t s = block.sequence, count = (at.block_end(block) - block.begin) * at.group;
-  at.scores<Operands>(q, count, w.keys, columns, w.s);
-  tile_product<Operands::kPairs>(count, columns, Operands::steps(at.d), dout, Operands::width(at.d), 1, w.values, kTileKeys, w.ds, kTileKeys, false);
-  at.each_row(block, key, min64(kTileKeys, at.key_count(s) - key), [&](int64_t query, int64_t r, int64_t from, int64_t to) {
-    const int64_t head_row = (at.cu_q[s] + query) * at.heads + kv_head * at.group + r - (query - block.begin) * at.group;
-    float *p = w.s + r * kTileKeys, *ds = w.ds + r * kTileKeys;
-    softmax_grad_row(p, ds, columns, from, to, ((const float*)at.args.lse.data)[head_row], delta[head_row], at.args.softcap);
-    /* With one visible key P is 1 and dS exactly 0: what rounding leaves of it, Adam would scale up to a full step. */
-    if (at.offset(s) + query == 0 || at.args.window == 1) memset(ds, 0, (size_t)columns * sizeof(float));
+LR_INLINE void attention_grad_part(const Attention& at, int64_t s, int64_t part, int64_t parts, int64_t kv_head, const LaidQueries<Operands>& laid,
+                                   const LaidTiles<Operands>& laid_tiles, const float* delta, float* dk, float* dv, const AttentionGradScratch& w) {
+  constexpr bool kPairs = Operands::kPairs;
+  const VF scale = VF::set(at.args.scale);
+  const int64_t block_size = at.rows * at.ld;
+  /* body(block, its dq, its first and last tiles) */
+  const auto each_block = [&](const auto& body) {
+    float* dq = w.dq;
+    for (int64_t begin = part * at.block_q; begin < at.query_count(s); begin += parts * at.block_q, dq += block_size) {
+      const QueryBlock block = {(int32_t)s, (int32_t)begin};
+      int64_t first, last;
+      at.visible_tiles(s, begin, at.block_end(block), &first, &last);
+      body(block, dq, first, last);
+    }
+  };
+  for (int64_t tile = 0; tile * kTileKeys < at.key_count(s); tile++) {
+    const int64_t key = tile * kTileKeys, keys = min64(kTileKeys, at.key_count(s) - key);
+    const GradTile t = laid_tiles.of(at, {(int32_t)s, (int32_t)tile}, kv_head);
+    memset(w.dk, 0, (size_t)(kTileKeys * at.ld) * sizeof(float));
+    memset(w.dv, 0, (size_t)(kTileKeys * at.ld) * sizeof(float));
+    each_block([&](QueryBlock block, float* dq, int64_t first, int64_t last) {
+      if (tile < first || tile >= last) return;
+      const int64_t end = at.block_end(block), count = (end - block.begin) * at.group;
+      const int64_t columns = at.columns(s, end, key, keys), seen = min64(keys, columns);
+      const float *q = laid.of(at, block, kv_head, 0), *dout = laid.of(at, block, kv_head, 1);
+      at.products<Operands>(laid.rows(q), count, t.keys, columns, w.s);
+      at.products<Operands>(laid.rows(dout), count, t.values, columns, w.ds);
+      softmax_grad<Operands>(at, block, kv_head, key, count, columns, delta, w.s, w.ds);
+      const TransposedScores scores = Operands::transposed(w.s, w.ds);
+      tile_product<kPairs>(seen, at.ld, Operands::steps(count), scores.ds, 1, scores.stride, laid.stacked(q), at.ld, w.dk, at.ld, true);
+      tile_product<kPairs>(seen, at.ld, Operands::steps(count), scores.p, 1, scores.stride, laid.stacked(dout), at.ld, w.dv, at.ld, true);
+      tile_product<kPairs>(count, at.ld, Operands::steps(seen), w.ds, kTileKeys, 1, t.k, at.ld, dq, at.ld, tile > first);
+    });
+    for (int64_t j = 0; j < keys; j++) {
+      const int64_t to = ((at.cu_k[s] + key + j) * at.kv_heads + kv_head) * at.d;
+      for_vectors(0, at.d, [&](int64_t i, int64_t lanes) {
+        store_lanes(VF::load(w.dk + j * at.ld + i) * scale, dk + to + i, lanes);
+        store_lanes(VF::load(w.dv + j * at.ld + i), dv + to + i, lanes);
+      });
+    }
+  }
+  each_block([&](QueryBlock block, float* dq, int64_t first, int64_t last) {
+    const int64_t count = (at.block_end(block) - block.begin) * at.group;
+    if (first == last) memset(dq, 0, (size_t)(count * at.ld) * sizeof(float));
+    for (int64_t r = 0; r < count; r++) {
+      float* to = (float*)at.args.dq.data + at.row_offset(s, block.begin, kv_head, r);
+      for_vectors(0, at.d, [&](int64_t i, int64_t lanes) { store_lanes(VF::load(dq + r * at.ld + i) * scale, to + i, lanes); });
+    }
   });
 }
 
-/* The first query, of the first block, that sees a key of a tile. */
-LR_INLINE int64_t first_query(const Attention& at, int64_t s, int64_t tile) { return max64(0, tile * kTileKeys - at.offset(s)) / at.block_q * at.block_q; }
-
-/* dK and dV of one tile of keys, and what it adds to dQ, [queries of the sequence * group, ld], whose rows from query `fresh` on hold nothing yet.
- * Returns the first query that it did not reach. */
-template <typename Operands>
-LR_INLINE int64_t attention_grad_keys(const Attention& at, int64_t s, int64_t tile, int64_t kv_head, const LaidQueries<Operands>& laid, const float* delta, float* dq,
-                                      int64_t fresh, const AttentionGradScratch& w) {
-  constexpr bool kPairs = Operands::kPairs;
-  const int64_t key = tile * kTileKeys, keys = min64(kTileKeys, at.key_count(s) - key), queries = at.query_count(s);
-  Operands::columns(at.key_tile(at.args.k, s, tile, kv_head), at.kv_stride(), keys, at.d, w.keys);
-  Operands::columns(at.key_tile(at.args.v, s, tile, kv_head), at.kv_stride(), keys, at.d, w.values);
-  Operands::stacked(keys, at.d, at.tile_rows(at.args.k, s, tile, kv_head), w.k);
-  memset(w.dk, 0, (size_t)(kTileKeys * at.ld) * sizeof(float));
-  memset(w.dv, 0, (size_t)(kTileKeys * at.ld) * sizeof(float));
-  /* The queries that see a key of this tile stand at positions [key, key + keys - 1 + window). */
-  const int64_t high = at.args.window > 0 ? min64(queries, key + keys - 1 + at.args.window - at.offset(s)) : queries;
-  int64_t begin = first_query(at, s, tile);
-  if (begin > fresh) memset(dq + fresh * at.group * at.ld, 0, (size_t)((begin - fresh) * at.group * at.ld) * sizeof(float));
-  for (; begin < high; begin += at.block_q) {
-    const QueryBlock block = {(int32_t)s, (int32_t)begin};
-    const int64_t end = at.block_end(block), count = (end - begin) * at.group;
-    const int64_t columns = at.columns(s, end, key, keys), seen = min64(keys, columns);
-    const float *q = laid.of(at, block, kv_head, 0), *dout = laid.of(at, block, kv_head, 1);
-    attention_grad_tile<Operands>(at, block, kv_head, key, columns, laid.rows(q), laid.rows(dout), delta, w);
-    const TransposedScores t = Operands::both_ways(count, columns, w.s, w.ds);
-    tile_product<kPairs>(seen, at.ld, Operands::steps(count), t.ds, 1, t.stride, laid.stacked(q), at.ld, w.dk, at.ld, true);
-    tile_product<kPairs>(seen, at.ld, Operands::steps(count), t.p, 1, t.stride, laid.stacked(dout), at.ld, w.dv, at.ld, true);
-    tile_product<kPairs>(count, at.ld, Operands::steps(seen), w.ds, kTileKeys, 1, w.k, at.ld, dq + begin * at.group * at.ld, at.ld, begin < fresh);
-  }
-  const VF scale = VF::set(at.args.scale);
-  for (int64_t j = 0; j < keys; j++) {
-    const int64_t to = ((at.cu_k[s] + key + j) * at.kv_heads + kv_head) * at.d;
-    for_vectors(0, at.d, [&](int64_t i, int64_t lanes) { store_lanes(VF::load(w.dk + j * at.ld + i) * scale, (float*)at.args.dk.data + to + i, lanes); });
-    memcpy((float*)at.args.dv.data + to, w.dv + j * at.ld, (size_t)at.d * sizeof(float));
-  }
-  return max64(fresh, begin);
-}
-
-/* Parts of the tiles of each sequence: enough tasks for many cores, but no more than 128 MB of dQ. */
+/* Parts of the blocks of each sequence: enough tasks for many cores, but some blocks for each and no more than 128 MB of dK and dV. */
 LR_INLINE int64_t attention_grad_parts(const Attention& at) {
-  const int64_t wanted = ceil_div(32, max64(1, at.kv_heads)), tiles = ceil_div(at.args.k.shape[0], kTileKeys);
-  const int64_t room = (int64_t)(32 << 20) / max64(1, times(times(at.tokens, at.heads), at.ld));
-  return max64(1, min64(min64(wanted, tiles), room));
+  const int64_t wanted = ceil_div(16, max64(1, at.kv_heads)), blocks = ceil_div(at.tokens, at.block_q);
+  const int64_t room = (int64_t)(16 << 20) / max64(1, elements(at.args.k));
+  return max64(1, min64(min64(wanted, ceil_div(blocks, 8)), room));
 }
 
 /* out · dO of the rows of a block. */
@@ -124,47 +171,45 @@ LR_INLINE void attention_delta(const Attention& at, QueryBlock block, int64_t kv
 
 template <typename Operands> LR_INLINE lr_error attention_grad_with(lr_queue* queue, const Attention& at, Check& check) {
   Scratch scratch(queue);
-  const int64_t parts = attention_grad_parts(at), dq_size = at.tokens * at.group * at.ld; /* of one part and kv head */
+  const int64_t parts = attention_grad_parts(at), kv_size = elements(at.args.k);
   QueryBlock* blocks = scratch.take<QueryBlock>(at.max_blocks());
+  KeyTile* tiles = scratch.take<KeyTile>(at.max_tiles());
   float* delta = scratch.take<float>(at.tokens * at.heads);
-  float* dq = scratch.take<float>(times(times(parts, at.kv_heads), dq_size));
+  float* partial = scratch.take<float>(parts > 1 ? times(parts, 2 * kv_size) : 0); /* dK, then dV of each part */
   LaidQueries<Operands> laid(at);
   laid.data = scratch.take<float>(laid.total(at));
+  LaidTiles<Operands> laid_tiles(at);
+  laid_tiles.data = scratch.take<float>(laid_tiles.total(at));
   const int64_t s_size = round_up(at.rows, 2) * kTileKeys, tile_size = at.ld * kTileKeys;
-  const int64_t thread_size = 2 * s_size + 5 * tile_size;
-  float* all = scratch.take<float>(queue->threads * thread_size);
+  const int64_t dq_size = times(ceil_div(ceil_div(at.tokens, at.block_q), parts), at.rows * at.ld), thread_size = 2 * s_size + 2 * tile_size + dq_size;
+  float* all = scratch.take<float>(times(queue->threads, thread_size));
   if (scratch.sizing()) return success();
   at.check_indices(check);
   if (check.failed) return check.error;
-  const int64_t block_count = at.list_blocks(blocks);
-  parallel_for(queue, block_count * at.kv_heads, [&](int64_t i, int32_t) {
+  parallel_for(queue, at.list_blocks(blocks) * at.kv_heads, [&](int64_t i, int32_t) {
     laid.lay(at, blocks[i / at.kv_heads], i % at.kv_heads);
     attention_delta(at, blocks[i / at.kv_heads], i % at.kv_heads, delta);
   });
+  parallel_for(queue, at.list_tiles(tiles) * at.kv_heads, [&](int64_t i, int32_t) { laid_tiles.lay(at, tiles[i / at.kv_heads], i % at.kv_heads); });
   parallel_for(queue, parts * at.sequences * at.kv_heads, [&](int64_t task, int32_t thread) {
-    const int64_t kv_head = task % at.kv_heads, s = task / at.kv_heads % at.sequences, part = task / at.kv_heads / at.sequences; /* the longest come first */
-    float *scores = all + thread * thread_size, *ds = scores + s_size, *tiles = ds + s_size;
-    const AttentionGradScratch w = {scores, ds, tiles, tiles + tile_size, tiles + 2 * tile_size, tiles + 3 * tile_size, tiles + 4 * tile_size};
-    float* mine = dq + (part * at.kv_heads + kv_head) * dq_size + at.cu_q[s] * at.group * at.ld;
-    int64_t fresh = first_query(at, s, part);
-    for (int64_t tile = part; tile * kTileKeys < at.key_count(s); tile += parts) fresh = attention_grad_keys(at, s, tile, kv_head, laid, delta, mine, fresh, w);
-    const int64_t left = at.query_count(s) - fresh;
-    if (left > 0) memset(mine + fresh * at.group * at.ld, 0, (size_t)(left * at.group * at.ld) * sizeof(float));
-  });
-  parallel_for(queue, block_count * at.kv_heads, [&](int64_t i, int32_t) {
-    const QueryBlock block = blocks[i / at.kv_heads];
-    const int64_t s = block.sequence, kv_head = i % at.kv_heads;
-    int64_t reached = 0; /* parts that have these queries */
-    while (reached < parts && first_query(at, s, reached) <= block.begin) reached++;
-    for (int64_t r = 0; r < (at.block_end(block) - block.begin) * at.group; r++) {
-      const float* from = dq + kv_head * dq_size + ((at.cu_q[s] + block.begin) * at.group + r) * at.ld;
-      float* to = (float*)at.args.dq.data + at.row_offset(s, block.begin, kv_head, r);
-      for_vectors(0, at.d, [&](int64_t c, int64_t lanes) {
-        VF sum = VF::zero();
-        for (int64_t part = 0; part < reached; part++) sum = sum + VF::load(from + part * at.kv_heads * dq_size + c);
-        store_lanes(sum * VF::set(at.args.scale), to + c, lanes);
-      });
+    const int64_t kv_head = task % at.kv_heads, s = task / at.kv_heads % at.sequences, part = task / at.kv_heads / at.sequences;
+    float *scores = all + thread * thread_size, *dk = scores + 2 * s_size;
+    const AttentionGradScratch w = {scores, scores + s_size, dk, dk + tile_size, dk + 2 * tile_size};
+    float *to_dk = (float*)at.args.dk.data, *to_dv = (float*)at.args.dv.data;
+    if (parts > 1) {
+      to_dk = partial + part * 2 * kv_size;
+      to_dv = to_dk + kv_size;
     }
+    attention_grad_part(at, s, part, parts, kv_head, laid, laid_tiles, delta, to_dk, to_dv, w);
+  });
+  if (parts == 1) return success();
+  parallel_ranges(queue, kv_size, [&](int64_t begin, int64_t end) {
+    for (int which = 0; which < 2; which++)
+      for_vectors(begin, end, [&](int64_t i, int64_t lanes) {
+        VF sum = VF::zero();
+        for (int64_t part = 0; part < parts; part++) sum = sum + load_lanes(partial + (part * 2 + which) * kv_size + i, lanes);
+        store_lanes(sum, (float*)(which ? at.args.dv : at.args.dk).data + i, lanes);
+      });
   });
   return success();
 }

@@ -31,10 +31,18 @@ struct Float32Operands {
   }
   template <typename Row> static LR_INLINE void stacked(int64_t n, int64_t d, const Row& row, float* out) { rows(n, d, row, out); }
   static LR_INLINE void columns(const float* x, int64_t stride, int64_t n, int64_t d, float* out) { transpose(x, stride, n, d, out, kTileKeys, kTileKeys); }
-  /* Rows of scores become a left operand of a reduction over keys, in place. */
-  static LR_INLINE void narrow_row(float*, int64_t) {}
-  /* P and dS become all the operands of the gradient: dS a left one of a reduction over keys, in place, and what is returned. */
-  static LR_INLINE TransposedScores both_ways(int64_t, int64_t, float* p, float* ds) { return {p, ds, kTileKeys}; }
+  /* Columns [j, j + 2 kLanes) of a row of a left operand of a reduction over keys. */
+  static LR_INLINE void store_left(VF low, VF high, float* row, int64_t j) {
+    low.store(row + j);
+    high.store(row + j + kLanes);
+  }
+  /* Rows of P and dS, kTogether of them, become all the operands of the gradient: dS a left one of a reduction over keys, and `transposed`. */
+  static constexpr int kTogether = 1;
+  static LR_INLINE void store_both_ways(const VF (&p)[1][2], const VF (&ds)[1][2], float* p_row, float* ds_row, int64_t j) {
+    store_left(p[0][0], p[0][1], p_row, j);
+    store_left(ds[0][0], ds[0][1], ds_row, j);
+  }
+  static LR_INLINE TransposedScores transposed(const float* p, const float* ds) { return {p, ds, kTileKeys}; }
 };
 
 /* With AMX too, vdpbf16ps has half the rate of float32's products on the processors that have it. */
@@ -84,23 +92,17 @@ struct PairOperands {
         if (i + kLanes < ld) interleaved_high(a, b).store(out + r / 2 * ld + i + kLanes);
       }
   }
-  static LR_INLINE void narrow_row(float* s, int64_t columns) {
-    for (int64_t j = 0; j < columns; j += 2 * kLanes) narrowed_from(s, j, columns).store(s + j / 2);
-  }
-  /* Rows 2 i and 2 i + 1 of P make words in row 2 i of p, those of dS in row 2 i + 1 of it, which is there even where n is odd. */
-  static LR_INLINE TransposedScores both_ways(int64_t n, int64_t columns, float* p, float* ds) {
-    for (int64_t r = 0; r < n; r += 2) {
-      float *p0 = p + r * kTileKeys, *p1 = p0 + kTileKeys, *ds0 = ds + r * kTileKeys, *ds1 = ds0 + kTileKeys;
-      const bool odd = r + 1 < n;
-      for (int64_t j = 0; j < columns; j += kLanes) {
-        paired(VF::load(p0 + j), odd ? VF::load(p1 + j) : VF::zero()).store(p0 + j);
-        paired(VF::load(ds0 + j), odd ? VF::load(ds1 + j) : VF::zero()).store(p1 + j);
-      }
-      narrow_row(ds0, columns);
-      if (odd) narrow_row(ds1, columns);
+  static LR_INLINE void store_left(VF low, VF high, float* row, int64_t j) { narrowed(low, high).store(row + j / 2); }
+  static constexpr int kTogether = 2;
+  /* The two rows of P make words in the first of p, those of dS in the second of p, which is there even where only the first is asked for. */
+  static LR_INLINE void store_both_ways(const VF (&p)[2][2], const VF (&ds)[2][2], float* p_row, float* ds_row, int64_t j) {
+    for (int v = 0; v < 2; v++) {
+      paired(p[0][v], p[1][v]).store(p_row + j + v * kLanes);
+      paired(ds[0][v], ds[1][v]).store(p_row + kTileKeys + j + v * kLanes);
+      store_left(ds[v][0], ds[v][1], ds_row + v * kTileKeys, j);
     }
-    return {p, p + kTileKeys, 2 * kTileKeys};
   }
+  static LR_INLINE TransposedScores transposed(const float* p, const float*) { return {p, p + kTileKeys, 2 * kTileKeys}; }
 };
 #endif
 

@@ -1,5 +1,5 @@
 /* Elementary functions, the same bits rule on every machine of a variant: no libm. Included after an ISA header.
- * exp, log, tanh: f32 vectors, at most 2 ulp (Cephes' polynomials). sin_cos: double, about 1 ulp of double (fdlibm's kernels). */
+ * exp (a minimax polynomial, 1 at 0), log, tanh (Cephes'): f32 vectors, at most 2 ulp. sin_cos: double, about 1 ulp of double (fdlibm's kernels). */
 #ifndef LOWRANK_CPU_SIMD_MATH_H
 #define LOWRANK_CPU_SIMD_MATH_H
 #include "vec.h"
@@ -7,18 +7,17 @@
 namespace LR_ISA { namespace {
 
 LR_INLINE VF exp(VF x) {
-  VF c = max(VF::set(-104.0f), min(VF::set(89.0f), x)); /* NaN passes: min and max give their second operand then */
-  VF n = round_small(c * VF::set(1.44269504088896341f));
-  VF r = fma(n, VF::set(-0.693359375f), c);          /* exact: 9 bits times at most 8 */
+  const VF c = max(VF::set(-104.0f), min(VF::set(89.0f), x)); /* NaN passes: min and max give their second operand then */
+  const VF magic = VF::set(12582912.0f), n = fma(c, VF::set(1.44269504088896341f), magic) - magic; /* to an integer, as round_small */
+  VF r = fma(n, VF::set(-0.693359375f), c);                                                        /* exact: 9 bits times at most 8 */
   r = fma(n, VF::set(2.12194440e-4f), r);
-  VF p = VF::set(1.9875691500e-4f);
-  p = fma(p, r, VF::set(1.3981999507e-3f));
-  p = fma(p, r, VF::set(8.3334519073e-3f));
-  p = fma(p, r, VF::set(4.1665795894e-2f));
-  p = fma(p, r, VF::set(1.6666665459e-1f));
-  p = fma(p, r, VF::set(5.0000001201e-1f));
-  p = fma(p, r * r, r) + VF::set(1.0f);
-  return times_power(p, n);
+  VF p = VF::set(1.3843657216e-3f);
+  p = fma(p, r, VF::set(8.3741564304e-3f));
+  p = fma(p, r, VF::set(4.1668001562e-2f));
+  p = fma(p, r, VF::set(1.6666431725e-1f));
+  p = fma(p, r, VF::set(4.9999994040e-1f));
+  p = fma(p, r, VF::set(1.0f));
+  return times_power(fma(p, r, VF::set(1.0f)), n);
 }
 
 /* Natural logarithm of x > 0, normal or subnormal; 0 gives -inf, negative values NaN. */
