@@ -133,15 +133,14 @@ function keepTopP(scores: Float32Array, ids: Uint32Array, p: number): Uint32Arra
     else places.push(i);
   }
   const order = ascending(Float32Array.from(places, (i) => scores[ids[i]!]!));
-  const removed = new Set<number>();
   // The best token always stays.
   for (const at of order.subarray(0, -1)) {
     const i = places[at]!;
     cumulative += probs[i]!;
     if (cumulative > 1 - p) break;
-    removed.add(i);
+    scores[ids[i]!] = -Infinity;
   }
-  return keep(scores, ids, (id, i) => !(scores[id]! < low) && !removed.has(i));
+  return keep(scores, ids, (id) => !(scores[id]! < low));
 }
 
 /** Tokens among which top-H chooses. */
