@@ -1,0 +1,43 @@
+#include <cmath>
+#include <cstring>
+
+#include "fake.h"
+
+#define LR_ISA lr_math_test
+#include "../cpu/simd/scalar.h"
+
+#include "../cpu/simd/math.h"
+
+namespace lr::test {
+namespace {
+
+float exp_of(float x) { return lr_math_test::exp_scalar(x); }
+
+// Distance from float64's in units of the last place of the nearest float32.
+double ulps(float x) {
+  const double exact = std::exp(static_cast<double>(x));
+  const float nearest = static_cast<float>(exact);
+  return std::fabs(exp_of(x) - exact) / (std::nextafter(nearest, INFINITY) - nearest);
+}
+
+TEST(Exp, IsWithin13TenthsOfAnUlpOfFloat64WhereTheResultIsNormal) {
+  double worst = 0;
+  for (float x = -87.0f; x < 88.7f; x += 1.0f / 4096) worst = std::max(worst, ulps(x + x * 1e-5f));
+  for (float x = 1e-8f; x < 1.0f; x *= 1.001f) worst = std::max({worst, ulps(x), ulps(-x)});
+  EXPECT_LT(worst, 1.31);
+  EXPECT_GT(worst, 0.5);  // it has looked
+}
+
+TEST(Exp, TakesAllFloats) {
+  EXPECT_EQ(exp_of(0.0f), 1.0f);
+  EXPECT_EQ(exp_of(-0.0f), 1.0f);
+  EXPECT_EQ(exp_of(INFINITY), INFINITY);
+  EXPECT_EQ(exp_of(89.0f), INFINITY);
+  EXPECT_EQ(exp_of(-INFINITY), 0.0f);
+  EXPECT_EQ(exp_of(-104.0f), 0.0f);
+  EXPECT_NEAR(exp_of(-100.0f) / 1.401298464e-45f, std::exp(-100.0) / 1.401298464e-45, 0.51);
+  EXPECT_TRUE(std::isnan(exp_of(NAN)));
+}
+
+}  // namespace
+}  // namespace lr::test
