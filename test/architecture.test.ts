@@ -40,7 +40,7 @@ const NATIVE: Readonly<Record<string, readonly string[]>> = {
   "cpu/ops": ["abi", "cpu/simd", "core"],
   "cpu/isa": ["cpu", "cpu/simd"],
   "cpu/simd": [],
-  test: ["abi", "core", "cpu", "addon"],
+  test: ["abi", "core", "cpu", "cpu/simd", "addon"],
   // The kernels see the contract, the tables of codes and, where no nvcc compiles them, the emulator in CUDA's place.
   cuda: ["abi", "cuda/device"],
   "cuda/device": ["abi", "emu"],
@@ -53,6 +53,7 @@ const DOORS: Readonly<Record<string, readonly string[]>> = {
   "core→cpu": ["cpu/backend.h"],
   "addon→cpu": ["cpu/backend.h"],
   "test→cpu": ["cpu/backend.h"],
+  "test→cpu/simd": ["cpu/simd/scalar.h", "cpu/simd/math.h"],
   "test→addon": ["addon/handles.h"],
   "cpu→core": [],
   "cpu/ops→core": ["core/codes.h"],
