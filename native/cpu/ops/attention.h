@@ -26,11 +26,11 @@ LR_INLINE void online_softmax(const Attention& at, const RowsSeen& seen, int64_t
   for (int64_t first = 0; first < count; first += kLanes) {
     const int64_t rows = min64(kLanes, count - first);
     VF largest[kLanes]; /* of a row each */
-    for (int64_t r = 0; r < kLanes; r++) {
-      largest[r] = VF::set(kLowest);
+    for (VF& each : largest) each = VF::set(kLowest);
+    for (int64_t r = 0; r < rows; r++) {
       float* row = s + (first + r) * kTileKeys;
-      const ColumnsSeen of = r < rows ? seen(first + r) : ColumnsSeen{0, 0};
-      for (int64_t j = 0; r < rows && j < columns; j += kLanes) {
+      const ColumnsSeen of = seen(first + r);
+      for (int64_t j = 0; j < columns; j += kLanes) {
         const VF x = only(score(VF::load(row + j)), j, of, -__builtin_inff());
         x.store(row + j);
         largest[r] = max(x, largest[r]);

@@ -77,7 +77,8 @@ LR_INLINE void softmax_grad(const Attention& at, QueryBlock block, int64_t kv_he
     const int64_t query = block.begin + r / at.group, head_row = (at.cu_q[sequence] + query) * at.heads + kv_head * at.group + r % at.group;
     /* With one visible key P is 1 and dS exactly 0: what rounding leaves of it, Adam would scale up to a full step. */
     const bool single = at.offset(sequence) + query == 0 || at.args.window == 1;
-    return {VF::set(((const float*)at.args.lse.data)[head_row]), VF::set(delta[head_row]), seen(r), single ? ColumnsSeen{0, 0} : seen(r)};
+    const ColumnsSeen mine = seen(r);
+    return {VF::set(((const float*)at.args.lse.data)[head_row]), VF::set(delta[head_row]), mine, single ? ColumnsSeen{0, 0} : mine};
   };
   for (int64_t r = 0; r < count; r += kRows) {
     GradRow rows[kRows];

@@ -8,8 +8,8 @@ namespace LR_ISA { namespace {
 
 LR_INLINE VF exp(VF x) {
   const VF c = max(VF::set(-104.0f), min(VF::set(89.0f), x)); /* NaN passes: min and max give their second operand then */
-  const VF magic = VF::set(12582912.0f), n = fma(c, VF::set(1.44269504088896341f), magic) - magic; /* to an integer, as round_small */
-  VF r = fma(n, VF::set(-0.693359375f), c);                                                        /* exact: 9 bits times at most 8 */
+  const VF n = round_product(c, VF::set(1.44269504088896341f));
+  VF r = fma(n, VF::set(-0.693359375f), c); /* exact: 9 bits times at most 8 */
   r = fma(n, VF::set(2.12194440e-4f), r);
   VF p = VF::set(1.3843657216e-3f);
   p = fma(p, r, VF::set(8.3741564304e-3f));

@@ -98,10 +98,10 @@ template <int N> LR_INLINE Vec<float, N> times_power(Vec<float, N> a, Vec<float,
   const Vec<int32_t, N> i = to_int(n), half = i >> 1, bias = Vec<int32_t, N>::set(127);
   return a * from_bits((half + bias) << 23) * from_bits((i - half + bias) << 23);
 }
-/* To the nearest integer, ties to even, for |a| < 2^22. */
-template <int N> LR_INLINE Vec<float, N> round_small(Vec<float, N> a) {
-  Vec<float, N> magic = Vec<float, N>::set(12582912.0f);
-  return a + magic - magic;
+/* a * b to the nearest integer, ties to even, for |a * b| < 2^22. */
+template <int N> LR_INLINE Vec<float, N> round_product(Vec<float, N> a, Vec<float, N> b) {
+  const Vec<float, N> magic = Vec<float, N>::set(12582912.0f);
+  return fma(a, b, magic) - magic;
 }
 
 /* Lane i takes lane i + W. */
