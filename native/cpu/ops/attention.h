@@ -16,46 +16,53 @@ LR_INLINE void scale_row(float* x, int64_t n, float factor) {
 struct AttentionSums {
   float *out, *shift, *total;
 };
-/* A row's shift follows its largest score only by steps above this: p may reach e^8, and few rows are brought to new shifts (as in FlashAttention-4). */
-constexpr float kShiftStep = 8.0f;
+/* A row's shift follows its largest score only by steps above this: p may reach 2^12, and few rows are brought to new shifts (as in FlashAttention-4). */
+constexpr float kShiftStep = 12.0f;
 
-/* Rows of a tile: probabilities of the columns that each sees, a left operand, in place of products. */
+/* Rows [first, last) of a tile: products from s become probabilities of the columns that each row sees, a left operand, in their place. */
 template <typename Operands>
-LR_INLINE void online_softmax(const Attention& at, const RowsSeen& seen, int64_t count, int64_t columns, float* s, const AttentionSums& sums) {
+LR_INLINE void online_softmax(const Attention& at, const RowsSeen& seen, int64_t first, int64_t last, int64_t columns, float* s, const AttentionSums& sums) {
+  constexpr int kVectors = kTileKeys / kLanes;
   const Score score(at.args);
-  for (int64_t first = 0; first < count; first += kLanes) {
-    const int64_t rows = min64(kLanes, count - first);
-    VF largest[kLanes]; /* of a row each */
-    for (VF& each : largest) each = VF::set(kLowest);
-    for (int64_t r = 0; r < rows; r++) {
-      float* row = s + (first + r) * kTileKeys;
-      const ColumnsSeen of = seen(first + r);
-      for (int64_t j = 0; j < columns; j += kLanes) {
-        const VF x = only(score(VF::load(row + j)), j, of, -__builtin_inff());
-        x.store(row + j);
-        largest[r] = max(x, largest[r]);
+  const VF none = VF::set(-__builtin_inff());
+  const int vectors = (int)(columns / kLanes);
+  for (int64_t r = first; r < last; r++) {
+    float *row = s + (r - first) * kTileKeys, *total = sums.total + r * kLanes;
+    const ColumnsSeen of = seen(r);
+    VF x[kVectors];
+    const auto shifted = [&](float shift) {
+      const VF by = VF::set(shift);
+      VF largest = none;
+#pragma GCC unroll 16
+      for (int v = 0; v < kVectors; v++) {
+        x[v] = v < vectors ? only(score.above(score.bounded(VF::load(row + v * kLanes)), by), v * kLanes, of, -__builtin_inff()) : none;
+        largest = max(x[v], largest);
+      }
+      return largest;
+    };
+    const float old = sums.shift[r];
+    const bool begins = old == kLowest;
+    VF largest = shifted(begins ? 0.0f : old);
+    if (begins || any(VF::set(kShiftStep) < largest)) {
+      if (!begins) largest = shifted(0.0f);
+      const float now = hmax(max(largest, VF::set(kLowest)));
+      for (VF& each : x) each = each - VF::set(now);
+      sums.shift[r] = now;
+      if (!begins) {
+        const float factor = exp2_scalar(old - now);
+        scale_row(sums.out + r * at.ld, at.ld, factor);
+        scale_row(total, kLanes, factor);
       }
     }
-    const VF old = load_n<VF>(sums.shift + first, rows), top = lane_maxima(largest), now = select(old + VF::set(kShiftStep) < top, top, old), factor = exp(old - now);
-    alignas(64) float shifts[kLanes], factors[kLanes];
-    now.store(shifts);
-    factor.store(factors);
-    store_n(now, sums.shift + first, rows);
-    for (int64_t r = 0; r < rows; r++) {
-      float *row = s + (first + r) * kTileKeys, *total = sums.total + (first + r) * kLanes;
-      if (factors[r] != 1.0f) {
-        scale_row(sums.out + (first + r) * at.ld, at.ld, factors[r]);
-        scale_row(total, kLanes, factors[r]);
-      }
-      const VF shift = VF::set(shifts[r]);
-      VF added = VF::load(total);
-      for (int64_t j = 0; j < columns; j += 2 * kLanes) {
-        const VF low = exp(VF::load(row + j) - shift), high = j + kLanes < columns ? exp(VF::load(row + j + kLanes) - shift) : VF::zero();
+    VF added = VF::load(total);
+#pragma GCC unroll 16
+    for (int v = 0; v < kVectors; v += 2)
+      if (v < vectors) {
+        const VF low = exp2(x[v]), high = exp2(x[v + 1]);
         added = added + low + high;
-        Operands::store_left(low, high, row, j);
+        Operands::store_left(low, high, row, v * kLanes);
       }
-      added.store(total);
-    }
+    added.store(total);
   }
 }
 
@@ -155,11 +162,14 @@ LR_INLINE void attention_tiles(const Attention& at, QueryBlock block, int64_t kv
       for (int64_t r = 0; r < count; r++)
         row_products<Operands::kPairs>(w.q + r * q_width, q_width, operands.keys, operands.key_stride, min64(keys, columns), cached.d, w.s + r * kTileKeys);
       if (tile + 1 < last) cached.fetch(at.args.k, s, tile + 1, kTileKeys, kv_head);
-    } else {
-      at.products<Operands>(w.q, count, operands.keys, columns, w.s);
     }
-    online_softmax<Operands>(at, RowsSeen(at, block, key, keys), count, columns, w.s, sums);
-    tile_product<Operands::kPairs>(count, at.ld, Operands::steps(min64(keys, columns)), w.s, kTileKeys, 1, operands.values, operands.ld, sums.out, at.ld, true);
+    const RowsSeen seen(at, block, key, keys);
+    for (int64_t from = 0, step = few ? count : 2 * kTileRows; from < count; from += step) {
+      const int64_t to = min64(count, from + step);
+      if (!few) at.products<Operands>(w.q + from * q_width, to - from, operands.keys, columns, w.s);
+      online_softmax<Operands>(at, seen, from, to, columns, w.s, sums);
+      tile_product<Operands::kPairs>(to - from, at.ld, Operands::steps(min64(keys, columns)), w.s, kTileKeys, 1, operands.values, operands.ld, sums.out + from * at.ld, at.ld, true);
+    }
   }
 }
 
@@ -172,7 +182,7 @@ LR_INLINE void attention_write(const Attention& at, QueryBlock block, int64_t kv
     for (int64_t part = 1; part < parts; part++) {
       const int64_t other = part * kFewQueries + r;
       const float now = sums.shift[other] > shift ? sums.shift[other] : shift;
-      const float ours = exp_scalar(shift - now), theirs = exp_scalar(sums.shift[other] - now);
+      const float ours = exp2_scalar(shift - now), theirs = exp2_scalar(sums.shift[other] - now);
       for (int64_t i = 0; i < at.ld; i += kLanes)
         (VF::load(out + i) * VF::set(ours) + VF::load(sums.out + other * at.ld + i) * VF::set(theirs)).store(out + i);
       total = total * ours + sum(VF::load(sums.total + other * kLanes)) * theirs;
@@ -181,7 +191,7 @@ LR_INLINE void attention_write(const Attention& at, QueryBlock block, int64_t kv
     const int64_t to = at.row_offset(s, block.begin, kv_head, r);
     scale_row(out, at.ld, total == 0.0f ? 0.0f : 1.0f / total); /* 0: a query that sees no key */
     memcpy((float*)at.args.out.data + to, out, (size_t)at.d * sizeof(float));
-    if (present(at.args.lse)) ((float*)at.args.lse.data)[to / at.d] = shift + log_scalar(total);
+    if (present(at.args.lse)) ((float*)at.args.lse.data)[to / at.d] = shift * kLn2 + log_scalar(total);
   }
 }
 

@@ -75,8 +75,7 @@ struct Attention {
       for (int64_t tile = 0; tile * kTileKeys < key_count(s); tile++) tiles[count++] = {(int32_t)s, (int32_t)tile};
     return count;
   }
-  /* Numbers below max_blocks and max_tiles for what is laid out, of blocks and tiles that others need not come before. */
-  int64_t slot(QueryBlock block) const { return cu_q[block.sequence] / block_q + block.sequence + block.begin / block_q; }
+  /* A number below max_tiles, which others need not come before. */
   int64_t slot(KeyTile tile) const { return cu_k[tile.sequence] / kTileKeys + tile.sequence + tile.tile; }
 
   void check_indices(Check& check) const {
@@ -102,22 +101,22 @@ struct Attention {
   LR_INLINE auto tile_rows(const lr_tensor& kv, int64_t s, int64_t tile, int64_t kv_head) const {
     return [first = key_tile(kv, s, tile, kv_head), stride = kv_stride()](int64_t j) { return first + j * stride; };
   }
-  /* Products of a block's rows with `columns` of a tile of keys. The gradient forms them alike: it takes exp(score - lse). */
+  /* Products of a block's rows with `columns` of a tile of keys. The gradient forms them alike: it takes 2^(score - lse). */
   template <typename Operands> void products(const float* q, int64_t count, const float* keys, int64_t columns, float* s) const {
     tile_product<Operands::kPairs>(count, columns, Operands::steps(d), q, Operands::width(d), 1, keys, kTileKeys, s, kTileKeys, false);
   }
 };
 
-/* Scores of products. */
+/* Scores of products, times log2(e), as all of attention has them: exp(score) = 2^score. */
+constexpr float kLog2e = 1.44269504088896341f, kLn2 = 0.69314718055994531f;
 struct Score {
   bool capped;
-  VF scale, cap, inverse; /* of the cap */
+  VF scale, inner; /* a score is scale * product, or scale * tanh(inner * product) */
   explicit Score(const lr_attention_args& args)
-      : capped(args.softcap > 0), scale(VF::set(args.scale)), cap(VF::set(args.softcap)), inverse(VF::set(capped ? 1.0f / args.softcap : 0.0f)) {}
-  LR_INLINE VF operator()(VF product) const {
-    const VF scaled = product * scale;
-    return capped ? cap * tanh(scaled * inverse) : scaled;
-  }
+      : capped(args.softcap > 0), scale(VF::set((capped ? args.softcap : args.scale) * kLog2e)), inner(VF::set(capped ? args.scale / args.softcap : 0.0f)) {}
+  LR_INLINE VF bounded(VF product) const { return capped ? tanh(product * inner) : product; }
+  /* Of a bounded product. */
+  LR_INLINE VF above(VF bounded, VF shift) const { return fma(bounded, scale, -shift); }
 };
 
 /* Columns [from, to) of a tile, those that a row sees. */

@@ -20,6 +20,7 @@ LR_INLINE VD fma(VD a, VD b, VD c) { return {_mm256_fmadd_pd(a.v, b.v, c.v)}; }
 LR_INLINE VF max(VF a, VF b) { return {_mm256_max_ps(a.v, b.v)}; }
 LR_INLINE VF min(VF a, VF b) { return {_mm256_min_ps(a.v, b.v)}; }
 LR_INLINE VF sqrt(VF a) { return {_mm256_sqrt_ps(a.v)}; }
+LR_INLINE bool any(VI mask) { return _mm256_movemask_ps((__m256)mask.v) != 0; }
 LR_INLINE VF select(VI mask, VF a, VF b) { return {_mm256_blendv_ps(b.v, a.v, (__m256)mask.v)}; }
 
 LR_INLINE __m256i first_lanes(int64_t n) { /* -1 in lanes below n */

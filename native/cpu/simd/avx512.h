@@ -26,7 +26,12 @@ LR_INLINE VF min(VF a, VF b) { return {_mm512_min_ps(a.v, b.v)}; }
 LR_INLINE VF sqrt(VF a) { return {_mm512_sqrt_ps(a.v)}; }
 LR_INLINE VF select(VI mask, VF a, VF b) { return {_mm512_mask_blend_ps(_mm512_movepi32_mask((__m512i)mask.v), b.v, a.v)}; }
 
-LR_INLINE VF times_power(VF a, VF n) { return {_mm512_scalef_ps(a.v, n.v)}; }
+LR_INLINE VF times_power(VF a, VF n) { return {_mm512_scalef_ps(a.v, n.v)}; } /* rounds n down */
+LR_INLINE VF fraction(VF x, VF* n) {
+  *n = x;
+  return {_mm512_reduce_ps(x.v, 1)}; /* x - floor(x), 0 of an infinity */
+}
+LR_INLINE bool any(VI mask) { return _mm512_movepi32_mask((__m512i)mask.v) != 0; }
 
 LR_INLINE __mmask16 first_lanes(int64_t n) { return (__mmask16)((1u << n) - 1u); }
 template <> LR_INLINE VF load_n<VF, float>(const float* p, int64_t n) { return {_mm512_maskz_loadu_ps(first_lanes(n), p)}; }

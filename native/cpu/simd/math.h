@@ -1,5 +1,5 @@
 /* Elementary functions, the same bits rule on every machine of a variant: no libm. Included after an ISA header.
- * exp (a minimax polynomial, 1 at 0), log, tanh (Cephes'): f32 vectors, at most 2 ulp. sin_cos: double, about 1 ulp of double (fdlibm's kernels). */
+ * exp, exp2 (minimax polynomials, 1 at 0), log, tanh (Cephes'): f32 vectors, at most 2 ulp. sin_cos: double, about 1 ulp of double (fdlibm's kernels). */
 #ifndef LOWRANK_CPU_SIMD_MATH_H
 #define LOWRANK_CPU_SIMD_MATH_H
 #include "vec.h"
@@ -18,6 +18,19 @@ LR_INLINE VF exp(VF x) {
   p = fma(p, r, VF::set(4.9999994040e-1f));
   p = fma(p, r, VF::set(1.0f));
   return times_power(fma(p, r, VF::set(1.0f)), n);
+}
+
+/* 2^x, within 2 ulp; 1 at 0. */
+LR_INLINE VF exp2(VF x) {
+  VF n;
+  const VF f = fraction(x, &n);
+  VF p = VF::set(2.1612938144e-4f);
+  p = fma(p, f, VF::set(1.2467839988e-3f));
+  p = fma(p, f, VF::set(9.6754524857e-3f));
+  p = fma(p, f, VF::set(5.5485282093e-2f));
+  p = fma(p, f, VF::set(2.4022930861e-1f));
+  p = fma(p, f, VF::set(6.9314706326e-1f));
+  return times_power(fma(p, f, VF::set(1.0f)), n);
 }
 
 /* Natural logarithm of x > 0, normal or subnormal; 0 gives -inf, negative values NaN. */
@@ -66,6 +79,7 @@ LR_INLINE VF sigmoid(VF x) { return VF::set(1.0f) / (VF::set(1.0f) + exp(-x)); }
 /* Of one value. Not overloads: a double would silently become a float. */
 LR_INLINE float log_scalar(float x) { return log(VF::set(x))[0]; }
 LR_INLINE float exp_scalar(float x) { return exp(VF::set(x))[0]; }
+LR_INLINE float exp2_scalar(float x) { return exp2(VF::set(x))[0]; }
 
 /* base^exponent for a finite base >= 1 and |exponent| <= 100 or so, in double: exp(exponent * log(base)) by series, a few ulp. */
 LR_INLINE double power_f64(double base, double exponent) {

@@ -104,6 +104,19 @@ template <int N> LR_INLINE Vec<float, N> round_product(Vec<float, N> a, Vec<floa
   return fma(a, b, magic) - magic;
 }
 
+/* 2^x = times_power(2^f, n) for the f in [0, 1] that is returned. */
+template <int N> LR_INLINE Vec<float, N> fraction(Vec<float, N> x, Vec<float, N>* n) {
+  typedef Vec<float, N> F;
+  const F c = max(F::set(-151.0f), min(F::set(128.0f), x)); /* NaN passes: min and max give their second operand then */
+  *n = round_product(c - F::set(0.5f), F::set(1.0f));
+  return c - *n;
+}
+template <int N> LR_INLINE bool any(Vec<int32_t, N> mask) {
+  int32_t all = 0;
+  for (int i = 0; i < N; i++) all |= mask.v[i];
+  return all != 0;
+}
+
 /* Lane i takes lane i + W. */
 template <int W, typename T, int N> LR_INLINE Vec<T, N> lowered(Vec<T, N> a) {
   decltype(a.v < a.v) from;
