@@ -69,6 +69,23 @@ template <typename Load> LR_INLINE void pack_pairs_of_rows(int64_t stride, int64
       either(low_halves(load(i)), 2 * q + 1 < depth ? load(i + stride) : VF::zero()).store(b + j / kPanel * kPanel * kDepth + q * kPanel + j % kPanel);
     }
 }
+/* Of 4-bit weights, the pairs of two rows: `count` from element `at` on, and w.k behind them. No panel crosses a block's border. */
+LR_INLINE void pack_rows_4bit(const lr_weight& w, int64_t at, int64_t count, float* b) {
+  const uint8_t* codes = static_cast<const uint8_t*>(w.data);
+  const Table16 code = Table16::load(w.code);
+  const Divisor blocks(w.blocksize);
+  for (int64_t j = 0; j < count;) {
+    const int64_t block = blocks.floor(at + j), below = blocks.floor(at + w.k + j);
+    const Table16 low = block_table(code, absmax_of(w, block), true).map(low_halves), high = block_table(code, absmax_of(w, below), true);
+    for (const int64_t end = min64(count, min64((block + 1) * w.blocksize - at, (below + 1) * w.blocksize - at - w.k)); j < end; j += kPanel) {
+      const VI first = load_bytes(codes + (at + j) / 2), second = load_bytes(codes + (at + w.k + j) / 2);
+      const VF even = either(low(first >> 4), high(second >> 4)), odd = either(low(first), high(second));
+      float* to = b + j * kDepth;
+      alternated_low(even, odd).store(to);
+      alternated_high(even, odd).store(to + kLanes);
+    }
+  }
+}
 void pack_b_column_pairs(const lr_weight& w, int64_t column, int64_t count, int64_t k0, int64_t depth, float* b) {
   const int64_t at = k0 * w.k + column;
   const float* f = static_cast<const float*>(w.data);
@@ -77,9 +94,14 @@ void pack_b_column_pairs(const lr_weight& w, int64_t column, int64_t count, int6
     if (w.dtype == LR_F32) return pack_pairs_of_rows(w.k, at, count, depth, [=](int64_t i) { return round_bf16(VF::load(f + i)); }, b);
     if (w.dtype == LR_BF16) return pack_pairs_of_rows(w.k, at, count, depth, [=](int64_t i) { return load_bf16(h + i); }, b);
   }
+  const bool whole = w.kind == LR_WEIGHT_4BIT && count % kPanel == 0 && w.k % kPanel == 0 && at % kPanel == 0 && w.blocksize % kPanel == 0;
   alignas(64) uint16_t lines[2][kMostPanels * kPanel] = {};
   for (int64_t q = 0; 2 * q < depth; q++) {
     const int64_t rows = min64(2, depth - 2 * q);
+    if (whole && rows == 2) {
+      pack_rows_4bit(w, at + 2 * q * w.k, count, b + q * kPanel);
+      continue;
+    }
     for (int64_t r = 0; r < rows; r++) row_bf16(w, k0 + 2 * q + r, column, count, lines[r]);
     pack_pairs_of_rows(kMostPanels * kPanel, 0, ceil_div(count, kPanel) * kPanel, rows, [&](int64_t i) { return load_bf16(lines[0] + i); }, b + q * kPanel);
   }

@@ -93,6 +93,14 @@ template <int N> LR_INLINE Vec<float, N> odds(Vec<float, N> a, Vec<float, N> b) 
   for (int i = 0; i < N; i++) index[i] = 2 * i + 1;
   return {__builtin_shuffle(a.v, b.v, index)};
 }
+/* The lanes of a and b in turns: those of their first halves, and of their second. */
+template <int N> LR_INLINE Vec<float, N> alternated(Vec<float, N> a, Vec<float, N> b, int first) {
+  typename Vec<int32_t, N>::Native index;
+  for (int i = 0; i < N; i++) index[i] = first + i / 2 + i % 2 * N;
+  return {__builtin_shuffle(a.v, b.v, index)};
+}
+template <int N> LR_INLINE Vec<float, N> alternated_low(Vec<float, N> a, Vec<float, N> b) { return alternated(a, b, 0); }
+template <int N> LR_INLINE Vec<float, N> alternated_high(Vec<float, N> a, Vec<float, N> b) { return alternated(a, b, N / 2); }
 /* a * 2^n for an integer n in [-252, 254], in two factors, so that subnormal results round once and the largest finite ones do not overflow early. */
 template <int N> LR_INLINE Vec<float, N> times_power(Vec<float, N> a, Vec<float, N> n) {
   const Vec<int32_t, N> i = to_int(n), half = i >> 1, bias = Vec<int32_t, N>::set(127);
