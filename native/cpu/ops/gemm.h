@@ -85,12 +85,23 @@ struct Split {
   LR_INLINE int64_t size(int64_t i) const { return begin(i + 1) - begin(i); }
 };
 
-/* A packed: blocks of the reduction, in each the panels of rows; m * k floats. */
+/* Blocks of the reduction: [first, last). */
+struct Blocks {
+  int64_t first, last;
+  LR_INLINE bool none() const { return first >= last; }
+};
+
+/* A packed: blocks of the reduction, those `held`, at first all; in each the panels of rows. m floats for each step of the blocks held. */
 struct PackedA {
   float* data;
   Split rows, depth;
-  LR_INLINE PackedA(float* d, int64_t m, int64_t k) : data(d), rows(m, kRows), depth(k, kDepth) {}
-  LR_INLINE float* panel(int64_t block, int64_t i) const { return data + rows.n * depth.begin(block) + rows.begin(i) * depth.size(block); }
+  Blocks held;
+  LR_INLINE PackedA(float* d, int64_t m, int64_t k) : data(d), rows(m, kRows), depth(k, kDepth), held{0, depth.parts} {}
+  LR_INLINE float* panel(int64_t block, int64_t i) const {
+    return data + rows.n * (depth.begin(block) - depth.begin(held.first)) + rows.begin(i) * depth.size(block);
+  }
+  LR_INLINE bool begins() const { return held.first == 0; }
+  LR_INLINE bool ends() const { return held.last == depth.parts; }
 };
 
 /* Packs block `block` of panel i of a matrix [m, k], or of its transpose when `transposed` (from is [k, m] then). */
@@ -115,7 +126,7 @@ void pack_a_block(const PackedA& a, int64_t block, int64_t i, const float* from,
 
 void pack_a(const PackedA& a, int64_t first, int64_t last, const float* from, int64_t stride, bool transposed, float scale, bool round) {
   for (int64_t i = first; i < last; i++)
-    for (int64_t block = 0; block < a.depth.parts; block++) pack_a_block(a, block, i, from, stride, transposed, scale, round);
+    for (int64_t block = a.held.first; block < a.held.last; block++) pack_a_block(a, block, i, from, stride, transposed, scale, round);
 }
 
 /* B of a GEMM: rows of a weight (C = A Wᵀ) or its columns (C = A W), packed block by block. */
@@ -225,15 +236,16 @@ struct StripSum {
   }
 };
 
-/* Blocks of the reduction: [first, last). */
-struct Blocks { int64_t first, last; };
+/* So many blocks of the reduction are packed at a time that `rows` rows of them stay in a cache while all columns pass. */
+constexpr int64_t kFloatsAtOnce = 1 << 20;
+LR_INLINE int64_t blocks_at_once(int64_t rows) { return max64(1, kFloatsAtOnce / (max64(1, rows) * kDepth)); }
+/* Floats that they take of a reduction of k steps, also for fewer rows. */
+LR_INLINE int64_t room_at_once(int64_t rows, int64_t k) { return min64(rows * k, max64(kFloatsAtOnce, rows * kDepth)); }
 
-/* So many blocks of the reduction at a time that `rows` packed rows of them, 4 MB, stay in a cache while all columns pass. */
-LR_INLINE int64_t blocks_at_once(int64_t rows) { return max64(1, (int64_t)(1 << 20) / (max64(1, rows) * kDepth)); }
-
-/* Adds columns [column, column + columns) of A B over some blocks of the reduction, for the rows of A's panels [first, last); C's row 0 is
+/* Adds columns [column, column + columns) of A B over the blocks that A holds, for the rows of its panels [first, last); C's row 0 is
  * A's. `last_of_all`: nothing else will be added. `buffer` holds kPanelBuffer floats for each panel of the columns. */
-void multiply_strip(const PackedA& a, int64_t first, int64_t last, const OperandB& b, int64_t column, int64_t columns, StripSum& sum, bool last_of_all, float* buffer, Blocks blocks) {
+void multiply_strip(const PackedA& a, int64_t first, int64_t last, const OperandB& b, int64_t column, int64_t columns, StripSum& sum, bool last_of_all, float* buffer) {
+  const Blocks blocks = a.held;
   if (blocks.first < blocks.last) b.fetch(column, columns, a.depth.begin(blocks.first), a.depth.size(blocks.first));
   for (int64_t block = blocks.first; block < blocks.last; block++) {
     b.pack(column, columns, a.depth.begin(block), a.depth.size(block), buffer);
@@ -241,10 +253,10 @@ void multiply_strip(const PackedA& a, int64_t first, int64_t last, const Operand
     multiply_block(a, first, last, block, buffer, b.round, sum.next(last_of_all && block + 1 == blocks.last), columns);
   }
 }
-/* A panel of columns over the whole reduction; c is C[0, column]. */
+/* A panel of columns over the blocks that A holds; c is C[0, column], to which blocks are added behind the first, or all with `accumulate`. */
 LR_INLINE void multiply_panel(const PackedA& a, int64_t first, int64_t last, const OperandB& b, int64_t column, float* c, int64_t ldc, bool accumulate, float* buffer) {
-  StripSum sum = {{c, ldc, accumulate ? c : nullptr, ldc}, nullptr, 0};
-  multiply_strip(a, first, last, b, column, min64(kPanel, b.columns() - column), sum, true, buffer, {0, a.depth.parts});
+  StripSum sum = {{c, ldc, accumulate || !a.begins() ? c : nullptr, ldc}, nullptr, 0};
+  multiply_strip(a, first, last, b, column, min64(kPanel, b.columns() - column), sum, true, buffer);
 }
 constexpr int64_t kPanelBuffer = (int64_t)kDepth * kPanel;
 

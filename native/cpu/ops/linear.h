@@ -13,13 +13,13 @@
 
 namespace LR_ISA { namespace {
 
-/* Computes a chunk's u (forward) or du, and packs it for add_adapters. `operand` is the chunk's packed x or dY of layer l;
- * `rows` and `stride` where the unpacked rows are, first row of the chunk. When `forward`, layers with equal segments share. */
+/* Computes a chunk's u (forward) or du, over the blocks that the operand holds, and packs it for add_adapters behind the last. `operand` is the
+ * chunk's packed x or dY of layer l; `rows` where the unpacked rows are, first row of the chunk. When `forward`, layers with equal segments share. */
 struct ThinProduct {
   const lr_linear_group& g;
   Range chunk;
   bool forward, round, whole;  /* whole: a segment of all the chunk's rows may use the packed operand */
-  const PackedA* operand;      /* one a layer (the same for all in forward) */
+  const PackedA* operand;      /* in forward one for all layers */
   const float* rows[kMaxLayers];
   const ThinLayer* thin;
   float* buffers;
@@ -27,16 +27,19 @@ struct ThinProduct {
 
   LR_INLINE void part(int64_t task, int32_t thread) const {
     PartOf p = find_part(g, chunk, !forward, task);
+    PackedA a = operand[forward ? 0 : p.layer];
+    if (a.held.none()) return;
     const lr_segment& range = g.layers[p.layer].segments[p.segment];
     Range r = meet(range, chunk);
     Split panels(r.size(), kRows);
     int64_t first = p.part * kPartPanels, last = min64(panels.parts, first + kPartPanels);
     float *buffer = buffers + thread * buffer_size, *space = buffer + kPanelBuffer;
     int64_t depth = forward ? g.x.shape[1] : g.layers[p.layer].weight.n;
-    PackedA a = operand[p.layer];
     int64_t from = first, to = last;
+    const Blocks held = a.held;
     if (!whole || r.size() != chunk.size()) { /* pack this part's rows alone */
       a = PackedA(space, panels.begin(last) - panels.begin(first), depth);
+      a.held = held;
       pack_a(a, 0, a.rows.parts, rows[p.layer] + (r.begin - chunk.begin + panels.begin(first)) * depth, depth, false, 1.0f, round);
       from = 0;
       to = a.rows.parts;
@@ -50,6 +53,7 @@ struct ThinProduct {
       OperandB b = {forward ? dense_f32(s.a.data, rank, depth) : dense_f32(s.b.data, depth, rank), forward, round};
       float* out = thin[l].rows + row0 * thin[l].stride;
       for (int64_t column = 0; column < rank; column += kPanel) multiply_panel(a, from, to, b, column, out + column, thin[l].stride, false, buffer);
+      if (!a.ends()) continue;
       float* mine = out + a.rows.begin(from) * thin[l].stride;
       if (!forward)
         for (int64_t i = 0; i < count; i++)
@@ -87,7 +91,7 @@ lr_error linear(lr_queue* queue, const lr_linear_group* group) {
   Split chunks = row_chunks(m, k);
   int64_t most = ceil_div(m, chunks.parts);
   Scratch scratch(queue);
-  float* packed = scratch.take<float>(most * k);
+  float* packed = scratch.take<float>(room_at_once(most, k));
   float* dropped = drop ? scratch.take<float>(most * k) : nullptr;
   ThinLayer thin[kMaxLayers];
   for (int l = 0; l < g.count; l++) thin[l] = thin_layer(scratch, g.layers[l], g.layers[l].u.data != nullptr, g.layers[l].u.shape[1], most);
@@ -102,23 +106,19 @@ lr_error linear(lr_queue* queue, const lr_linear_group* group) {
     Range chunk = {chunks.begin(c), chunks.begin(c + 1)};
     const float* x = f32(g.x) + chunk.begin * k;
     PackedA a(packed, chunk.size(), k);
-    parallel_for(queue, a.rows.parts, [&](int64_t i, int32_t) { pack_a(a, i, i + 1, x, k, false, 1.0f, round); });
-    if (adapters) {
-      if (drop) drop_rows(queue, g, chunk, dropped);
-      ThinProduct product = {g, chunk, true, round, !drop, nullptr, {}, thin, buffers, buffer_size};
-      PackedA operands[kMaxLayers] = {a, a, a, a, a, a, a, a};
-      product.operand = operands;
-      for (int l = 0; l < g.count; l++) {
-        product.rows[l] = drop ? dropped : x;
-        if (g.layers[l].u.data) thin[l].rows = f32_out(g.layers[l].u) + chunk.begin * thin[l].stride;
-      }
-      parallel_for(queue, count_parts(g, chunk, false), [&](int64_t task, int32_t thread) { product.part(task, thread); });
+    if (drop) drop_rows(queue, g, chunk, dropped);
+    ThinProduct product = {g, chunk, true, round, !drop, &a, {}, thin, buffers, buffer_size};
+    for (int l = 0; l < g.count; l++) {
+      product.rows[l] = drop ? dropped : x;
+      if (g.layers[l].u.data) thin[l].rows = f32_out(g.layers[l].u) + chunk.begin * thin[l].stride;
     }
     int64_t tasks = 0;
     for (int l = 0; l < g.count; l++) tasks += Strips(g.layers[l].weight.n, queue->threads).count();
     const int64_t at_once = blocks_at_once(chunk.size());
     for (int64_t block = 0; block < a.depth.parts; block += at_once) {
-      const Blocks blocks = {block, min64(block + at_once, a.depth.parts)};
+      a.held = {block, min64(block + at_once, a.depth.parts)};
+      parallel_for(queue, a.rows.parts, [&](int64_t i, int32_t) { pack_a(a, i, i + 1, x, k, false, 1.0f, round); });
+      if (adapters) parallel_for(queue, count_parts(g, chunk, false), [&](int64_t task, int32_t thread) { product.part(task, thread); });
       parallel_for(queue, tasks, [&](int64_t task, int32_t thread) {
         int l = 0;
         for (int64_t n; task >= (n = Strips(g.layers[l].weight.n, queue->threads).count()); l++) task -= n;
@@ -135,9 +135,9 @@ lr_error linear(lr_queue* queue, const lr_linear_group* group) {
           sum.out.base_stride = 0;
         }
         OperandB w = {layer.weight, true, round};
-        const bool ends = blocks.last == a.depth.parts, in_tile = ends && whole_segment(layer, chunk);
-        multiply_strip(a, 0, a.rows.parts, w, column, columns, sum, !in_tile, buffer, blocks);
-        if (!ends) return;
+        const bool in_tile = a.ends() && whole_segment(layer, chunk);
+        multiply_strip(a, 0, a.rows.parts, w, column, columns, sum, !in_tile, buffer);
+        if (!a.ends()) return;
         add_adapters(layer, thin[l], chunk, true, round, column, columns, sum, true, buffer);
         if (layer.residual.data) add_residual(f32(layer.residual) + chunk.begin * n + column, chunk.size(), columns, y, n);
       });
@@ -160,10 +160,9 @@ void input_grad(lr_queue* queue, const lr_linear_group& g, Scratch scratch, floa
   const bool adapters = last_adapter >= 0, drop = adapters && g.dropout.p > 0 && g.dx.data;
   Split chunks = row_chunks(m, features);
   int64_t most = chunks.parts ? ceil_div(m, chunks.parts) : 0;
-  float* packed[kMaxLayers];
+  float* packed = scratch.take<float>(room_at_once(most, features));
   ThinLayer thin[kMaxLayers];
   for (int l = 0; l < g.count; l++) {
-    packed[l] = scratch.take<float>(most * g.layers[l].weight.n);
     thin[l] = thin_layer(scratch, g.layers[l], trains(g.layers[l]), max_rank(g.layers[l]), most);
   }
   const Strips strips(k, queue->threads);
@@ -177,32 +176,37 @@ void input_grad(lr_queue* queue, const lr_linear_group& g, Scratch scratch, floa
     ThinProduct product = {g, chunk, false, round, true, a, {}, thin, buffers, buffer_size};
     for (int l = 0; l < g.count; l++) {
       const lr_linear& layer = g.layers[l];
-      a[l] = PackedA(packed[l], chunk.size(), layer.weight.n);
+      a[l] = PackedA(packed, chunk.size(), layer.weight.n);
       product.rows[l] = f32(layer.y) + chunk.begin * layer.weight.n;
       if (trains(layer)) thin[l].rows = du[l] + chunk.begin * thin[l].stride;
     }
-    parallel_for(queue, a[0].rows.parts * g.count, [&](int64_t task, int32_t) {
-      int64_t l = task / a[0].rows.parts, i = task % a[0].rows.parts;
-      pack_a(a[l], i, i + 1, product.rows[l], g.layers[l].weight.n, false, 1.0f, round);
-    });
-    if (adapters) parallel_for(queue, count_parts(g, chunk, true), [&](int64_t task, int32_t thread) { product.part(task, thread); });
-    if (!g.dx.data) continue;
     const int64_t at_once = blocks_at_once(chunk.size());
     int64_t blocks = 0; /* of all layers, one layer after the other */
     for (int l = 0; l < g.count; l++) blocks += a[l].depth.parts;
-    for (int64_t first = 0; first < blocks; first += at_once)
+    for (int64_t first = 0; first < blocks; first += at_once) {
+      const int64_t end = min64(blocks, first + at_once);
+      float* to = packed;
+      for (int64_t l = 0, before = 0; l < g.count; before += a[l++].depth.parts) {
+        a[l].data = to;
+        a[l].held = {min64(a[l].depth.parts, max64(0, first - before)), max64(0, min64(a[l].depth.parts, end - before))};
+        if (!a[l].held.none()) to += chunk.size() * (a[l].depth.begin(a[l].held.last) - a[l].depth.begin(a[l].held.first));
+      }
+      parallel_for(queue, a[0].rows.parts * g.count, [&](int64_t task, int32_t) {
+        int64_t l = task / a[0].rows.parts, i = task % a[0].rows.parts;
+        pack_a(a[l], i, i + 1, product.rows[l], g.layers[l].weight.n, false, 1.0f, round);
+      });
+      if (adapters) parallel_for(queue, count_parts(g, chunk, true), [&](int64_t task, int32_t thread) { product.part(task, thread); });
+      if (!g.dx.data) continue;
       parallel_for(queue, strips.count(), [&](int64_t task, int32_t thread) {
-        int64_t column = strips.begin(task), columns = strips.size(task), before = 0;
+        int64_t column = strips.begin(task), columns = strips.size(task);
         float *buffer = buffers + thread * buffer_size, *tile = buffer + strips.width * kDepth, *dx = f32_out(g.dx) + chunk.begin * k + column;
         StripSum sum = {{dx, k, g.accumulate || first ? dx : nullptr, k}, tile, strips.width};
-        const int64_t end = min64(blocks, first + at_once);
         bool in_tile = end == blocks && adapters && !drop; /* adapters end the sum */
         for (int l = 0; l < g.count; l++) in_tile = in_tile && (!g.layers[l].segment_count || whole_segment(g.layers[l], chunk));
-        for (int l = 0; l < g.count; before += a[l++].depth.parts) {
-          OperandB w = {g.layers[l].weight, false, round};
-          const Blocks mine = {max64(0, first - before), min64(a[l].depth.parts, end - before)};
-          multiply_strip(a[l], 0, a[l].rows.parts, w, column, columns, sum, !in_tile && end <= before + a[l].depth.parts, buffer, mine);
-        }
+        int last = 0; /* of the layers whose blocks are held */
+        for (int l = 0; l < g.count; l++)
+          if (!a[l].held.none()) last = l;
+        for (int l = 0; l <= last; l++) multiply_strip(a[l], 0, a[l].rows.parts, {g.layers[l].weight, false, round}, column, columns, sum, !in_tile && l == last, buffer);
         if (end < blocks) return;
         if (!in_tile) sum.tile = nullptr;
         if (drop) {
@@ -216,6 +220,7 @@ void input_grad(lr_queue* queue, const lr_linear_group& g, Scratch scratch, floa
           for (int64_t j = 0; j < columns; j++) dx[i * k + j] += tile[i * strips.width + j];
         }
       });
+    }
   }
 }
 

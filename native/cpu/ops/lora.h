@@ -79,10 +79,10 @@ LR_INLINE void add_adapters(const lr_linear& layer, const ThinLayer& thin, Range
     int64_t rank = rank_of(s), n = forward ? s.b.shape[0] : s.a.shape[1];
     OperandB b = {forward ? dense_f32(s.b.data, n, rank) : dense_f32(s.a.data, rank, n), forward, round};
     if (r.size() == chunk.size()) {
-      multiply_strip(u, 0, u.rows.parts, b, column, columns, sum, last_of_all, buffer, {0, u.depth.parts});
+      multiply_strip(u, 0, u.rows.parts, b, column, columns, sum, last_of_all, buffer);
     } else {
       StripSum rows = {sum.out.at(r.begin - chunk.begin, 0), nullptr, 0};
-      multiply_strip(u, 0, u.rows.parts, b, column, columns, rows, true, buffer, {0, u.depth.parts});
+      multiply_strip(u, 0, u.rows.parts, b, column, columns, rows, true, buffer);
     }
   }
 }
