@@ -136,11 +136,17 @@ describe.each(devices)("linears on %s", (device) => {
 
   it("of more blocks of the reduction than pass at once, in one layer and across layers", async () => {
     const rows = 520;
-    const segments = [{ begin: 3, end: rows, rank: 2 }];
-    const long: GroupCase = { rows, k: 2200, layers: [{ kind: "4bit", n: 8, bias: true, residual: true, segments }] };
-    const many: GroupCase = { rows, k: 16, layers: [1300, 1100].map((n) => ({ kind: "4bit nested", n, segments })) };
-    for (const c of [long, many, { ...many, dropout: 0.2, accumulate: true }, { ...long, bf16: true }])
-      await checkGroup(device, c);
+    const most = [{ begin: 3, end: rows, rank: 2 }];
+    for (const segments of [most, whole(rows, 3)]) {
+      const long: GroupCase = { rows, k: 2200, layers: [{ kind: "4bit", n: 8, bias: true, residual: true, segments }] };
+      const layers: LayerCase[] = [
+        { kind: "4bit nested", n: 1300, segments },
+        { kind: "4bit nested", n: 1100, segments: most },
+      ];
+      const many: GroupCase = { rows, k: 16, layers };
+      for (const c of [long, many, { ...many, dx: false }, { ...many, dropout: 0.2, accumulate: true }, { ...long, bf16: true }])
+        await checkGroup(device, c);
+    }
   });
 
   it.each([4, 61])("give dx and the gradients of adapters that are wanted, and no others, %i rows", async (rows) => {
