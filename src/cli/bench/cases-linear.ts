@@ -33,7 +33,7 @@ export function linearCase(
     m,
     n,
     k,
-    work: m < 8 ? { bytes } : { flops: 2 * m * n * k },
+    work: m < 8 ? { bytes, traffic: "read" } : { flops: 2 * m * n * k },
     run: () => scope(() => void forward()),
     error: async () => {
       const [y, w] = scope(() => [forward(), weight.dequantize("float32")] as const);

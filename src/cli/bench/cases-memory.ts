@@ -10,7 +10,7 @@ import { randomKey } from "../../tensor/random.js";
 import { scope } from "../../tensor/scope.js";
 import { Tensor } from "../../tensor/tensor.js";
 import { dot, type OpCase, places, relativeError, row } from "./op-case.js";
-import { randomTensor } from "./peaks.js";
+import { randomTensor, type Traffic } from "./peaks.js";
 
 export function rmsNormCase(device: Device, m: number, n: number): OpCase {
   const [x, w] = [randomTensor(device, [m, n], "x"), randomTensor(device, [n], "w")];
@@ -161,7 +161,7 @@ export function adamwCase(device: Device, size: number): OpCase {
   const [lr, eps] = [1e-3, 1e-8];
   const step = () => scope(() => optimizer.step(lr));
   return {
-    ...elementwise("adamw", ["adamw"], 1, size, 28 * size),
+    ...elementwise("adamw", ["adamw"], 1, size, 28 * size, "update"),
     run: step,
     error: async () => {
       const [before, gradients] = [await arena.values.readFloat32(), await arena.gradients!.readFloat32()];
@@ -178,12 +178,12 @@ export function adamwCase(device: Device, size: number): OpCase {
   };
 }
 
-const elementwise = (op: string, kernels: readonly string[], m: number, n: number, bytes: number) => ({
+const elementwise = (op: string, kernels: readonly string[], m: number, n: number, bytes: number, traffic: Traffic = "copy") => ({
   op,
   kernels,
   dtype: "float32",
   m,
   n,
   k: 0,
-  work: { bytes },
+  work: { bytes, traffic },
 });

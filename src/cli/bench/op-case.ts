@@ -1,5 +1,6 @@
 import { scope } from "../../tensor/scope.js";
 import type { Tensor } from "../../tensor/tensor.js";
+import type { Traffic } from "./peaks.js";
 
 /** One thing to time: `run` enqueues it once. */
 export interface OpCase {
@@ -11,7 +12,7 @@ export interface OpCase {
   n: number;
   k: number;
   /** Work of one run: operations where arithmetic bounds it, bytes where memory does. */
-  work: { flops: number } | { bytes: number };
+  work: { flops: number } | { bytes: number; traffic: Traffic };
   run(): void;
   /** Largest difference from float64 over the root mean square of the expected values, at sampled places. */
   error(): Promise<number>;

@@ -6,7 +6,7 @@ import { modelledMs } from "./model/case.js";
 import { GPUS } from "./model/devices.js";
 import type { OpCase } from "./op-case.js";
 import { overheads } from "./overhead.js";
-import { measurePeaks, type Peaks } from "./peaks.js";
+import { Probes } from "./peaks.js";
 import { quantiles, rounded } from "./statistics.js";
 
 /** [out, in] of one linear each: SmolLM2-135M's gate and down, Llama-3-8B's q and gate. */
@@ -23,7 +23,11 @@ const ATTENTION: readonly AttentionShape[] = [
   [512, 9, 3, 64],
   [1024, 32, 8, 128],
 ];
-const REPEATS = 9;
+/** Turns of the probe of what the machine reaches and the op, which is repeated in each; more of them while they last less than this. */
+const TURNS = 9;
+const [LEAST_MS, LEAST_MS_A_TURN, MOST_TURNS] = [200, 5, 40];
+/** Bytes of the buffers that ops bound by memory pass through in turn: far more than the caches hold. */
+const ROTATED = 1 << 29;
 
 export interface OpsBenchOptions {
   device: string;
@@ -31,12 +35,17 @@ export interface OpsBenchOptions {
   gpu: string;
 }
 
-/** Yields the measured peaks, what enqueuing takes, then a row an op and shape. Each op's result is checked against float64 before it is timed. */
+/**
+ * Yields the measured peaks, what enqueuing takes, then a row an op and shape. Each op's result is checked against float64 before it is timed.
+ * A share is of the best that a probe of the same instruction or traffic gave in turns with the op: others' work makes the peaks of another
+ * minute another machine's.
+ */
 export async function* benchOps(options: OpsBenchOptions): AsyncGenerator<Record<string, unknown>> {
   const device = getDevice(options.device);
   const gpu = device.info.separate ? GPUS[options.gpu] : undefined;
   const { isa, threads, bf16 } = device.info;
-  const peaks = await measurePeaks(device);
+  using probes = new Probes(device);
+  const peaks = await probes.peaks();
   yield {
     kind: "peaks",
     isa,
@@ -49,11 +58,14 @@ export async function* benchOps(options: OpsBenchOptions): AsyncGenerator<Record
   for (const make of cases(bf16 ? [false, true] : [false])) {
     const modelled = gpu && modelledMs(make, gpu);
     const bench = make(device);
+    // What memory bounds runs on other buffers each time, until those of the first run have left the caches.
+    const others = "bytes" in bench.work ? Math.ceil(ROTATED / bench.work.bytes) - 1 : 0;
+    const benches = [bench, ...Array.from({ length: others }, () => make(device))];
     try {
-      const row = await measure(device, bench, peaks);
+      const row = await measure(device, benches, probes);
       yield { ...row, ...(modelled !== undefined && { modelled_ms: rounded(modelled) }) };
     } finally {
-      bench.dispose();
+      for (const each of benches) each.dispose();
       await device.synchronize();
       device.addon.trim(device.number);
     }
@@ -83,22 +95,30 @@ function* cases(maths: readonly boolean[]): Generator<(device: Device) => OpCase
   yield (device) => adamwCase(device, 1 << 24);
 }
 
-async function measure(device: Device, bench: OpCase, peaks: Peaks): Promise<Record<string, unknown>> {
+async function measure(device: Device, benches: readonly OpCase[], probes: Probes): Promise<Record<string, unknown>> {
+  const bench = benches[0]!;
   const error = await bench.error();
   const { addon, number } = device;
-  const times: number[] = [];
-  for (let i = -1; i < REPEATS; i++) {
+  const { op, dtype, m, n, k, work, kernels } = bench;
+  const probe = () => ("bytes" in work ? probes.memory(work.traffic) : probes.products(dtype === "bfloat16"));
+  let runs = 0;
+  const run = async () => {
     addon.profile(number, true);
-    bench.run();
+    benches[runs++ % benches.length]!.run();
     await device.synchronize();
     const profile = addon.profile(number, false);
-    if (i >= 0) times.push(bench.kernels.reduce((sum, name) => sum + (profile[name]?.ms ?? 0), 0));
+    return kernels.reduce((sum, name) => sum + (profile[name]?.ms ?? 0), 0);
+  };
+  await run();
+  const times: number[] = [];
+  let [peak, total] = [0, 0];
+  for (let turn = 0; turn < TURNS || (total < LEAST_MS && turn < MOST_TURNS); turn++) {
+    peak = Math.max(peak, await probe());
+    for (let spent = 0; spent < LEAST_MS_A_TURN; spent += times.at(-1)!) times.push(await run());
+    total = times.reduce((sum, ms) => sum + ms, 0);
   }
   const { median, p10, p90 } = quantiles(times);
-  const { op, dtype, m, n, k, work } = bench;
-  const gflops = "flops" in work ? work.flops / median / 1e6 : undefined;
-  const gbS = "bytes" in work ? work.bytes / median / 1e6 : undefined;
-  const peak = dtype === "bfloat16" ? peaks.bf16Gflops : peaks.f32Gflops;
+  const [unit, rate] = "flops" in work ? ["gflops", work.flops / median / 1e6] : ["gb_s", work.bytes / median / 1e6];
   return {
     kind: "op",
     op,
@@ -110,8 +130,9 @@ async function measure(device: Device, bench: OpCase, peaks: Peaks): Promise<Rec
     median_ms: rounded(median),
     p10_ms: rounded(p10),
     p90_ms: rounded(p90),
-    ...(gflops === undefined ? { gb_s: rounded(gbS!) } : { gflops: rounded(gflops) }),
-    share_of_peak: rounded(gflops === undefined ? gbS! / peaks.memoryGbS : gflops / peak, 3),
+    [unit]: rounded(rate),
+    [`peak_${unit}`]: rounded(peak),
+    share_of_peak: rounded(rate / peak, 3),
     error_vs_f64: rounded(error, 2),
   };
 }

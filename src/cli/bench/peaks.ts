@@ -1,4 +1,5 @@
 import { addInto, copyInto } from "../../ops/copy.js";
+import { weightedSum } from "../../ops/elementwise.js";
 import { linearGroup } from "../../ops/linear.js";
 import { fillRandom } from "../../ops/random.js";
 import { Weight } from "../../quant/weight.js";
@@ -11,7 +12,7 @@ export interface Peaks {
   /** Products in float32, and with operands in bfloat16. */
   f32Gflops: number;
   bf16Gflops: number;
-  /** Memory read and written, counted together. */
+  /** Memory read and written, counted together, the best of its {@link Traffic}. */
   memoryGbS: number;
 }
 
@@ -27,19 +28,13 @@ const PRODUCTS = [
 const MEMORY = 1 << 26;
 const REPEATS = 25;
 
-/** Times `body` on an idle stream, milliseconds each. */
-export async function timed(device: Device, repeats: number, body: () => unknown): Promise<number[]> {
-  const run = () => scope(() => void body());
-  run();
+/** Times `body` on an idle stream, milliseconds. */
+async function timed(device: Device, body: () => unknown): Promise<number> {
   await device.synchronize();
-  const times: number[] = [];
-  for (let i = 0; i < repeats; i++) {
-    const begun = performance.now();
-    run();
-    await device.synchronize();
-    times.push(performance.now() - begun);
-  }
-  return times;
+  const begun = performance.now();
+  scope(() => void body());
+  await device.synchronize();
+  return performance.now() - begun;
 }
 
 /** A float32 tensor of standard normal values. */
@@ -49,39 +44,75 @@ export function randomTensor(device: Device, shape: readonly number[], name: str
   return tensor;
 }
 
-/**
- * What this machine reaches now: the rate of the bare instruction of its products in float32 and with operands in bfloat16, on all threads
- * at once, and of adding or copying 256 MiB. A machine that others use too may give shares above one.
- */
-export async function measurePeaks(device: Device): Promise<Peaks> {
-  const rate = device.info.separate ? productRate : instructionRate;
-  const [f32Gflops, bf16Gflops] = [await rate(device, false), await rate(device, true)];
-  using x = randomTensor(device, [MEMORY], "x");
-  using y = randomTensor(device, [MEMORY], "y");
-  // Adding into memory that was read anyway costs no more traffic than is counted; a copy may have to read what it overwrites.
-  const add = Math.min(...(await timed(device, REPEATS, () => addInto(y, x))));
-  const copy = Math.min(...(await timed(device, REPEATS, () => copyInto(y, x))));
-  return { f32Gflops, bf16Gflops, memoryGbS: Math.max((3 * x.byteLength) / add, (2 * x.byteLength) / copy) / 1e6 };
+/** What is read and written: one array; one, into another; two, into one of them. */
+export type Traffic = "read" | "copy" | "update";
+const TRAFFICS: readonly Traffic[] = ["read", "copy", "update"];
+
+/** What this machine reaches now, measured again by each call. A machine that others use too may give shares above one. */
+export class Probes implements Disposable {
+  readonly #device: Device;
+  readonly #arrays: readonly [Tensor, Tensor];
+
+  constructor(device: Device) {
+    this.#device = device;
+    this.#arrays = [randomTensor(device, [MEMORY], "x"), randomTensor(device, [MEMORY], "y")];
+  }
+
+  /** The best of {@link REPEATS} calls of each. */
+  async peaks(): Promise<Peaks> {
+    const best = async (rate: () => Promise<number>) => {
+      let most = 0;
+      for (let i = 0; i < REPEATS; i++) most = Math.max(most, await rate());
+      return most;
+    };
+    const memory: number[] = [];
+    for (const traffic of TRAFFICS) memory.push(await best(() => this.memory(traffic)));
+    return {
+      f32Gflops: await best(() => this.products(false)),
+      bf16Gflops: await best(() => this.products(true)),
+      memoryGbS: Math.max(...memory),
+    };
+  }
+
+  /** Products in float32, or with operands in bfloat16, on all threads at once, GFLOP/s. */
+  products = (bf16: boolean): Promise<number> =>
+    this.#device.info.separate ? denseProducts(this.#device, bf16) : bareInstruction(this.#device, bf16);
+
+  /** Arrays of 256 MiB, GB/s. */
+  async memory(traffic: Traffic): Promise<number> {
+    const [x, y] = this.#arrays;
+    // What is added to was read anyway; a copy may have to read what it overwrites.
+    const [passes, body] = {
+      read: [1, () => weightedSum(x)],
+      copy: [2, () => copyInto(y, x)],
+      update: [3, () => addInto(y, x)],
+    }[traffic] as [number, () => unknown];
+    return (passes * x.byteLength) / (await timed(this.#device, body)) / 1e6;
+  }
+
+  [Symbol.dispose](): void {
+    for (const array of this.#arrays) array.dispose();
+  }
 }
 
-async function instructionRate(device: Device, bf16: boolean): Promise<number> {
+/** The bare instruction of the products. */
+async function bareInstruction(device: Device, bf16: boolean): Promise<number> {
   const { kernels, number, info } = device;
   using done = Tensor.empty([info.threads], { device });
-  const run = () => kernels.multiplyAdds(number, done.handle, bf16 ? 1 : 0, MULTIPLY_ADDS);
-  const times = await timed(device, REPEATS, run);
+  const ms = await timed(device, () => kernels.multiplyAdds(number, done.handle, bf16 ? 1 : 0, MULTIPLY_ADDS));
   const millions = (await done.readFloat32()).reduce((a, b) => a + b);
-  return (2 * millions) / Math.min(...times); // millions of operations a millisecond
+  return (2 * millions) / ms; // millions of operations a millisecond
 }
 
 /** The best rate of the package's own dense product: a GPU's table has no loop of the bare instruction. */
-async function productRate(device: Device, bf16: boolean): Promise<number> {
+async function denseProducts(device: Device, bf16: boolean): Promise<number> {
   let best = 0;
   for (const [rows, columns, depth] of PRODUCTS) {
     using x = randomTensor(device, [rows, depth], "x");
     const weight = Weight.dense(randomTensor(device, [columns, depth], "w"));
     const layer = { weight, bias: undefined, segments: [] };
-    const times = await timed(device, REPEATS, () => linearGroup(x, [layer], { bf16 }));
-    best = Math.max(best, (2 * rows * columns * depth) / Math.min(...times) / 1e6);
+    const ms = await timed(device, () => linearGroup(x, [layer], { bf16 }));
+    best = Math.max(best, (2 * rows * columns * depth) / ms / 1e6);
     weight.dispose();
   }
   return best;

@@ -6,7 +6,7 @@ import { AdamW } from "../../optim/adamw.js";
 import { getPeftModel } from "../../peft/peft-model.js";
 import { TrainStep } from "../../train/step.js";
 import { loadModel } from "../model.js";
-import { measurePeaks } from "./peaks.js";
+import { Probes } from "./peaks.js";
 import { quantiles, rounded } from "./statistics.js";
 
 export interface StepBenchOptions {
@@ -22,7 +22,7 @@ export interface StepBenchOptions {
 
 /**
  * Times whole QLoRA steps: all-linear LoRA, alpha 2r, no dropout, random ids that are all targets; forward, backward and AdamW.
- * `share_of_peak` is the step's floating-point work (see `stepFlops`) over the peak measured afterwards ({@link measurePeaks}).
+ * `share_of_peak` is the step's floating-point work (see `stepFlops`) over the peak measured afterwards ({@link Probes}).
  */
 export async function benchStep(options: StepBenchOptions): Promise<Record<string, unknown>> {
   const model = await loadModel(options.model, { dtype: options.dtype, loadIn4bit: options.loadIn4bit === true });
@@ -47,7 +47,8 @@ export async function benchStep(options: StepBenchOptions): Promise<Record<strin
     const peakRss = highWaterMib();
     const { median, p10, p90 } = quantiles(seconds);
     const tokens = options.seq * options.batch;
-    const peaks = await measurePeaks(device);
+    using probes = new Probes(device);
+    const peaks = await probes.peaks();
     const gflops = stepFlops(model, arena.size, options) / median / 1e9;
     return {
       kind: "step",
