@@ -72,8 +72,12 @@ constexpr int64_t kFewQueries = 8;
  * that a token's bits depend neither on the threads nor on what else is in the batch. */
 constexpr int64_t kPartTiles = 2;
 
+/* Rows that pass through products, softmax and values while they are in the first cache. */
+constexpr int64_t kRowsAtOnce = 2 * kTileRows;
+static_assert(kFewQueries <= kRowsAtOnce, "few queries pass at once");
+
 struct AttentionScratch {
-  float *q, *s, *keys, *values; /* the last two for a tile of the cache */
+  float *q, *s, *keys, *values; /* s: of kRowsAtOnce rows; the last two for a tile of the cache */
 };
 
 /* A tile of keys and values as right operands: `keys` of a reduction over d, or as they lie, `key_stride` words apart; `values` of one over keys, in
@@ -164,8 +168,8 @@ LR_INLINE void attention_tiles(const Attention& at, QueryBlock block, int64_t kv
       if (tile + 1 < last) cached.fetch(at.args.k, s, tile + 1, kTileKeys, kv_head);
     }
     const RowsSeen seen(at, block, key, keys);
-    for (int64_t from = 0, step = few ? count : 2 * kTileRows; from < count; from += step) {
-      const int64_t to = min64(count, from + step);
+    for (int64_t from = 0; from < count; from += kRowsAtOnce) {
+      const int64_t to = min64(count, from + kRowsAtOnce);
       if (!few) at.products<Operands>(w.q + from * q_width, to - from, operands.keys, columns, w.s);
       online_softmax<Operands>(at, seen, from, to, columns, w.s, sums);
       tile_product<Operands::kPairs>(to - from, at.ld, Operands::steps(min64(keys, columns)), w.s, kTileKeys, 1, operands.values, operands.ld, sums.out + from * at.ld, at.ld, true);
@@ -223,7 +227,7 @@ template <typename Operands> LR_INLINE lr_error attention_with(lr_queue* queue, 
   QueryBlock* blocks = scratch.take<QueryBlock>(at.max_blocks());
   KeyTile* tiles = scratch.take<KeyTile>(at.paged ? 0 : at.max_tiles());
   AttentionTask* tasks = scratch.take<AttentionTask>(at.max_blocks() + max_parts);
-  const int64_t q_size = at.rows * at.ld, s_size = at.rows * kTileKeys;
+  const int64_t q_size = at.rows * at.ld, s_size = kRowsAtOnce * kTileKeys;
   float *q = scratch.take<float>(threads * q_size), *s = scratch.take<float>(threads * s_size);
   const int64_t keys_size = at.paged ? CachedKeys<Operands>(at).keys_size() : 0, values_size = at.paged ? at.ld * kTileKeys : 0;
   float *keys = scratch.take<float>(threads * keys_size), *values = scratch.take<float>(threads * values_size);

@@ -65,16 +65,14 @@ LR_INLINE void tile_product(int64_t m, int64_t n, int64_t k, const float* a, int
   for (; j < n; j += kLanes) tile_column<Pairs, 1>(m, k, a, row, column, b + j, ldb, c + j, ldc, accumulate);
 }
 
-/* Lane j: what `of` makes of the lanes of vector j. Neighbours meet until one of each vector is left. */
-template <typename Of> LR_INLINE VF each_lanes(const VF (&vectors)[kLanes], const Of& of) {
+/* Lane j: the sum of the lanes of vector j. Neighbours meet until one of each vector is left. */
+LR_INLINE VF lane_sums(const VF (&vectors)[kLanes]) {
   VF rows[kLanes];
   for (int j = 0; j < kLanes; j++) rows[j] = vectors[j];
   for (int left = kLanes / 2; left > 0; left /= 2)
-    for (int j = 0; j < left; j++) rows[j] = of(evens(rows[2 * j], rows[2 * j + 1]), odds(rows[2 * j], rows[2 * j + 1]));
+    for (int j = 0; j < left; j++) rows[j] = evens(rows[2 * j], rows[2 * j + 1]) + odds(rows[2 * j], rows[2 * j + 1]);
   return rows[0];
 }
-LR_INLINE VF lane_sums(const VF (&vectors)[kLanes]) { return each_lanes(vectors, [](VF a, VF b) { return a + b; }); }
-LR_INLINE VF lane_maxima(const VF (&vectors)[kLanes]) { return each_lanes(vectors, [](VF a, VF b) { return max(a, b); }); }
 
 /* c[j] = a . row j of B [n, k], for a padded to `lda`; c is written up to whole vectors, behind n with what row n - 1 gives. Pairs: as above. */
 template <bool Pairs> LR_INLINE void row_products(const float* a, int64_t lda, const float* b, int64_t ldb, int64_t n, int64_t k, float* c) {
