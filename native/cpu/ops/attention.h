@@ -192,10 +192,10 @@ LR_INLINE void attention_write(const Attention& at, QueryBlock block, int64_t kv
       total = total * ours + sum(VF::load(sums.total + other * kLanes)) * theirs;
       shift = now;
     }
-    const int64_t to = at.row_offset(s, block.begin, kv_head, r);
+    const int64_t head_row = at.head_row(s, block.begin, kv_head, r);
     scale_row(out, at.ld, total == 0.0f ? 0.0f : 1.0f / total); /* 0: a query that sees no key */
-    memcpy((float*)at.args.out.data + to, out, (size_t)at.d * sizeof(float));
-    if (present(at.args.lse)) ((float*)at.args.lse.data)[to / at.d] = shift * kLn2 + log_scalar(total);
+    memcpy((float*)at.args.out.data + head_row * at.d, out, (size_t)at.d * sizeof(float));
+    if (present(at.args.lse)) ((float*)at.args.lse.data)[head_row] = shift * kLn2 + log_scalar(total);
   }
 }
 

@@ -54,10 +54,11 @@ struct Attention {
     return (first * kv_heads + kv_head) * d;
   }
   const float* key_tile(const lr_tensor& kv, int64_t s, int64_t tile, int64_t kv_head) const { return (const float*)kv.data + tile_offset(s, tile, kv_head); }
-  /* Row r of the block of queries from `begin`: where its head's vector lies in a [T, H, D] tensor. */
-  int64_t row_offset(int64_t s, int64_t begin, int64_t kv_head, int64_t r) const {
-    return ((cu_q[s] + begin + r / group) * heads + kv_head * group + r % group) * d;
+  /* Row r of the block of queries from `begin`: which of a [T, H] tensor's elements it is, and where its vector lies in a [T, H, D] one. */
+  int64_t head_row(int64_t s, int64_t begin, int64_t kv_head, int64_t r) const {
+    return (cu_q[s] + begin + r / group) * heads + kv_head * group + r % group;
   }
+  int64_t row_offset(int64_t s, int64_t begin, int64_t kv_head, int64_t r) const { return head_row(s, begin, kv_head, r) * d; }
 
   int64_t block_end(QueryBlock block) const { return min64(query_count(block.sequence), block.begin + block_q); }
   int64_t max_blocks() const { return ceil_div(tokens, block_q) + sequences; }

@@ -71,7 +71,7 @@ LR_INLINE void softmax_grad(const Attention& at, QueryBlock block, int64_t kv_he
   const VF one = VF::set(1.0f);
   const auto row_of = [&](int64_t r) -> GradRow {
     if (r >= count) return {VF::zero(), VF::zero(), {0, 0}, {0, 0}};
-    const int64_t query = block.begin + r / at.group, head_row = at.row_offset(sequence, block.begin, kv_head, r) / at.d;
+    const int64_t query = block.begin + r / at.group, head_row = at.head_row(sequence, block.begin, kv_head, r);
     /* With one visible key P is 1 and dS exactly 0: what rounding leaves of it, Adam would scale up to a full step. */
     const bool single = at.offset(sequence) + query == 0 || at.args.window == 1;
     const ColumnsSeen mine = seen(r);

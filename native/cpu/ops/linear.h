@@ -186,10 +186,13 @@ void input_grad(lr_queue* queue, const lr_linear_group& g, Scratch scratch, floa
     for (int64_t first = 0; first < blocks; first += at_once) {
       const int64_t end = min64(blocks, first + at_once);
       float* to = packed;
+      int64_t last = 0; /* of the layers whose blocks are held */
       for (int64_t l = 0, before = 0; l < g.count; before += a[l++].depth.parts) {
         a[l].data = to;
         a[l].held = {min64(a[l].depth.parts, max64(0, first - before)), max64(0, min64(a[l].depth.parts, end - before))};
-        if (!a[l].held.none()) to += chunk.size() * (a[l].depth.begin(a[l].held.last) - a[l].depth.begin(a[l].held.first));
+        if (a[l].held.none()) continue;
+        to += chunk.size() * (a[l].depth.begin(a[l].held.last) - a[l].depth.begin(a[l].held.first));
+        last = l;
       }
       parallel_for(queue, a[0].rows.parts * g.count, [&](int64_t task, int32_t) {
         int64_t l = task / a[0].rows.parts, i = task % a[0].rows.parts;
@@ -203,10 +206,7 @@ void input_grad(lr_queue* queue, const lr_linear_group& g, Scratch scratch, floa
         StripSum sum = {{dx, k, g.accumulate || first ? dx : nullptr, k}, tile, strips.width};
         bool in_tile = end == blocks && adapters && !drop; /* adapters end the sum */
         for (int l = 0; l < g.count; l++) in_tile = in_tile && (!g.layers[l].segment_count || whole_segment(g.layers[l], chunk));
-        int last = 0; /* of the layers whose blocks are held */
-        for (int l = 0; l < g.count; l++)
-          if (!a[l].held.none()) last = l;
-        for (int l = 0; l <= last; l++) multiply_strip(a[l], 0, a[l].rows.parts, {g.layers[l].weight, false, round}, column, columns, sum, !in_tile && l == last, buffer);
+        for (int64_t l = 0; l <= last; l++) multiply_strip(a[l], 0, a[l].rows.parts, {g.layers[l].weight, false, round}, column, columns, sum, !in_tile && l == last, buffer);
         if (end < blocks) return;
         if (!in_tile) sum.tile = nullptr;
         if (drop) {

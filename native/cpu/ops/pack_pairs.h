@@ -69,6 +69,7 @@ template <typename Load> LR_INLINE void pack_pairs_of_rows(int64_t stride, int64
       either(low_halves(load(i)), 2 * q + 1 < depth ? load(i + stride) : VF::zero()).store(b + j / kPanel * kPanel * kDepth + q * kPanel + j % kPanel);
     }
 }
+
 /* Of 4-bit weights, the pairs of two rows: `count` from element `at` on, and w.k behind them. No panel crosses a block's border. */
 LR_INLINE void pack_rows_4bit(const lr_weight& w, int64_t at, int64_t count, float* b) {
   const uint8_t* codes = static_cast<const uint8_t*>(w.data);
@@ -86,6 +87,7 @@ LR_INLINE void pack_rows_4bit(const lr_weight& w, int64_t at, int64_t count, flo
     }
   }
 }
+
 void pack_b_column_pairs(const lr_weight& w, int64_t column, int64_t count, int64_t k0, int64_t depth, float* b) {
   const int64_t at = k0 * w.k + column;
   const float* f = static_cast<const float*>(w.data);

@@ -6,7 +6,7 @@ import { modelledMs } from "./model/case.js";
 import { GPUS } from "./model/devices.js";
 import type { OpCase } from "./op-case.js";
 import { overheads } from "./overhead.js";
-import { Probes } from "./peaks.js";
+import { best, MemoryProbe, productRate, TRAFFICS } from "./peaks.js";
 import { quantiles, rounded } from "./statistics.js";
 
 /** [out, in] of one linear each: SmolLM2-135M's gate and down, Llama-3-8B's q and gate. */
@@ -44,15 +44,16 @@ export async function* benchOps(options: OpsBenchOptions): AsyncGenerator<Record
   const device = getDevice(options.device);
   const gpu = device.info.separate ? GPUS[options.gpu] : undefined;
   const { isa, threads, bf16 } = device.info;
-  using probes = new Probes(device);
-  const peaks = await probes.peaks();
+  using memory = new MemoryProbe(device);
+  let memoryPeak = 0;
+  for (const traffic of TRAFFICS) memoryPeak = Math.max(memoryPeak, await best(() => memory.rate(traffic)));
   yield {
     kind: "peaks",
     isa,
     threads,
-    f32_gflops: rounded(peaks.f32Gflops),
-    bf16_gflops: rounded(peaks.bf16Gflops),
-    memory_gb_s: rounded(peaks.memoryGbS),
+    f32_gflops: rounded(await best(() => productRate(device, false))),
+    bf16_gflops: rounded(await best(() => productRate(device, true))),
+    memory_gb_s: rounded(memoryPeak),
   };
   yield* overheads(device);
   for (const make of cases(bf16 ? [false, true] : [false])) {
@@ -62,7 +63,7 @@ export async function* benchOps(options: OpsBenchOptions): AsyncGenerator<Record
     const others = "bytes" in bench.work ? Math.ceil(ROTATED / bench.work.bytes) - 1 : 0;
     const benches = [bench, ...Array.from({ length: others }, () => make(device))];
     try {
-      const row = await measure(device, benches, probes);
+      const row = await measure(device, benches, memory);
       yield { ...row, ...(modelled !== undefined && { modelled_ms: rounded(modelled) }) };
     } finally {
       for (const each of benches) each.dispose();
@@ -95,12 +96,12 @@ function* cases(maths: readonly boolean[]): Generator<(device: Device) => OpCase
   yield (device) => adamwCase(device, 1 << 24);
 }
 
-async function measure(device: Device, benches: readonly OpCase[], probes: Probes): Promise<Record<string, unknown>> {
+async function measure(device: Device, benches: readonly OpCase[], memory: MemoryProbe): Promise<Record<string, unknown>> {
   const bench = benches[0]!;
   const error = await bench.error();
   const { addon, number } = device;
   const { op, dtype, m, n, k, work, kernels } = bench;
-  const probe = () => ("bytes" in work ? probes.memory(work.traffic) : probes.products(dtype === "bfloat16"));
+  const probe = () => ("bytes" in work ? memory.rate(work.traffic) : productRate(device, dtype === "bfloat16"));
   let runs = 0;
   const run = async () => {
     addon.profile(number, true);
@@ -114,8 +115,10 @@ async function measure(device: Device, benches: readonly OpCase[], probes: Probe
   let [peak, total] = [0, 0];
   for (let turn = 0; turn < TURNS || (total < LEAST_MS && turn < MOST_TURNS); turn++) {
     peak = Math.max(peak, await probe());
-    for (let spent = 0; spent < LEAST_MS_A_TURN; spent += times.at(-1)!) times.push(await run());
-    total = times.reduce((sum, ms) => sum + ms, 0);
+    const begun = performance.now();
+    do times.push(await run());
+    while (performance.now() - begun < LEAST_MS_A_TURN);
+    total += performance.now() - begun;
   }
   const { median, p10, p90 } = quantiles(times);
   const [unit, rate] = "flops" in work ? ["gflops", work.flops / median / 1e6] : ["gb_s", work.bytes / median / 1e6];

@@ -8,14 +8,6 @@ import { randomKey } from "../../tensor/random.js";
 import { scope } from "../../tensor/scope.js";
 import { Tensor } from "../../tensor/tensor.js";
 
-export interface Peaks {
-  /** Products in float32, and with operands in bfloat16. */
-  f32Gflops: number;
-  bf16Gflops: number;
-  /** Memory read and written, counted together, the best of its {@link Traffic}. */
-  memoryGbS: number;
-}
-
 /** Millions of multiply-adds a thread, a few milliseconds. */
 const MULTIPLY_ADDS = 400;
 /** [rows, columns, depth] of the products that a GPU's peak is taken from: the best of them counts. */
@@ -46,10 +38,21 @@ export function randomTensor(device: Device, shape: readonly number[], name: str
 
 /** What is read and written: one array; one, into another; two, into one of them. */
 export type Traffic = "read" | "copy" | "update";
-const TRAFFICS: readonly Traffic[] = ["read", "copy", "update"];
+export const TRAFFICS: readonly Traffic[] = ["read", "copy", "update"];
 
-/** What this machine reaches now, measured again by each call. A machine that others use too may give shares above one. */
-export class Probes implements Disposable {
+/** The best of some calls of a probe: what this machine reaches now. Where others use it too, shares may be above one. */
+export async function best(rate: () => Promise<number>): Promise<number> {
+  let most = 0;
+  for (let i = 0; i < REPEATS; i++) most = Math.max(most, await rate());
+  return most;
+}
+
+/** Products in float32, or with operands in bfloat16, on all threads at once, GFLOP/s, measured again by each call. */
+export const productRate = (device: Device, bf16: boolean): Promise<number> =>
+  device.info.separate ? denseProducts(device, bf16) : bareInstruction(device, bf16);
+
+/** Arrays of 256 MiB to measure memory with. */
+export class MemoryProbe implements Disposable {
   readonly #device: Device;
   readonly #arrays: readonly [Tensor, Tensor];
 
@@ -58,28 +61,8 @@ export class Probes implements Disposable {
     this.#arrays = [randomTensor(device, [MEMORY], "x"), randomTensor(device, [MEMORY], "y")];
   }
 
-  /** The best of {@link REPEATS} calls of each. */
-  async peaks(): Promise<Peaks> {
-    const best = async (rate: () => Promise<number>) => {
-      let most = 0;
-      for (let i = 0; i < REPEATS; i++) most = Math.max(most, await rate());
-      return most;
-    };
-    const memory: number[] = [];
-    for (const traffic of TRAFFICS) memory.push(await best(() => this.memory(traffic)));
-    return {
-      f32Gflops: await best(() => this.products(false)),
-      bf16Gflops: await best(() => this.products(true)),
-      memoryGbS: Math.max(...memory),
-    };
-  }
-
-  /** Products in float32, or with operands in bfloat16, on all threads at once, GFLOP/s. */
-  products = (bf16: boolean): Promise<number> =>
-    this.#device.info.separate ? denseProducts(this.#device, bf16) : bareInstruction(this.#device, bf16);
-
-  /** Arrays of 256 MiB, GB/s. */
-  async memory(traffic: Traffic): Promise<number> {
+  /** GB/s, what is read and what is written counted together, measured again by each call. */
+  async rate(traffic: Traffic): Promise<number> {
     const [x, y] = this.#arrays;
     // What is added to was read anyway; a copy may have to read what it overwrites.
     const [passes, body] = {

@@ -6,7 +6,7 @@ import { AdamW } from "../../optim/adamw.js";
 import { getPeftModel } from "../../peft/peft-model.js";
 import { TrainStep } from "../../train/step.js";
 import { loadModel } from "../model.js";
-import { Probes } from "./peaks.js";
+import { best, productRate } from "./peaks.js";
 import { quantiles, rounded } from "./statistics.js";
 
 export interface StepBenchOptions {
@@ -22,7 +22,7 @@ export interface StepBenchOptions {
 
 /**
  * Times whole QLoRA steps: all-linear LoRA, alpha 2r, no dropout, random ids that are all targets; forward, backward and AdamW.
- * `share_of_peak` is the step's floating-point work (see `stepFlops`) over the peak measured afterwards ({@link Probes}).
+ * `share_of_peak` is the step's floating-point work (see `stepFlops`) over the peak measured afterwards ({@link productRate}).
  */
 export async function benchStep(options: StepBenchOptions): Promise<Record<string, unknown>> {
   const model = await loadModel(options.model, { dtype: options.dtype, loadIn4bit: options.loadIn4bit === true });
@@ -47,8 +47,7 @@ export async function benchStep(options: StepBenchOptions): Promise<Record<strin
     const peakRss = highWaterMib();
     const { median, p10, p90 } = quantiles(seconds);
     const tokens = options.seq * options.batch;
-    using probes = new Probes(device);
-    const peaks = await probes.peaks();
+    const peak = await best(() => productRate(device, model.bf16));
     const gflops = stepFlops(model, arena.size, options) / median / 1e9;
     return {
       kind: "step",
@@ -66,7 +65,7 @@ export async function benchStep(options: StepBenchOptions): Promise<Record<strin
       p90: rounded(p90),
       peak_rss_mib: Math.round(peakRss),
       loss: rounded(loss, 7),
-      share_of_peak: rounded(gflops / (model.bf16 ? peaks.bf16Gflops : peaks.f32Gflops), 3),
+      share_of_peak: rounded(gflops / peak, 3),
       by_op: byOp(profile, options.steps, seconds),
     };
   } finally {
