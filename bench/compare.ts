@@ -1,5 +1,6 @@
 // `npm run bench:compare [-- FROM [TO]]`: what got better or worse between two commits in bench/results, beyond the noise.
-// Without commits: the last two on record; with one: that one and the last.
+// TO is the last on record where it isn't given; without FROM each case is compared with the last commit before TO that measured it.
+import { rounded } from "../src/cli/bench/statistics.js";
 import { commitsOf, compare } from "./comparison.js";
 import { history } from "./history.js";
 
@@ -12,13 +13,15 @@ const find = (prefix: string) => {
   return found;
 };
 const to = second ? find(second) : commits.at(-1);
-const from = first ? find(first) : commits.at(-2);
-if (!from || !to) throw new Error("two commits are needed in bench/results: run `npm run bench -- ops` at each");
+if (!to) throw new Error("nothing is on record in bench/results: run `npm run bench -- ops` first");
 
-const changes = compare(rows, from, to);
+const changes = compare(rows, to, first && find(first));
 const order = ["worse", "better", "measured once", "noise"];
 changes.sort((a, b) => order.indexOf(a.verdict) - order.indexOf(b.verdict) || a.gain - b.gain);
-console.log(`${from} -> ${to}: ${changes.length} figures that both measured on the same machine`);
-for (const { verdict, gain, metric, from: before, to: after, what } of changes)
-  if (verdict !== "noise") console.log(`${verdict.padEnd(13)} ${gain.toFixed(3)} x  ${metric} ${before} -> ${after}  ${what}`);
+console.log(`${to}: ${changes.length} figures that an earlier commit measured on the same machine`);
+for (const { verdict, gain, metric, since, from, to: now, what } of changes)
+  if (verdict !== "noise")
+    console.log(
+      `${verdict.padEnd(13)} ${gain.toFixed(3)} x since ${since}  ${metric} ${rounded(from)} -> ${rounded(now)}  ${what}`,
+    );
 console.log(`within the noise: ${changes.filter((change) => change.verdict === "noise").length}`);

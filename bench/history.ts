@@ -28,10 +28,18 @@ export function circumstances(args: readonly string[]): Circumstances {
     command: args.map((arg) => basename(arg)).join(" "),
     when: new Date().toISOString().slice(0, 19),
     commit: git("rev-parse", "--short=10", "HEAD") + (changed ? "+" : ""),
-    machine: cpus()[0]?.model ?? "unknown",
+    machine: machine(),
     cores: cpus().length,
     node: process.version,
   };
+}
+
+/** The processor by name; on Linux with its family and model too, since virtual machines give many the same name. */
+function machine(): string {
+  const name = cpus()[0]?.model ?? "unknown";
+  const told = existsSync("/proc/cpuinfo") ? readFileSync("/proc/cpuinfo", "utf8") : "";
+  const of = (field: string) => new RegExp(`^${field}\\s*: (\\d+)$`, "m").exec(told)?.[1];
+  return of("cpu family") ? `${name}, family ${of("cpu family")} model ${of("model")}` : name;
 }
 
 /** Adds rows to the history, one file a bench. */

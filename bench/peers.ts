@@ -73,6 +73,7 @@ const common = circumstances(process.argv.slice(2));
 const rows: HistoryRow[] = [...results].map(([party, runs]) => ({
   kind: "peer",
   party,
+  ...(python && { seq: Number(seq), batch: Number(batch), rank: Number(rank), checkpointing }),
   ...Object.fromEntries(
     METRICS.filter((metric) => metric in runs[0]!).map((metric) => [
       metric,
