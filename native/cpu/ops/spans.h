@@ -8,7 +8,8 @@
  * ScaledTable on AVX-512 2 (10 where it rounds) and 12, PlaneTable 2 and 35, of which 24 are shuffles. A processor that starts two of them a
  * clock decodes 16, 9 and 3.5 weights a clock and core, or 8.3, 4.7 and 1.8 GB/s a GHz of 0.516 bytes each; one that starts four up to twice
  * that. A core reads 6 to 11 bytes a clock: pairs wait for memory as much as for their instructions, byte planes for shuffles.
- * The whole op, on one core of a Zen 5 at 3.7 GHz: 9.5 (with 4 for a table), 7 and 4.3 weights a clock; PairTable on a Zen 4, which starts one, 8.6.
+ * The whole op from a cache, 576 to 4096 inputs, on one core of a Zen 5 at 4.2 GHz: 14 to 18, 11 to 12 and 4.3 to 5 weights a clock, so that two cores
+ * wait for memory (from it: docs/performance.md); PairTable on a Zen 4, which starts one, 8.6.
  */
 #ifndef LOWRANK_CPU_OPS_SPANS_H
 #define LOWRANK_CPU_OPS_SPANS_H

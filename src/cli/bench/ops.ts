@@ -26,6 +26,8 @@ const ATTENTION: readonly AttentionShape[] = [
 /** Turns of the probe of what the machine reaches and the op, which is repeated in each; more of them while they last less than this. */
 const TURNS = 9;
 const [LEAST_MS, LEAST_MS_A_TURN, MOST_TURNS] = [200, 5, 40];
+/** An op is repeated without a pause for about as long, as in a step: after a pause its first job waits for threads that sleep. */
+const BURST_MS = 2;
 /** Bytes of the buffers that ops bound by memory pass through in turn: far more than the caches hold. */
 const ROTATED = 1 << 29;
 
@@ -103,20 +105,20 @@ async function measure(device: Device, benches: readonly OpCase[], memory: Memor
   const { op, dtype, m, n, k, work, kernels } = bench;
   const probe = () => ("bytes" in work ? memory.rate(work.traffic) : productRate(device, dtype === "bfloat16"));
   let runs = 0;
-  const run = async () => {
+  const run = async (burst: number) => {
     addon.profile(number, true);
-    benches[runs++ % benches.length]!.run();
+    for (let i = 0; i < burst; i++) benches[runs++ % benches.length]!.run();
     await device.synchronize();
     const profile = addon.profile(number, false);
-    return kernels.reduce((sum, name) => sum + (profile[name]?.ms ?? 0), 0);
+    return kernels.reduce((sum, name) => sum + (profile[name]?.ms ?? 0), 0) / burst;
   };
-  await run();
+  const burst = Math.ceil(BURST_MS / (await run(1)));
   const times: number[] = [];
   let [peak, total] = [0, 0];
   for (let turn = 0; turn < TURNS || (total < LEAST_MS && turn < MOST_TURNS); turn++) {
     peak = Math.max(peak, await probe());
     const begun = performance.now();
-    do times.push(await run());
+    do times.push(await run(burst));
     while (performance.now() - begun < LEAST_MS_A_TURN);
     total += performance.now() - begun;
   }

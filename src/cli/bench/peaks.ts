@@ -36,9 +36,9 @@ export function randomTensor(device: Device, shape: readonly number[], name: str
   return tensor;
 }
 
-/** What is read and written: one array; one, into another; two, into one of them. */
-export type Traffic = "read" | "copy" | "update";
-export const TRAFFICS: readonly Traffic[] = ["read", "copy", "update"];
+/** What is read and written: one array; one, into another; two, into one of them; none, into one. */
+export type Traffic = "read" | "copy" | "update" | "write";
+export const TRAFFICS: readonly Traffic[] = ["read", "copy", "update", "write"];
 
 /** The best of some calls of a probe: what this machine reaches now. Where others use it too, shares may be above one. */
 export async function best(rate: () => Promise<number>): Promise<number> {
@@ -69,6 +69,7 @@ export class MemoryProbe implements Disposable {
       read: [1, () => weightedSum(x)],
       copy: [2, () => copyInto(y, x)],
       update: [3, () => addInto(y, x)],
+      write: [1, () => y.device.kernels.fill(y.device.number, y.handle, 1)],
     }[traffic] as [number, () => unknown];
     return (passes * x.byteLength) / (await timed(this.#device, body)) / 1e6;
   }
