@@ -86,7 +86,8 @@ interface Measured {
  * One row without a spread has no range, so nothing is concluded from it.
  */
 export function compare(rows: readonly HistoryRow[], to: string, from?: string): Change[] {
-  const earlier = from ? [from] : commitsOf(rows).slice(0, commitsOf(rows).indexOf(to)).reverse();
+  const commits = commitsOf(rows);
+  const earlier = from ? [from] : commits.slice(0, commits.indexOf(to)).reverse();
   const cases = new Map<string, HistoryRow[]>();
   for (const row of rows) cases.set(caseOf(row), [...(cases.get(caseOf(row)) ?? []), row]);
   return [...cases].flatMap(([what, all]) => {
