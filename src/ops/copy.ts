@@ -8,6 +8,11 @@ export function copyInto(y: Tensor, x: Tensor): void {
   enqueue(y, (k, d) => k.copy(d, y.handle, x.handle));
 }
 
+/** Writes a value into every element of y. No gradient. */
+export function fill(y: Tensor, value: number): void {
+  enqueue(y, (k, d) => k.fill(d, y.handle, value));
+}
+
 /** x as a new tensor of another floating dtype. No gradient. */
 export function cast(x: Tensor, dtype: DType): Tensor {
   const y = Tensor.empty(x.shape, { dtype, device: x.device });

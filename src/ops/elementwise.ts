@@ -1,5 +1,6 @@
 import { defineOp } from "../autograd/op.js";
 import { Tensor } from "../tensor/tensor.js";
+import { fill } from "./copy.js";
 import { enqueue, handleOf, mismatch, sameShape } from "./kernel.js";
 
 /** a + b, both float32 of one shape. */
@@ -54,7 +55,7 @@ const weightedSumOp = defineOp<{ x: Tensor; weights: Tensor | undefined }, numbe
     // d x = factor * dy * weights: one row, scaled by the one value dy.
     const { tensor, accumulate } = sink.into(x);
     const constant = weights ?? Tensor.empty(x.shape, { device: x.device });
-    if (!weights) enqueue(constant, (k, d) => k.fill(d, constant.handle, 1));
+    if (!weights) fill(constant, 1);
     const factorTimesDy = scale(dy!, factor);
     enqueue(tensor, (k, d) => k.scaleRows(d, tensor.handle, constant.handle, factorTimesDy.handle, accumulate ? 1 : 0));
   },

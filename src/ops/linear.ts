@@ -2,6 +2,7 @@ import { defineOp } from "../autograd/op.js";
 import type { Sink } from "../autograd/tape.js";
 import type { Weight } from "../quant/weight.js";
 import { Tensor } from "../tensor/tensor.js";
+import { fill } from "./copy.js";
 import { type Activation, codeOf } from "./glu.js";
 import { enqueue, handleOf, mismatch, wordsOf } from "./kernel.js";
 
@@ -156,7 +157,7 @@ function maxRank(layer: LinearLayer): number {
 function gradientOf(parameter: Tensor | undefined, sink: Sink): Tensor | undefined {
   if (!parameter || !sink.needs(parameter)) return undefined;
   const { tensor, accumulate } = sink.into(parameter);
-  if (!accumulate) enqueue(tensor, (k, d) => k.fill(d, tensor.handle, 0));
+  if (!accumulate) fill(tensor, 0);
   return tensor;
 }
 

@@ -1,5 +1,6 @@
 import { defineOp } from "../autograd/op.js";
 import { Tensor } from "../tensor/tensor.js";
+import { fill } from "./copy.js";
 import { enqueue, handleOf, mismatch, sameShape } from "./kernel.js";
 
 export interface RmsNormOptions {
@@ -30,7 +31,7 @@ const rmsNormOp = defineOp<Inputs, RmsNormOptions, { x: Tensor; rstd: Tensor | u
   },
   backward([dy], { x, rstd, weight }, sink, { residual }, { eps, unitOffset }) {
     const dweight = sink.needs(weight) ? sink.into(weight) : undefined;
-    if (dweight && !dweight.accumulate) enqueue(x, (k, n) => k.fill(n, dweight.tensor.handle, 0));
+    if (dweight && !dweight.accumulate) fill(dweight.tensor, 0);
     const dx = sink.needs(x) ? sink.onto(x) : undefined;
     enqueue(x, (k, n) =>
       k.rmsNormGrad(

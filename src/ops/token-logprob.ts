@@ -1,6 +1,7 @@
 import { defineOp } from "../autograd/op.js";
 import type { Weight } from "../quant/weight.js";
 import { Tensor } from "../tensor/tensor.js";
+import { fill } from "./copy.js";
 import { enqueue, handleOf, mismatch, wordsOf } from "./kernel.js";
 
 export interface TokenLogProbOptions {
@@ -127,7 +128,7 @@ const tokenLogProbOp = defineOp<{ hidden: Tensor; head: Tensor | undefined; labe
     }
     const dx = sink.needs(inputs.hidden) ? Tensor.empty(hidden!.shape, { device: hidden!.device }) : undefined;
     const head = sink.needs(inputs.head) ? sink.into(inputs.head!) : undefined;
-    if (head && !head.accumulate) enqueue(labels, (k, d) => k.fill(d, head.tensor.handle, 0));
+    if (head && !head.accumulate) fill(head.tensor, 0);
     const rows = dvalue ?? Tensor.zeros(labels.shape, { device: labels.device });
     enqueue(labels, (k, d) =>
       k.tokenLogprobGrad(

@@ -1,4 +1,4 @@
-import { addInto, copyInto } from "../../ops/copy.js";
+import { addInto, copyInto, fill } from "../../ops/copy.js";
 import { weightedSum } from "../../ops/elementwise.js";
 import { linearGroup } from "../../ops/linear.js";
 import { fillRandom } from "../../ops/random.js";
@@ -69,7 +69,7 @@ export class MemoryProbe implements Disposable {
       read: [1, () => weightedSum(x)],
       copy: [2, () => copyInto(y, x)],
       update: [3, () => addInto(y, x)],
-      write: [1, () => y.device.kernels.fill(y.device.number, y.handle, 1)],
+      write: [1, () => fill(y, 1)], // zeros are written at another rate
     }[traffic] as [number, () => unknown];
     return (passes * x.byteLength) / (await timed(this.#device, body)) / 1e6;
   }
