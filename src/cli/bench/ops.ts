@@ -28,6 +28,7 @@ const TURNS = 9;
 const [LEAST_MS, LEAST_MS_A_TURN, MOST_TURNS] = [200, 5, 40];
 /** An op is repeated without a pause for about as long, as in a step: after a pause its first job waits for threads that sleep. */
 const BURST_MS = 2;
+const MOST_IN_BURST = 1000;
 /** Bytes of the buffers that ops bound by memory pass through in turn: far more than the caches hold. */
 const ROTATED = 1 << 29;
 
@@ -112,7 +113,7 @@ async function measure(device: Device, benches: readonly OpCase[], memory: Memor
     const profile = addon.profile(number, false);
     return kernels.reduce((sum, name) => sum + (profile[name]?.ms ?? 0), 0) / burst;
   };
-  const burst = Math.ceil(BURST_MS / (await run(1)));
+  const burst = Math.min(MOST_IN_BURST, Math.ceil(BURST_MS / (await run(1))));
   const times: number[] = [];
   let [peak, total] = [0, 0];
   for (let turn = 0; turn < TURNS || (total < LEAST_MS && turn < MOST_TURNS); turn++) {
