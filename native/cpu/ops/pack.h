@@ -47,10 +47,11 @@ LR_INLINE void read_absmax(const lr_weight& w, int64_t first, int64_t count, flo
   }
   const uint8_t* codes = static_cast<const uint8_t*>(w.absmax) + first;
   const Divisor nested(w.nested_blocksize);
+  const Table256 table(w.nested_code);
   for (int64_t i = 0; i < count;) {
     const int64_t of = nested.floor(first + i), end = min64(count, (of + 1) * nested.size - first);
     const float *code = w.nested_code, scale = w.nested_absmax[of], offset = *w.nested_offset;
-#pragma GCC unroll 8
+    for (; i + kLanes <= end; i += kLanes) (table(codes + i) * VF::set(scale) + VF::set(offset)).store(out + i);
     for (; i < end; i++) out[i] = code[codes[i]] * scale + offset;
   }
 }

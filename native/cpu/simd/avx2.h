@@ -80,6 +80,7 @@ struct Table16 {
     return {_mm256_blendv_ps(_mm256_permutevar8x32_ps(low.v, index), _mm256_permutevar8x32_ps(high.v, index), upper)};
   }
 };
+typedef MemoryTable256<8> Table256;
 
 /* A span of ops/spans.h is 64 weights of 32 bytes: 32 of even index, then 32 of odd. Byte q of each is looked up in plane[q]; interleaving the bytes
  * of 32 gives vectors of the weights 4 v to 4 v + 3 and 16 + 4 v to 16 + 4 v + 3. */

@@ -106,6 +106,24 @@ struct Table16 {
   LR_INLINE VF operator()(VI i) const { return {_mm512_permutexvar_ps((__m512i)i.v, all.v)}; }
 };
 
+/* A table of 256 floats in 16 registers, looked up with 16 bytes: their low five bits choose in each pair of registers, the others among the pairs. */
+struct Table256 {
+  __m512 parts[16];
+  LR_INLINE explicit Table256(const float* t) {
+    for (int i = 0; i < 16; i++) parts[i] = _mm512_loadu_ps(t + 16 * i);
+  }
+  LR_INLINE VF operator()(const uint8_t* codes) const {
+    const __m512i index = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)codes));
+    __m512 found[8];
+    for (int i = 0; i < 8; i++) found[i] = _mm512_permutex2var_ps(parts[2 * i], index, parts[2 * i + 1]);
+    for (int left = 4, bit = 32; left > 0; left /= 2, bit *= 2) {
+      const __mmask16 upper = _mm512_test_epi32_mask(index, _mm512_set1_epi32(bit));
+      for (int i = 0; i < left; i++) found[i] = _mm512_mask_blend_ps(upper, found[2 * i], found[2 * i + 1]);
+    }
+    return {found[0]};
+  }
+};
+
 #ifdef LR_AVX512_BF16
 /* A span of ops/spans.h is 64 weights of 32 bytes. The table holds the block's 16 values in bf16 twice, so that the fifth bit of an index does not
  * matter. Subnormals become zero here, as they do in the dot product. */

@@ -47,6 +47,7 @@ struct Table16 {
   template <typename F> LR_INLINE Table16 map(F f) const { return {{f(part[0]), f(part[1]), f(part[2]), f(part[3])}}; }
   LR_INLINE VF operator()(VI i) const { return each<VF>([=](int j) { return part[(i.v[j] & 15) / 4].v[i.v[j] & 3]; }); }
 };
+typedef MemoryTable256<4> Table256;
 
 LR_INLINE void store_far(VF a, float* p) { a.store(p); }
 LR_INLINE void end_far_stores() {}

@@ -34,6 +34,17 @@ template <typename T, int N> struct Vec {
   LR_INLINE T operator[](int i) const { return v[i]; }
 };
 
+/* A table of 256 floats in memory, looked up with N bytes. */
+template <int N> struct MemoryTable256 {
+  const float* values;
+  LR_INLINE explicit MemoryTable256(const float* t) : values(t) {}
+  LR_INLINE Vec<float, N> operator()(const uint8_t* codes) const {
+    Vec<float, N> r;
+    for (int i = 0; i < N; i++) r.v[i] = values[codes[i]];
+    return r;
+  }
+};
+
 template <typename T, int N> LR_INLINE Vec<T, N> operator+(Vec<T, N> a, Vec<T, N> b) { return {a.v + b.v}; }
 template <typename T, int N> LR_INLINE Vec<T, N> operator-(Vec<T, N> a, Vec<T, N> b) { return {a.v - b.v}; }
 template <typename T, int N> LR_INLINE Vec<T, N> operator*(Vec<T, N> a, Vec<T, N> b) { return {a.v * b.v}; }
