@@ -22,7 +22,8 @@ export function linearCase(
 ): OpCase {
   const x = randomTensor(device, [m, k], "x");
   const dense = randomTensor(device, [n, k], "w");
-  const weight = kind === "dense" ? Weight.dense(dense) : scope(() => Weight.quantize4bit(dense, { round: bf16, doubleQuant: true }));
+  const weight =
+    kind === "dense" ? Weight.dense(dense) : scope(() => Weight.quantize4bit(dense, { round: bf16, doubleQuant: true }));
   if (kind === "nf4") dense.dispose();
   const forward = () => linearGroup(x, [{ weight, bias: undefined, segments: [] }], { bf16 })[0]!;
   const bytes = (kind === "dense" ? 4 : 0.516) * n * k + 4 * m * (n + k);
