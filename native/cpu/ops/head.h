@@ -165,7 +165,7 @@ struct Head {
 
   /* The logits of kept rows [first, first + rows), and each row's statistics. */
   void forward(int64_t first, int64_t rows) {
-    PackedA a(packed_x, rows, k);
+    PackedA a(packed_x, rows, k, round());
     if (!products)
       parallel_for(queue, a.rows.parts, [&](int64_t panel, int32_t) {
         for (int64_t i = a.rows.begin(panel); i < a.rows.begin(panel + 1); i++) memcpy(x + i * k, given(first + i), (size_t)k * sizeof(float));
@@ -201,18 +201,22 @@ struct Head {
       for (int64_t slab = parts.begin(part); slab < parts.begin(part + 1); slab++) {
         const int64_t begin = slab * kSlab, columns = columns_of(slab);
         for (int64_t i = 0; i < rows; i++) {
+          if (to && !products) { /* the rows of W that the slab needs next, as many at a time */
+            const int64_t from = columns * i / rows;
+            w.fetch(0, k, begin + from, columns * (i + 1) / rows - from);
+          }
           const auto [dvalue, dentropy] = weights_of(i);
           logits_grad(slab_row(slab, i), columns, n, stats[i], label(index[first + i]) - begin, args, dvalue, dentropy);
           if (products && to) memcpy(to + index[first + i] * k + begin, slab_row(slab, i), (size_t)columns * sizeof(float));
         }
         if (products) continue;
         if (dweight) {
-          PackedA a(mine, columns, rows);
+          PackedA a(mine, columns, rows, round());
           pack_a(a, 0, a.rows.parts, slab_row(slab, 0), kSlabRow, true, 1.0f, round());
           for (int64_t j = 0; j < k; j += kPanel) multiply_panel(a, 0, a.rows.parts, by_rows, j, dweight + begin * k + j, k, true, buffer);
         }
         if (to) {
-          PackedA a(mine, rows, columns);
+          PackedA a(mine, rows, columns, round());
           pack_a(a, 0, a.rows.parts, slab_row(slab, 0), kSlabRow, false, 1.0f, round());
           for (int64_t j = 0; j < k; j += kPanel) {
             const int64_t width = min64(kPanel, k - j);

@@ -31,14 +31,14 @@ struct ThinProduct {
     if (a.held.none()) return;
     const lr_segment& range = g.layers[p.layer].segments[p.segment];
     Range r = meet(range, chunk);
-    Split panels(r.size(), kRows);
+    const Split panels = panels_of(r.size(), round);
     int64_t first = p.part * kPartPanels, last = min64(panels.parts, first + kPartPanels);
     float *buffer = buffers + thread * buffer_size, *space = buffer + kPanelBuffer;
     int64_t depth = forward ? g.x.shape[1] : g.layers[p.layer].weight.n;
     int64_t from = first, to = last;
     const Blocks held = a.held;
     if (!whole || r.size() != chunk.size()) { /* pack this part's rows alone */
-      a = PackedA(space, panels.begin(last) - panels.begin(first), depth);
+      a = PackedA(space, panels.begin(last) - panels.begin(first), depth, round);
       a.held = held;
       pack_a(a, 0, a.rows.parts, rows[p.layer] + (r.begin - chunk.begin + panels.begin(first)) * depth, depth, false, 1.0f, round);
       from = 0;
@@ -58,7 +58,7 @@ struct ThinProduct {
       if (!forward)
         for (int64_t i = 0; i < count; i++)
           for (int64_t j = 0; j < rank; j++) mine[i * thin[l].stride + j] *= s.scale;
-      PackedA packed = thin[l].operand(s, chunk);
+      PackedA packed = thin[l].operand(s, chunk, round);
       pack_a(packed, first, last, mine - panels.begin(first) * thin[l].stride, thin[l].stride, false, forward ? s.scale : 1.0f, round);
     }
   }
@@ -91,13 +91,13 @@ lr_error linear(lr_queue* queue, const lr_linear_group* group) {
   Split chunks = row_chunks(m, k);
   int64_t most = ceil_div(m, chunks.parts);
   Scratch scratch(queue);
-  float* packed = scratch.take<float>(room_at_once(most, k));
+  float* packed = scratch.take<float>(room_at_once(most, k, round));
   float* dropped = drop ? scratch.take<float>(most * k) : nullptr;
   ThinLayer thin[kMaxLayers];
   for (int l = 0; l < g.count; l++) thin[l] = thin_layer(scratch, g.layers[l], g.layers[l].u.data != nullptr, g.layers[l].u.shape[1], most);
   int64_t widest = 0;
   for (int l = 0; l < g.count; l++) widest = max64(widest, Strips(g.layers[l].weight.n, queue->threads).width);
-  int64_t buffer_size = widest * kDepth + max64(most * widest, adapters ? kPartPanels * kRows * k : 0);
+  int64_t buffer_size = widest * kDepth + max64(most * widest, adapters ? kPartPanels * kMostRows * k : 0);
   float* buffers = scratch.take<float>(queue->threads * buffer_size);
   Outputs outputs(scratch, g, most);
   if (scratch.sizing()) return success();
@@ -105,7 +105,7 @@ lr_error linear(lr_queue* queue, const lr_linear_group* group) {
   for (int64_t c = 0; c < chunks.parts; c++) {
     Range chunk = {chunks.begin(c), chunks.begin(c + 1)};
     const float* x = f32(g.x) + chunk.begin * k;
-    PackedA a(packed, chunk.size(), k);
+    PackedA a(packed, chunk.size(), k, round);
     if (drop) drop_rows(queue, g, chunk, dropped);
     ThinProduct product = {g, chunk, true, round, !drop, &a, {}, thin, buffers, buffer_size};
     for (int l = 0; l < g.count; l++) {
@@ -114,7 +114,7 @@ lr_error linear(lr_queue* queue, const lr_linear_group* group) {
     }
     int64_t tasks = 0;
     for (int l = 0; l < g.count; l++) tasks += Strips(g.layers[l].weight.n, queue->threads).count();
-    const int64_t at_once = blocks_at_once(chunk.size());
+    const int64_t at_once = blocks_at_once(chunk.size(), round);
     for (int64_t block = 0; block < a.depth.parts; block += at_once) {
       a.held = {block, min64(block + at_once, a.depth.parts)};
       parallel_for(queue, a.rows.parts, [&](int64_t i, int32_t) { pack_a(a, i, i + 1, x, k, false, 1.0f, round); });
@@ -136,6 +136,7 @@ lr_error linear(lr_queue* queue, const lr_linear_group* group) {
         }
         OperandB w = {layer.weight, true, round};
         const bool in_tile = a.ends() && whole_segment(layer, chunk);
+        sum.out.leaves = a.ends() && (in_tile || !layer.segment_count) && !layer.residual.data;
         multiply_strip(a, 0, a.rows.parts, w, column, columns, sum, !in_tile, buffer);
         if (!a.ends()) return;
         add_adapters(layer, thin[l], chunk, true, round, column, columns, sum, true, buffer);
@@ -160,27 +161,27 @@ void input_grad(lr_queue* queue, const lr_linear_group& g, Scratch scratch, floa
   const bool adapters = last_adapter >= 0, drop = adapters && g.dropout.p > 0 && g.dx.data;
   Split chunks = row_chunks(m, features);
   int64_t most = chunks.parts ? ceil_div(m, chunks.parts) : 0;
-  float* packed = scratch.take<float>(room_at_once(most, features));
+  float* packed = scratch.take<float>(room_at_once(most, features + g.count, round)); /* each layer may end in half a word */
   ThinLayer thin[kMaxLayers];
   for (int l = 0; l < g.count; l++) {
     thin[l] = thin_layer(scratch, g.layers[l], trains(g.layers[l]), max_rank(g.layers[l]), most);
   }
   const Strips strips(k, queue->threads);
-  int64_t buffer_size = strips.width * kDepth + max64(most * strips.width, adapters ? kPartPanels * kRows * widest : 0);
+  int64_t buffer_size = strips.width * kDepth + max64(most * strips.width, adapters ? kPartPanels * kMostRows * widest : 0);
   float* buffers = scratch.take<float>(queue->threads * buffer_size);
   if (scratch.sizing()) return;
 
   for (int64_t c = 0; c < chunks.parts; c++) {
     Range chunk = {chunks.begin(c), chunks.begin(c + 1)};
-    PackedA a[kMaxLayers] = {{nullptr, 0, 0}, {nullptr, 0, 0}, {nullptr, 0, 0}, {nullptr, 0, 0}, {nullptr, 0, 0}, {nullptr, 0, 0}, {nullptr, 0, 0}, {nullptr, 0, 0}};
+    PackedA a[kMaxLayers] = {{nullptr, 0, 0, false}, {nullptr, 0, 0, false}, {nullptr, 0, 0, false}, {nullptr, 0, 0, false}, {nullptr, 0, 0, false}, {nullptr, 0, 0, false}, {nullptr, 0, 0, false}, {nullptr, 0, 0, false}};
     ThinProduct product = {g, chunk, false, round, true, a, {}, thin, buffers, buffer_size};
     for (int l = 0; l < g.count; l++) {
       const lr_linear& layer = g.layers[l];
-      a[l] = PackedA(packed, chunk.size(), layer.weight.n);
+      a[l] = PackedA(packed, chunk.size(), layer.weight.n, round);
       product.rows[l] = f32(layer.y) + chunk.begin * layer.weight.n;
       if (trains(layer)) thin[l].rows = du[l] + chunk.begin * thin[l].stride;
     }
-    const int64_t at_once = blocks_at_once(chunk.size());
+    const int64_t at_once = blocks_at_once(chunk.size(), round);
     int64_t blocks = 0; /* of all layers, one layer after the other */
     for (int l = 0; l < g.count; l++) blocks += a[l].depth.parts;
     for (int64_t first = 0; first < blocks; first += at_once) {
@@ -191,7 +192,7 @@ void input_grad(lr_queue* queue, const lr_linear_group& g, Scratch scratch, floa
         a[l].data = to;
         a[l].held = {min64(a[l].depth.parts, max64(0, first - before)), max64(0, min64(a[l].depth.parts, end - before))};
         if (a[l].held.none()) continue;
-        to += chunk.size() * (a[l].depth.begin(a[l].held.last) - a[l].depth.begin(a[l].held.first));
+        to += a[l].words_held();
         last = l;
       }
       parallel_for(queue, a[0].rows.parts * g.count, [&](int64_t task, int32_t) {
@@ -206,6 +207,7 @@ void input_grad(lr_queue* queue, const lr_linear_group& g, Scratch scratch, floa
         StripSum sum = {{dx, k, g.accumulate || first ? dx : nullptr, k}, tile, strips.width};
         bool in_tile = end == blocks && adapters && !drop; /* adapters end the sum */
         for (int l = 0; l < g.count; l++) in_tile = in_tile && (!g.layers[l].segment_count || whole_segment(g.layers[l], chunk));
+        sum.out.leaves = end == blocks && (in_tile || !adapters);
         for (int64_t l = 0; l <= last; l++) multiply_strip(a[l], 0, a[l].rows.parts, {g.layers[l].weight, false, round}, column, columns, sum, !in_tile && l == last, buffer);
         if (end < blocks) return;
         if (!in_tile) sum.tile = nullptr;

@@ -36,20 +36,20 @@ LR_INLINE bool same_range(const lr_linear& layer, int s, const lr_segment& range
 }
 
 /* Parts of rows as tasks: (layer, segment, part). With `each_layer` every layer has its own, otherwise equal segments share. */
-LR_INLINE int64_t parts_of(Range rows) { return ceil_div(Split(rows.size(), kRows).parts, kPartPanels); }
+LR_INLINE int64_t parts_of(Range rows, bool round) { return ceil_div(panels_of(rows.size(), round).parts, kPartPanels); }
 struct PartOf { int layer, segment; int64_t part; };
 int64_t count_parts(const lr_linear_group& g, Range chunk, bool each_layer) {
   int64_t n = 0;
   for (int l = 0; l < g.count; l++)
     for (int s = 0; s < g.layers[l].segment_count; s++)
-      if (each_layer || !shared_range(g, l, s)) n += parts_of(meet(g.layers[l].segments[s], chunk));
+      if (each_layer || !shared_range(g, l, s)) n += parts_of(meet(g.layers[l].segments[s], chunk), g.math == LR_MATH_BF16);
   return n;
 }
 PartOf find_part(const lr_linear_group& g, Range chunk, bool each_layer, int64_t task) {
   for (int l = 0; l < g.count; l++)
     for (int s = 0; s < g.layers[l].segment_count; s++) {
       if (!each_layer && shared_range(g, l, s)) continue;
-      int64_t n = parts_of(meet(g.layers[l].segments[s], chunk));
+      int64_t n = parts_of(meet(g.layers[l].segments[s], chunk), g.math == LR_MATH_BF16);
       if (task < n) return {l, s, task};
       task -= n;
     }
@@ -62,9 +62,9 @@ struct ThinLayer {
   int64_t stride;
   float* packed;   /* of segment s: from row (begin - chunk.begin) * rank_max on */
   int64_t rank_max;
-  LR_INLINE PackedA operand(const lr_segment& s, Range chunk) const {
+  LR_INLINE PackedA operand(const lr_segment& s, Range chunk, bool round) const {
     Range r = meet(s, chunk);
-    return PackedA(packed + (r.begin - chunk.begin) * rank_max, r.size(), rank_of(s));
+    return PackedA(packed + (r.begin - chunk.begin) * rank_max, r.size(), rank_of(s), round);
   }
 };
 
@@ -75,7 +75,7 @@ LR_INLINE void add_adapters(const lr_linear& layer, const ThinLayer& thin, Range
     const lr_segment& s = layer.segments[i];
     Range r = meet(s, chunk);
     if (!r.size()) continue;
-    PackedA u = thin.operand(s, chunk);
+    PackedA u = thin.operand(s, chunk, round);
     int64_t rank = rank_of(s), n = forward ? s.b.shape[0] : s.a.shape[1];
     OperandB b = {forward ? dense_f32(s.b.data, n, rank) : dense_f32(s.a.data, rank, n), forward, round};
     if (r.size() == chunk.size()) {
@@ -123,7 +123,7 @@ void adapter_grad(lr_queue* queue, const lr_linear_group& g, Scratch scratch, co
     /* uᵀ and duᵀ of segment s: from (its first row - the chunk's) * rank_max on */
     auto operand = [&](float* base, const lr_linear& layer, const lr_segment& s) {
       Range r = meet(s, chunk);
-      return PackedA(base + (r.begin - chunk.begin) * max_rank(layer), rank_of(s), r.size());
+      return PackedA(base + (r.begin - chunk.begin) * max_rank(layer), rank_of(s), r.size(), round);
     };
     int64_t jobs = 0;
     for (int l = 0; l < g.count; l++) jobs += g.layers[l].segment_count;
@@ -151,7 +151,7 @@ void adapter_grad(lr_queue* queue, const lr_linear_group& g, Scratch scratch, co
             Range r = meet(range, chunk);
             if (!r.size() || shared_range(g, l, i)) continue;
             OperandB rows = {dense_f32(x + (r.begin - chunk.begin) * k, r.size(), k), false, round};
-            Split depth(r.size(), kDepth);
+            const Split depth = blocks_of(r.size(), round);
             for (int64_t block = 0; block < depth.parts; block++) {
               rows.pack(column, columns, depth.begin(block), depth.size(block), buffer);
               for (int j = l; j < g.count; j++) {

@@ -14,6 +14,7 @@ namespace LR_ISA { namespace {
 
 constexpr int kPanel = 2 * kLanes; /* columns of a micro-tile: two vectors */
 constexpr int kDepth = 256;        /* steps of the reduction in one packed block: a B panel of it fits L1 */
+constexpr int kPairDepth = kDepth / 2; /* its words where a word holds two steps */
 constexpr int kMostPanels = 4;     /* panels of columns packed at a time */
 
 LR_INLINE lr_weight dense_f32(const void* data, int64_t n, int64_t k) {

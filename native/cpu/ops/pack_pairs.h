@@ -43,7 +43,7 @@ void pack_b_row_pairs(const lr_weight& w, int64_t row, int64_t count, int64_t k0
   alignas(64) uint16_t tile[kLanes * kDepth];
   for (int64_t j = 0; j < count; j += kLanes) { /* a tile of one vector never reads the second half of its panel */
     const int64_t rows = min64(kLanes, count - j);
-    float* panel = b + j / kPanel * kPanel * kDepth + j % kPanel;
+    float* panel = b + j / kPanel * kPanel * kPairDepth + j % kPanel;
     for (int64_t r = 0; r < kLanes; r++) {
       uint16_t* to = tile + r * kDepth;
       if (r < rows) row_bf16(w, row + j + r, k0, depth, to);
@@ -66,7 +66,7 @@ template <typename Load> LR_INLINE void pack_pairs_of_rows(int64_t stride, int64
   for (int64_t q = 0; 2 * q < depth; q++)
     for (int64_t j = 0; j < count; j += kLanes) {
       const int64_t i = at + 2 * q * stride + j;
-      either(low_halves(load(i)), 2 * q + 1 < depth ? load(i + stride) : VF::zero()).store(b + j / kPanel * kPanel * kDepth + q * kPanel + j % kPanel);
+      either(low_halves(load(i)), 2 * q + 1 < depth ? load(i + stride) : VF::zero()).store(b + j / kPanel * kPanel * kPairDepth + q * kPanel + j % kPanel);
     }
 }
 
@@ -81,7 +81,7 @@ LR_INLINE void pack_rows_4bit(const lr_weight& w, int64_t at, int64_t count, flo
     for (const int64_t end = min64(count, min64((block + 1) * w.blocksize - at, (below + 1) * w.blocksize - at - w.k)); j < end; j += kPanel) {
       const VI first = load_bytes(codes + (at + j) / 2), second = load_bytes(codes + (at + w.k + j) / 2);
       const VF even = either(low(first >> 4), high(second >> 4)), odd = either(low(first), high(second));
-      float* to = b + j * kDepth;
+      float* to = b + j * kPairDepth;
       alternated_low(even, odd).store(to);
       alternated_high(even, odd).store(to + kLanes);
     }
@@ -109,16 +109,6 @@ void pack_b_column_pairs(const lr_weight& w, int64_t column, int64_t count, int6
   }
 }
 
-/* Turns `depth` rows of bf16 values stored as f32 into rows of pairs, in place: row q takes rows 2 q and 2 q + 1. */
-LR_INLINE void pair_up(float* panel, int64_t depth, int64_t width) {
-  for (int64_t q = 0; 2 * q < depth; q++)
-    for (int64_t i = 0; i < width; i += kLanes) {
-      const int64_t n = min64(kLanes, width - i);
-      const float* low = panel + 2 * q * width + i;
-      store_n(either(low_halves(load_n<VF>(low, n)), 2 * q + 1 < depth ? load_n<VF>(low + width, n) : VF::zero()), panel + q * width + i, n);
-    }
-}
-
 /* Words [q, q + n) of R rows, n <= kLanes, each in a vector with zeros behind: where they belong in a panel of A. */
 LR_INLINE void store_a_pairs(VF (&v)[kLanes], int64_t q, int64_t n, int64_t rows, float* a) {
 #ifdef LR_AMX
@@ -144,16 +134,16 @@ void pack_a_row_pairs(const float* from, int64_t stride, int64_t rows, int64_t d
 
 /* The same of a transposed matrix: panel row i is column i of `from`, the reduction runs over its rows. */
 void pack_a_column_pairs(const float* from, int64_t stride, int64_t rows, int64_t depth, float scale, float* a) {
-  pack_a_columns(from, stride, (int)rows, depth, scale, true, a);
-  pair_up(a, depth, rows);
+  auto step = [&](int64_t p) { return p < depth ? round_bf16(load_n<VF>(from + p * stride, rows) * VF::set(scale)) : VF::zero(); };
 #ifdef LR_AMX
-  for (int64_t q = 0; 2 * q < depth; q += kLanes) { /* words of a row together, in place */
-    const int64_t n = min64(kLanes, (depth + 1) / 2 - q);
+  for (int64_t q = 0; 2 * q < depth; q += kLanes) {
     VF v[kLanes];
-    for (int64_t i = 0; i < kLanes; i++) v[i] = i < n ? load_n<VF>(a + (q + i) * rows, rows) : VF::zero();
+    for (int64_t i = 0; i < kLanes; i++) v[i] = either(low_halves(step(2 * (q + i))), step(2 * (q + i) + 1));
     transpose(v);
-    store_a_pairs(v, q, n, rows, a);
+    store_a_pairs(v, q, min64(kLanes, (depth + 1) / 2 - q), rows, a);
   }
+#else
+  for (int64_t q = 0; 2 * q < depth; q++) store_n(either(low_halves(step(2 * q)), step(2 * q + 1)), a + q * rows, rows);
 #endif
 }
 

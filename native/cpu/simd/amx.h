@@ -9,7 +9,7 @@
 namespace LR_ISA { namespace {
 
 constexpr int kTilePairs = kLanes; /* pairs of the reduction in one instruction */
-constexpr int64_t kTileColumns = 16;
+constexpr int64_t kTileColumns = 16, kTileHeight = 16;
 
 /* Layout of tiles, as LDTILECFG reads it. Tiles 0 to 3 are C, (above, below) x (left, right); 4 and 5 are A, 6 and 7 are B. */
 struct TileShapes {
@@ -35,6 +35,11 @@ LR_INLINE void begin_tiles(int64_t above, int64_t below, int64_t left, int64_t r
   __asm__ volatile("ldtilecfg %0" : : "m"(shapes) : "memory");
 }
 LR_INLINE void end_tiles() { __asm__ volatile("tilerelease" : : : "memory"); }
+/* This thread's tiles have all their room while it lives. */
+struct WholeTiles {
+  WholeTiles() { begin_tiles(kTileHeight, kTileHeight, kTileColumns, kTileColumns, kTilePairs); }
+  ~WholeTiles() { end_tiles(); }
+};
 
 /* C = base + A B over `steps` steps of the shapes' pairs, no base being zero. A: for each step the rows, `a_words` words apart, `a_step` words from
  * step to step; B: rows of pairs, `b_words` apart. `c`, `base` and `a` are those of the tiles above and below; strides count 4-byte words. */
@@ -76,6 +81,10 @@ __attribute__((noinline)) void multiply_tiles(int64_t steps, const float* const 
   if (Right) _tile_stored(1, c[0] + kTileColumns, row);
   if (Below) _tile_stored(2, c[1], row);
   if (Below && Right) _tile_stored(3, c[1] + kTileColumns, row);
+}
+/* The one for the tiles that are there. */
+LR_INLINE auto* multiplier(bool below, bool right) {
+  return below ? right ? multiply_tiles<true, true> : multiply_tiles<true, false> : right ? multiply_tiles<false, true> : multiply_tiles<false, false>;
 }
 
 }}  // namespace LR_ISA
