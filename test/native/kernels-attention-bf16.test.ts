@@ -24,6 +24,7 @@ const cases: AttentionCase[] = [
   { ...base, name: "small heads", d: 6, heads: 2, scale: 0.4, lengths: self(35) },
   { ...base, name: "heads of 256", d: 256, scale: 0.06, lengths: self(67) },
   { ...base, name: "nine heads on three, whose blocks have odd rows", heads: 9, kvHeads: 3, lengths: self(71, 4) },
+  { ...base, name: "150 heads on one, more than a block's usual rows", heads: 150, d: 16, scale: 0.3, lengths: self(5) },
   {
     ...base,
     name: "more keys than queries",
@@ -36,7 +37,7 @@ const cases: AttentionCase[] = [
 ];
 
 /** Where such products are native. */
-const bf16Devices = devices.filter((name) => name === cuda || name === "cpu:avx512bf16");
+const bf16Devices = devices.filter((name) => [cuda, "cpu:avx512bf16", "cpu:amx"].includes(name));
 /** Heads above this are float32 on tensor cores. */
 const widest = (device: string) => (device === cuda ? 128 : 512);
 

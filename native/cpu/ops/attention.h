@@ -73,8 +73,8 @@ constexpr int64_t kFewQueries = 8;
 constexpr int64_t kPartTiles = 2;
 
 /* Rows that pass through products, softmax and values while they are in the first cache. */
-constexpr int64_t kRowsAtOnce = 2 * kTileRows;
-static_assert(kFewQueries <= kRowsAtOnce, "few queries pass at once");
+constexpr int64_t kRowsAtOnce = kProductRows > 1 ? 2 * kProductRows : 2 * kTileRows;
+static_assert(kFewQueries <= kRowsAtOnce && kFewQueries <= kVectorRows, "few queries pass at once, by vectors");
 
 struct AttentionScratch {
   float *q, *s, *keys, *values; /* s: of kRowsAtOnce rows; the last two for a tile of the cache */
@@ -110,7 +110,7 @@ template <typename Operands> struct CachedKeys {
   const Attention& at;
   int64_t d, stride; /* in words */
   bool widened;      /* from bf16, as this way has no pairs */
-  explicit CachedKeys(const Attention& a) : at(a), d(Operands::steps(a.d)), stride(a.kv_stride() / (Operands::kPairs ? 2 : 1)), widened(!Operands::kPairs && a.args.k.dtype == LR_BF16) {}
+  explicit CachedKeys(const Attention& a) : at(a), d(Operands::words(a.d)), stride(a.kv_stride() / (Operands::kPairs ? 2 : 1)), widened(!Operands::kPairs && a.args.k.dtype == LR_BF16) {}
   int64_t keys_size() const { return at.ld * kTileKeys * (widened ? 2 : 1); }
 
   const float* rows(const lr_tensor& kv, int64_t s, int64_t tile, int64_t kv_head) const {
@@ -129,7 +129,10 @@ template <typename Operands> struct CachedKeys {
       k = w.keys + at.ld * kTileKeys;
       k_stride = at.ld;
     }
-    if (!as_they_lie) transpose(k, k_stride, keys, d, w.keys, kTileKeys, kTileKeys);
+    if (!as_they_lie) {
+      transpose(k, k_stride, keys, d, w.keys, kTileKeys, kTileKeys);
+      memset(w.keys + d * kTileKeys, 0, (size_t)((Operands::steps(at.d) - d) * kTileKeys) * sizeof(float));
+    }
     const float* mine = as_they_lie ? k : w.keys;
     if (widened) return {mine, w.values, at.ld, k_stride};
     if (as_they_lie) fetch_rows(v, stride, keys, d);
@@ -249,6 +252,7 @@ template <typename Operands> LR_INLINE lr_error attention_with(lr_queue* queue, 
     if (parts > 1) slots += parts;
   }
   parallel_for(queue, count * at.kv_heads, [&](int64_t i, int32_t thread) {
+    [[maybe_unused]] const typename Operands::Products products;
     const AttentionTask& task = tasks[count - 1 - i / at.kv_heads]; /* the last queries see most keys: they come first */
     const int64_t kv_head = i % at.kv_heads;
     const AttentionScratch w = {q + thread * q_size, s + thread * s_size, keys + thread * keys_size, values + thread * values_size};

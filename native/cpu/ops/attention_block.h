@@ -23,7 +23,7 @@ struct KeyTile {
 struct Attention {
   const lr_attention_args& args;
   int64_t tokens, heads, d, kv_heads, group, ld; /* ld: d padded to whole vectors */
-  int64_t sequences, block_q, rows;              /* rows of a block: block_q * group */
+  int64_t sequences, block_q, rows;              /* rows of a block: block_q * group, and as many as products ask for */
   bool paged;
   const int32_t *cu_q, *cu_k;
 
@@ -37,7 +37,7 @@ struct Attention {
     ld = round_up(d, kLanes);
     sequences = max64(0, elements(a.cu_q) - 1);
     block_q = min64(max64(1, 64 / max64(1, group)), max64(1, a.max_q));
-    rows = block_q * group;
+    rows = round_up(block_q * group, kProductRows);
     cu_q = (const int32_t*)a.cu_q.data;
     cu_k = present(a.cu_k) ? (const int32_t*)a.cu_k.data : cu_q;
   }

@@ -77,7 +77,7 @@ LR_INLINE void softmax_grad(const Attention& at, QueryBlock block, int64_t kv_he
     const ColumnsSeen mine = seen(r);
     return {VF::set(((const float*)at.args.lse.data)[head_row] * kLog2e), VF::set(delta[r]), mine, single ? ColumnsSeen{0, 0} : mine};
   };
-  for (int64_t r = 0; r < count; r += kRows) {
+  for (int64_t r = 0; r < kRows * Operands::steps(count); r += kRows) {
     GradRow rows[kRows];
     for (int i = 0; i < kRows; i++) rows[i] = row_of(r + i);
     float *p_row = s + r * kTileKeys, *ds_row = ds + r * kTileKeys;
@@ -180,7 +180,7 @@ template <typename Operands> LR_INLINE lr_error attention_grad_with(lr_queue* qu
   const LaidQueries<Operands> laid(at);
   LaidTiles<Operands> laid_tiles(at);
   laid_tiles.data = scratch.take<float>(laid_tiles.total(at));
-  const int64_t s_size = round_up(at.rows, 2) * kTileKeys, tile_size = at.ld * kTileKeys;
+  const int64_t s_size = Operands::kTogether * Operands::steps(at.rows) * kTileKeys, tile_size = at.ld * kTileKeys;
   const int64_t blocks = ceil_div(ceil_div(at.tokens, at.block_q), parts), dq_size = times(blocks, at.rows * at.ld), laid_size = times(blocks, 2 * laid.size);
   const int64_t thread_size = 2 * s_size + 2 * tile_size + dq_size + laid_size + round_up(blocks * at.rows, kLanes);
   float* all = scratch.take<float>(times(queue->threads, thread_size));
@@ -189,6 +189,7 @@ template <typename Operands> LR_INLINE lr_error attention_grad_with(lr_queue* qu
   if (check.failed) return check.error;
   parallel_for(queue, at.list_tiles(tiles) * at.kv_heads, [&](int64_t i, int32_t) { laid_tiles.lay(at, tiles[i / at.kv_heads], i % at.kv_heads); });
   parallel_for(queue, parts * at.sequences * at.kv_heads, [&](int64_t task, int32_t thread) {
+    [[maybe_unused]] const typename Operands::Products products;
     const int64_t kv_head = task % at.kv_heads, s = task / at.kv_heads % at.sequences, part = task / at.kv_heads / at.sequences;
     float *scores = all + thread * thread_size, *dk = scores + 2 * s_size, *dq = dk + 2 * tile_size;
     const AttentionGradScratch w = {scores, scores + s_size, dk, dk + tile_size, dq, dq + dq_size, dq + dq_size + laid_size};

@@ -1,5 +1,5 @@
-/* Operands of attention's products as tile_product reads them: float32 values, or pairs of bf16, two steps of a reduction in a word, zero behind an
- * odd last one. In bf16 q, k, v, dO, P and dS are rounded, as on CUDA; scores, maxima, sums and lse are float32.
+/* Operands of attention's products as tile_product reads them: float32 values, or pairs of bf16, two steps of a reduction in a word, zero behind the
+ * last ones: steps(n) of them are a reduction over n, words(n) hold values. In bf16 q, k, v, dO, P and dS are rounded, as on CUDA; scores, maxima, sums and lse are float32.
  *
  * Of vectors of d values, one a row(r): `rows` makes a left operand of a reduction over d, rows of width(d) words; `stacked` a right operand of a
  * reduction over the rows, steps(n) rows of `ld` words; `columns` a right operand of a reduction over d, steps(d) rows of kTileKeys words.
@@ -24,6 +24,8 @@ struct TransposedScores {
 
 struct Float32Operands {
   static constexpr bool kPairs = false;
+  struct Products {}; /* lives while a thread multiplies */
+  static LR_INLINE int64_t words(int64_t n) { return n; }
   static LR_INLINE int64_t steps(int64_t n) { return n; }
   static LR_INLINE int64_t width(int64_t d) { return round_up(d, kLanes); }
   template <typename Row> static LR_INLINE void rows(int64_t n, int64_t d, const Row& row, float* out) {
@@ -45,11 +47,17 @@ struct Float32Operands {
   static LR_INLINE TransposedScores transposed(const float* p, const float* ds) { return {p, ds, kTileKeys}; }
 };
 
-/* With AMX too, vdpbf16ps has half the rate of float32's products on the processors that have it. */
-#if defined(LR_AVX512_BF16) && !defined(LR_AMX)
+#ifdef LR_AVX512_BF16
 struct PairOperands {
   static constexpr bool kPairs = true;
-  static LR_INLINE int64_t steps(int64_t n) { return ceil_div(n, 2); }
+#ifdef LR_AMX
+  using Products = WholeTiles;
+#else
+  struct Products {};
+#endif
+  static LR_INLINE int64_t words(int64_t n) { return ceil_div(n, 2); }
+  static LR_INLINE int64_t steps(int64_t n) { return round_up(words(n), kProductSteps); }
+  static LR_INLINE void end_stack(int64_t n, int64_t ld, float* out) { memset(out + words(n) * ld, 0, (size_t)((steps(n) - words(n)) * ld) * sizeof(float)); }
   static LR_INLINE int64_t width(int64_t d) { return round_up(d, 2 * kLanes) / 2; }
   /* Values [i, i + 2 kLanes) of d. */
   static LR_INLINE VF narrowed_from(const float* x, int64_t i, int64_t d) {
@@ -69,6 +77,7 @@ struct PairOperands {
         paired(load_lanes(even + i, lanes), odd ? load_lanes(odd + i, lanes) : VF::zero()).store(out + r / 2 * ld + i);
       });
     }
+    end_stack(n, ld, out);
   }
   static LR_INLINE void columns(const float* x, int64_t stride, int64_t n, int64_t d, float* out) {
     for (int64_t j = 0; j < kTileKeys; j += kLanes)
@@ -91,6 +100,7 @@ struct PairOperands {
         interleaved_low(a, b).store(out + r / 2 * ld + i);
         if (i + kLanes < ld) interleaved_high(a, b).store(out + r / 2 * ld + i + kLanes);
       }
+    end_stack(n, ld, out);
   }
   static LR_INLINE void store_left(VF low, VF high, float* row, int64_t j) { narrowed(low, high).store(row + j / 2); }
   static constexpr int kTogether = 2;
@@ -108,7 +118,7 @@ struct PairOperands {
 
 /* body(operands) with those that the call asks for. */
 template <typename Body> LR_INLINE auto with_operands(int32_t math, const Body& body) {
-#if defined(LR_AVX512_BF16) && !defined(LR_AMX)
+#ifdef LR_AVX512_BF16
   if (math == LR_MATH_BF16) return body(PairOperands());
 #endif
   return body(Float32Operands());

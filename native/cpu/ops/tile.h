@@ -52,9 +52,55 @@ void tile_column(int64_t m, int64_t k, const float* a, int64_t row, int64_t colu
   }
 }
 
+#ifdef LR_AMX
+constexpr int64_t kProductRows = kTileHeight, kProductSteps = kTilePairs;
+/* to [16 rows, 16 words] = 16 steps of 16 rows, which lie step by step, `column` words apart. */
+LR_INLINE void turn_tile(const float* a, int64_t column, float* to) {
+  VF words[kLanes];
+  for (int p = 0; p < kLanes; p++) words[p] = VF::load(a + p * column);
+  transpose(words);
+  for (int i = 0; i < kLanes; i++) words[i].store(to + i * kLanes);
+}
+
+/* tile_product in bf16 within WholeTiles: k is a multiple of kProductSteps, C has room for rows up to a multiple of kProductRows, and A is there for as many. */
+void tile_product_amx(int64_t m, int64_t n, int64_t k, const float* a, int64_t row, int64_t column, const float* b, int64_t ldb, float* c, int64_t ldc, bool accumulate) {
+  constexpr int64_t kMostSteps = 4; /* of a transposed A at a time */
+  alignas(64) float turned[2][kMostSteps][kTileHeight * kTilePairs];
+  const bool turns = column != 1;
+  const int64_t a_words = turns ? kTilePairs : row, a_step = turns ? kTileHeight * kTilePairs : kTilePairs, most = turns ? kMostSteps * kTilePairs : k;
+  for (int64_t i = 0; i < m; i += 2 * kTileHeight)
+    for (int64_t p = 0; p < k; p += most) {
+      const bool below = i + kTileHeight < m;
+      const int64_t steps = min64(most, k - p) / kTilePairs;
+      const float* from[2];
+      for (int h = 0; h < 2; h++) {
+        const float* at = a + (i + (below ? h : 0) * kTileHeight) * row + p * column;
+        from[h] = turns ? turned[h][0] : at;
+        for (int64_t s = 0; turns && s < steps; s++) turn_tile(at + s * kTilePairs * column, column, turned[h][s]);
+      }
+      for (int64_t j = 0; j < n; j += 2 * kTileColumns) {
+        const bool right = j + kTileColumns < n;
+        float* const to[2] = {c + i * ldc + j, c + (i + (below ? kTileHeight : 0)) * ldc + j};
+        const bool adds = accumulate || p;
+        const float* const base[2] = {adds ? to[0] : nullptr, adds ? to[1] : nullptr};
+        multiplier(below, right)(steps, from, a_words, {a_step, a_step}, b + p * ldb + j, ldb, to, ldc, base, ldc);
+      }
+    }
+}
+#else
+constexpr int64_t kProductRows = 1, kProductSteps = 1;
+#endif
+
+/* So few rows are multiplied in vectors everywhere. */
+constexpr int64_t kVectorRows = 8;
+
+/* The product. In bf16 k is a multiple of kProductSteps, and of more than kVectorRows rows A and C have as many as make a multiple of kProductRows. */
 template <bool Pairs>
 LR_INLINE void tile_product(int64_t m, int64_t n, int64_t k, const float* a, int64_t row, int64_t column, const float* b, int64_t ldb, float* c,
                             int64_t ldc, bool accumulate) {
+#ifdef LR_AMX
+  if (Pairs && m > kVectorRows) return tile_product_amx(m, n, k, a, row, column, b, ldb, c, ldc, accumulate);
+#endif
   int64_t j = 0;
   for (; j + kTileVectors * kLanes <= n; j += kTileVectors * kLanes)
     tile_column<Pairs, kTileVectors>(m, k, a, row, column, b + j, ldb, c + j, ldc, accumulate);
