@@ -131,7 +131,7 @@ template <typename Operands> struct CachedKeys {
     }
     if (!as_they_lie) {
       transpose(k, k_stride, keys, d, w.keys, kTileKeys, kTileKeys);
-      memset(w.keys + d * kTileKeys, 0, (size_t)((Operands::steps(at.d) - d) * kTileKeys) * sizeof(float));
+      Operands::end_stack(at.d, kTileKeys, w.keys);
     }
     const float* mine = as_they_lie ? k : w.keys;
     if (widened) return {mine, w.values, at.ld, k_stride};

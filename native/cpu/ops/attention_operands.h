@@ -27,6 +27,7 @@ struct Float32Operands {
   struct Products {}; /* lives while a thread multiplies */
   static LR_INLINE int64_t words(int64_t n) { return n; }
   static LR_INLINE int64_t steps(int64_t n) { return n; }
+  static LR_INLINE void end_stack(int64_t, int64_t, float*) {}
   static LR_INLINE int64_t width(int64_t d) { return round_up(d, kLanes); }
   template <typename Row> static LR_INLINE void rows(int64_t n, int64_t d, const Row& row, float* out) {
     for (int64_t r = 0; r < n; r++) pack_row(row(r), d, out + r * width(d), width(d));
@@ -57,6 +58,7 @@ struct PairOperands {
 #endif
   static LR_INLINE int64_t words(int64_t n) { return ceil_div(n, 2); }
   static LR_INLINE int64_t steps(int64_t n) { return round_up(words(n), kProductSteps); }
+  /* Zeros behind the words(n) rows of `ld` words of a right operand of a reduction over n. */
   static LR_INLINE void end_stack(int64_t n, int64_t ld, float* out) { memset(out + words(n) * ld, 0, (size_t)((steps(n) - words(n)) * ld) * sizeof(float)); }
   static LR_INLINE int64_t width(int64_t d) { return round_up(d, 2 * kLanes) / 2; }
   /* Values [i, i + 2 kLanes) of d. */

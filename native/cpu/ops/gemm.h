@@ -70,7 +70,7 @@ LR_INLINE void multiply_block(const PackedA& a, int64_t first, int64_t last, int
   for (int64_t j = 0; round && j < columns; j += kPanel) multiply_block_tiles(a, first, last, block, b + j * kPairDepth, c.at(0, j), min64(kPanel, columns - j));
   if (round) return;
 #endif
-  const int64_t depth = a.depth.size(block), apart = a.pairs ? kPairDepth : kDepth;
+  const int64_t depth = a.depth.size(block), apart = words_of(kDepth, round);
   auto panels = [&](auto wide, auto narrow) {
     for (int64_t i = first; i < last; i++) {
       const int64_t row = a.rows.begin(i), rows = a.rows.begin(i + 1) - row;
@@ -83,7 +83,7 @@ LR_INLINE void multiply_block(const PackedA& a, int64_t first, int64_t last, int
       }
     }
   };
-  if (kNativeBf16 && round) panels(Tiles<kRows, 2, kNativeBf16>(), Tiles<kRows, 1, kNativeBf16>());
+  if (in_pairs(round)) panels(Tiles<kRows, 2, kNativeBf16>(), Tiles<kRows, 1, kNativeBf16>());
   else panels(Tiles<kRows, 2, false>(), Tiles<kRows, 1, false>());
 }
 
@@ -122,10 +122,10 @@ struct StripSum {
 
 /* So many blocks of the reduction are packed at a time that `rows` rows of them stay in a cache while all columns pass. */
 constexpr int64_t kWordsAtOnce = 1 << 20;
-LR_INLINE int64_t words_of_block(int64_t rows, bool round) { return max64(1, rows) * (kNativeBf16 && round ? kPairDepth : kDepth); }
+LR_INLINE int64_t words_of_block(int64_t rows, bool round) { return max64(1, rows) * words_of(kDepth, round); }
 LR_INLINE int64_t blocks_at_once(int64_t rows, bool round) { return max64(1, kWordsAtOnce / words_of_block(rows, round)); }
 /* Words that they take of a reduction of k steps, also for fewer rows. */
-LR_INLINE int64_t room_at_once(int64_t rows, int64_t k, bool round) { return min64(rows * (kNativeBf16 && round ? (k + 1) / 2 : k), max64(kWordsAtOnce, words_of_block(rows, round))); }
+LR_INLINE int64_t room_at_once(int64_t rows, int64_t k, bool round) { return min64(rows * words_of(k, round), max64(kWordsAtOnce, words_of_block(rows, round))); }
 
 /* Adds columns [column, column + columns) of A B over the blocks that A holds, for the rows of its panels [first, last); C's row 0 is
  * A's. `last_of_all`: nothing else will be added. `buffer` holds kPanelBuffer floats for each panel of the columns. */

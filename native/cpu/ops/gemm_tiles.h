@@ -13,12 +13,7 @@ struct LeavingTiles {
   alignas(64) float rows[2 * kTileHeight * kPanel];
   void store(int64_t count, int64_t columns, float* to, int64_t stride) const {
     for (int64_t i = 0; i < count; i++)
-      for_vectors(0, columns, [&](int64_t j, int64_t lanes) {
-        const VF v = VF::load(rows + i * kPanel + j);
-        float* p = to + i * stride + j;
-        if (lanes == kLanes && (uintptr_t)p % sizeof(VF) == 0) store_far(v, p);
-        else store_lanes(v, p, lanes);
-      });
+      for_vectors(0, columns, [&](int64_t j, int64_t lanes) { store_far_lanes(VF::load(rows + i * kPanel + j), to + i * stride + j, lanes); });
   }
 };
 

@@ -45,12 +45,15 @@ LR_INLINE Split panels_of(int64_t rows, bool round) {
 #endif
   return Split(rows, kRows);
 }
+/* Whether a word of the packed operands holds two steps of the reduction, and how many words hold so many. */
+LR_INLINE bool in_pairs(bool round) { return kNativeBf16 && round; }
+LR_INLINE int64_t words_of(int64_t steps, bool round) { return in_pairs(round) ? (steps + 1) / 2 : steps; }
 /* How the reduction is cut into packed blocks: whole pairs, whole steps of a tile. */
 LR_INLINE Split blocks_of(int64_t k, bool round) {
 #ifdef LR_AMX
   if (round) return Split(k, kDepth, 2 * kTilePairs);
 #endif
-  return Split(k, kDepth, kNativeBf16 && round ? 2 : 1);
+  return Split(k, kDepth, in_pairs(round) ? 2 : 1);
 }
 
 /* Blocks of the reduction: [first, last). */
@@ -62,11 +65,11 @@ struct Blocks {
 /* A packed: blocks of the reduction, those `held`, at first all; in each the panels of rows. m words for each step, or pair, of the blocks held. */
 struct PackedA {
   float* data;
-  bool pairs;
+  bool round;
   Split rows, depth;
   Blocks held;
-  LR_INLINE PackedA(float* d, int64_t m, int64_t k, bool round) : data(d), pairs(kNativeBf16 && round), rows(panels_of(m, round)), depth(blocks_of(k, round)), held{0, depth.parts} {}
-  LR_INLINE int64_t words_before(int64_t block) const { return pairs ? (depth.begin(block) + 1) / 2 : depth.begin(block); }
+  LR_INLINE PackedA(float* d, int64_t m, int64_t k, bool rounded) : data(d), round(rounded), rows(panels_of(m, rounded)), depth(blocks_of(k, rounded)), held{0, depth.parts} {}
+  LR_INLINE int64_t words_before(int64_t block) const { return words_of(depth.begin(block), round); }
   LR_INLINE float* panel(int64_t block, int64_t i) const {
     return data + rows.n * (words_before(block) - words_before(held.first)) + rows.begin(i) * (words_before(block + 1) - words_before(block));
   }

@@ -134,16 +134,16 @@ void pack_a_row_pairs(const float* from, int64_t stride, int64_t rows, int64_t d
 
 /* The same of a transposed matrix: panel row i is column i of `from`, the reduction runs over its rows. */
 void pack_a_column_pairs(const float* from, int64_t stride, int64_t rows, int64_t depth, float scale, float* a) {
-  auto step = [&](int64_t p) { return p < depth ? round_bf16(load_n<VF>(from + p * stride, rows) * VF::set(scale)) : VF::zero(); };
+  auto step = [&](int64_t p) { return p < depth ? load_n<VF>(from + p * stride, rows) * VF::set(scale) : VF::zero(); };
 #ifdef LR_AMX
   for (int64_t q = 0; 2 * q < depth; q += kLanes) {
     VF v[kLanes];
-    for (int64_t i = 0; i < kLanes; i++) v[i] = either(low_halves(step(2 * (q + i))), step(2 * (q + i) + 1));
+    for (int64_t i = 0; i < kLanes; i++) v[i] = paired(step(2 * (q + i)), step(2 * (q + i) + 1));
     transpose(v);
     store_a_pairs(v, q, min64(kLanes, (depth + 1) / 2 - q), rows, a);
   }
 #else
-  for (int64_t q = 0; 2 * q < depth; q++) store_n(either(low_halves(step(2 * q)), step(2 * q + 1)), a + q * rows, rows);
+  for (int64_t q = 0; 2 * q < depth; q++) store_n(paired(step(2 * q), step(2 * q + 1)), a + q * rows, rows);
 #endif
 }
 

@@ -28,6 +28,12 @@ LR_INLINE void store_lanes(VF a, float* p, int64_t lanes) {
   else store_n(a, p, lanes);
 }
 
+/* Past the caches where p allows it; end_far_stores orders them. */
+LR_INLINE void store_far_lanes(VF a, float* p, int64_t lanes) {
+  if (lanes == kLanes && (uintptr_t)p % sizeof(VF) == 0) store_far(a, p);
+  else store_lanes(a, p, lanes);
+}
+
 /* A task's stores into a result of `n` floats. A long one leaves the caches before it is read, and a store into them reads the line first, so past
  * 16 MiB, half of a usual last cache, stores go by them; not in place, where the lines are there. */
 struct FarStores {
@@ -35,7 +41,7 @@ struct FarStores {
   LR_INLINE FarStores(int64_t n, bool in_place) : far(!in_place && n > (int64_t)(16 << 20) / 4) {}
   LR_INLINE ~FarStores() { if (far) end_far_stores(); }
   LR_INLINE void store(VF a, float* p, int64_t lanes) const {
-    if (far && lanes == kLanes && (uintptr_t)p % sizeof(VF) == 0) store_far(a, p);
+    if (far) store_far_lanes(a, p, lanes);
     else store_lanes(a, p, lanes);
   }
 };
