@@ -46,10 +46,11 @@ struct Variants {
   Variants() {
     add(&lr_cpu_scalar, true);
 #if defined(__x86_64__)
-    unsigned a = 0, b = 0, c = 0, d = 0, c1 = 0, b7 = 0, d7 = 0, a71 = 0;
+    unsigned a = 0, b = 0, c = 0, d = 0, c1 = 0, b7 = 0, c7 = 0, d7 = 0, a71 = 0;
     if (__get_cpuid(1, &a, &b, &c, &d)) c1 = c;
     if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) {
       b7 = b;
+      c7 = c;
       d7 = d;
       if (a >= 1) {
         __get_cpuid_count(7, 1, &a, &b, &c, &d);
@@ -69,7 +70,7 @@ struct Variants {
     bool bf16 = avx512 && (a71 & (1u << 5));
     add(&lr_cpu_avx512bf16, bf16);
     bool tiles = (saved & (3u << 17)) == 3u << 17 && (d7 & (1u << 22)) && (d7 & (1u << 24)); /* AMX-BF16, AMX-TILE */
-    add(&lr_cpu_amx, bf16 && tiles && may_use_tiles());
+    add(&lr_cpu_amx, bf16 && tiles && (c7 & bit_GFNI) && may_use_tiles());
 #endif
     int n = 0;
     for (int i = 0; i < count; i++)

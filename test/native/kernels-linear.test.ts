@@ -58,6 +58,20 @@ describe.each(devices)("linears on %s", (device) => {
     }
   });
 
+  it.each([1, 4, 16])("of %i rows longer than what is decoded at once, in float32 and in bf16", async (rows) => {
+    for (const bf16 of [false, true]) {
+      for (const [k, blocksize] of [
+        [1088, 64],
+        [1536, 512],
+        [2048, 1024],
+      ] as const) {
+        const layers: LayerCase[] = [{ kind: "4bit nested", n: 35, blocksize, segments: whole(rows, 2) }];
+        await checkGroup(device, { rows, k, layers, bf16 });
+      }
+      await checkGroup(device, { rows, k: 1107, layers: [{ kind: "bfloat16", n: 35, bias: true }], bf16 });
+    }
+  });
+
   it("of a group, accumulating into dx, over more than one block of the reduction", async () => {
     const layers: LayerCase[] = [
       { kind: "4bit nested", n: 320, segments: whole(80, 8) },
@@ -249,28 +263,34 @@ describe("linears", () => {
     for (const raw of devices) raw.dispose();
   });
 
-  it("give a row the same bits whatever rows stand beside it", async () => {
+  it.each([0, 1])("give a row the same bits whatever rows stand beside it, math %i", async (math) => {
     await withRaw("cpu", async (raw) => {
       const [k, n] = [576, 192];
-      const w = randomWeight(raw, "4bit", n, k, 5);
       const x = gaussian(64 * k, 6);
-      const run = async (rows: number) => {
-        const y = raw.out([rows, n]);
-        raw.kernels.linear(
-          raw.d,
-          Float64Array.from([raw.from(x.slice(0, rows * k), [rows, k]), 0, 0, 0, 0, 0, 0, 0, 0, 1, w.handle, 0, y, 0, 0, 0]),
-        );
-        return raw.f32(y);
-      };
-      // Up to 16 rows go one way, more of them another.
-      for (const [most, fewer] of [
-        [16, [1, 2, 7, 15]],
-        [64, [17, 40]],
-      ] as const) {
-        const all = await run(most);
-        for (const rows of fewer) expect(await run(rows)).toEqual(all.slice(0, rows * n));
+      for (const kind of ["4bit", "bfloat16"] as const) {
+        const w = randomWeight(raw, kind, n, k, 5);
+        const run = async (rows: number) => {
+          const y = raw.out([rows, n]);
+          raw.kernels.linear(
+            raw.d,
+            Float64Array.from([raw.from(x.slice(0, rows * k), [rows, k]), 0, 0, math, 0, 0, 0, 0, 0, 1, w.handle, 0, y, 0, 0, 0]),
+          );
+          return raw.f32(y);
+        };
+        // Up to 16 rows go one way, more of them another; with AMX there is a third.
+        const few =
+          math && isas.at(-1) === "amx"
+            ? [
+                [3, 1, 2],
+                [16, 4, 7, 15],
+              ]
+            : [[16, 1, 2, 7, 15]];
+        for (const [most, ...fewer] of [...few, [64, 17, 40]]) {
+          const all = await run(most!);
+          for (const rows of fewer) expect(await run(rows)).toEqual(all.slice(0, rows * n));
+        }
+        addon.freeWeight(w.handle);
       }
-      addon.freeWeight(w.handle);
     });
   });
 

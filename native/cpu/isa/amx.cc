@@ -1,4 +1,4 @@
-/* Flags: those of avx512bf16, -mamx-tile and -mamx-bf16 */
+/* Flags: those of avx512bf16, -mgfni, -mamx-tile and -mamx-bf16 */
 #define LR_AVX512_BF16
 #define LR_AMX
 #define LR_ISA lr_amx

@@ -24,7 +24,7 @@ template <typename Body> LR_INLINE void parallel_for(lr_queue* queue, int64_t ta
 
 /* The same for small tasks that follow each other in memory: each thread reads on where it was, as processors fetch ahead, and takes from the others'
  * parts when its own is done. Fewer than `least` tasks are not worth a thread. */
-template <typename Body> LR_INLINE void parallel_streams(lr_queue* queue, int64_t tasks, int64_t least, const Body& body) {
+template <typename Hold, typename Body> LR_INLINE void parallel_streams(lr_queue* queue, int64_t tasks, int64_t least, const Hold& hold, const Body& body) {
   constexpr int64_t kStreams = 64;
   struct alignas(64) Part {
     int64_t next, end;
@@ -32,9 +32,10 @@ template <typename Body> LR_INLINE void parallel_streams(lr_queue* queue, int64_
   const int64_t streams = min64(min64(queue->threads, kStreams), ceil_div(tasks, least));
   for (int64_t i = 0; i < streams; i++) parts[i] = {tasks * i / streams, tasks * (i + 1) / streams};
   parallel_for(queue, streams, [&](int64_t first, int32_t thread) {
+    const auto held = hold();
     for (int64_t i = 0; i < streams; i++) {
       Part& part = parts[(first + i) % streams];
-      for (int64_t task; (task = __atomic_fetch_add(&part.next, 1, __ATOMIC_RELAXED)) < part.end;) body(task, thread);
+      for (int64_t task; (task = __atomic_fetch_add(&part.next, 1, __ATOMIC_RELAXED)) < part.end;) body(task, thread, held);
     }
   });
 }

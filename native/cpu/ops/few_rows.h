@@ -1,4 +1,4 @@
-/* linear for a handful of rows (decoding): W comes from memory once, is decoded in registers and multiplied with six rows of x at a time.
+/* Products with a handful of rows (decoding): W comes from memory once, is decoded in registers and multiplied with six rows of x at a time.
  * The products are those of the packed way; only the order of summation differs.
  *
  * A strip is kLanes outputs. For each of them and each row of x a vector of partial sums runs over the reduction; at the end of the
@@ -6,8 +6,6 @@
  */
 #ifndef LOWRANK_CPU_OPS_FEW_ROWS_H
 #define LOWRANK_CPU_OPS_FEW_ROWS_H
-#include "glu.h"
-#include "lora.h"
 #include "spans.h"
 #include "tile.h"
 
@@ -183,8 +181,7 @@ template <int M> __attribute__((noinline)) void add_pairs(const lr_weight& w, in
   }
 }
 
-template <int M> void add_rows(const lr_weight& w, int64_t row, int64_t rows, const FewRows& x, int64_t x_row, bool round, float* scales, VF (*sums)[kLanes]) {
-  const Form form = form_of(w, round);
+template <int M> void add_rows(const lr_weight& w, Form form, int64_t row, int64_t rows, const FewRows& x, int64_t x_row, bool round, float* scales, VF (*sums)[kLanes]) {
   const float* from = x.row(form, x_row);
   if (by_block(form)) {
     const int64_t blocks = w.k / w.blocksize;
@@ -209,111 +206,27 @@ template <int M> void add_rows(const lr_weight& w, int64_t row, int64_t rows, co
   else add_dense<M>(w, row, rows, x, x_row, round, [h](int64_t at) { return load_f16(h + at); }, few, sums);
 }
 template <int M> struct AddRows { /* add_rows for a number of rows of x known only now */
-  static LR_INLINE void of(int64_t m, const lr_weight& w, int64_t row, int64_t rows, const FewRows& x, int64_t x_row, bool round, float* scales, VF (*sums)[kLanes]) {
-    if (m == M) add_rows<M>(w, row, rows, x, x_row, round, scales, sums);
-    else AddRows<M - 1>::of(m, w, row, rows, x, x_row, round, scales, sums);
+  static LR_INLINE void of(int64_t m, const lr_weight& w, Form form, int64_t row, int64_t rows, const FewRows& x, int64_t x_row, bool round, float* scales, VF (*sums)[kLanes]) {
+    if (m == M) add_rows<M>(w, form, row, rows, x, x_row, round, scales, sums);
+    else AddRows<M - 1>::of(m, w, form, row, rows, x, x_row, round, scales, sums);
   }
 };
 template <> struct AddRows<0> {
-  static LR_INLINE void of(int64_t, const lr_weight&, int64_t, int64_t, const FewRows&, int64_t, bool, float*, VF (*)[kLanes]) {}
+  static LR_INLINE void of(int64_t, const lr_weight&, Form, int64_t, int64_t, const FewRows&, int64_t, bool, float*, VF (*)[kLanes]) {}
 };
 
 /* add_rows for up to kFewRows rows of x, in passes as even as can be. */
-LR_INLINE void add_all(int64_t m, const lr_weight& w, int64_t row, int64_t rows, const FewRows& x, int64_t x_row, bool round, float* scales, VF (*sums)[kLanes]) {
+LR_INLINE void add_all(int64_t m, const lr_weight& w, Form form, int64_t row, int64_t rows, const FewRows& x, int64_t x_row, bool round, float* scales, VF (*sums)[kLanes]) {
   const int64_t passes = ceil_div(m, kAtOnce);
   for (int64_t i = 0; i < passes; i++) {
     const int64_t begin = m * i / passes, end = m * (i + 1) / passes;
-    AddRows<kAtOnce>::of(end - begin, w, row, rows, x, x_row + begin, round, scales, sums + begin);
+    AddRows<kAtOnce>::of(end - begin, w, form, row, rows, x, x_row + begin, round, scales, sums + begin);
   }
 }
 
 LR_INLINE void clear(VF (*sums)[kLanes], int64_t rows) {
   for (int64_t i = 0; i < rows; i++)
     for (VF& sum : sums[i]) sum = VF::zero();
-}
-
-/* Where y of a group goes, `most` rows at once: y of a gated group that is not wanted, to scratch. */
-struct Outputs {
-  const lr_linear_group& g;
-  float* spare[kMaxLayers];
-
-  Outputs(Scratch& scratch, const lr_linear_group& group, int64_t most) : g(group) {
-    for (int l = 0; l < g.count; l++) spare[l] = g.layers[l].y.data ? nullptr : scratch.take<float>(most * g.layers[l].weight.n);
-  }
-  float* of(int64_t l, int64_t row) const { return spare[l] ? spare[l] : f32_out(g.layers[l].y) + row * g.layers[l].weight.n; }
-  void gate(lr_queue* queue, Range rows) const {
-    const int64_t n = g.layers[0].weight.n;
-    if (g.gated.data) glu_any(queue, f32_out(g.gated) + rows.begin * n, of(0, rows.begin), of(1, rows.begin), rows.size() * n, g.activation);
-  }
-};
-
-lr_error linear_few_rows(lr_queue* queue, const lr_linear_group& g) {
-  const bool round = g.math == LR_MATH_BF16;
-  int64_t m = g.x.shape[0], k = g.x.shape[1], rank = 0, blocks = 0;
-  Forms wanted;
-  for (int l = 0; l < g.count; l++) {
-    const lr_weight& w = g.layers[l].weight;
-    rank = max64(rank, max_rank(g.layers[l]));
-    const Form form = form_of(w, round);
-    wanted.has[form] = true;
-    if (by_block(form)) blocks = max64(blocks, w.k / w.blocksize);
-  }
-  Scratch scratch(queue);
-  FewRows x(scratch, m, k, wanted), dropped(scratch, rank ? m : 0, k, {}), thin(scratch, rank ? g.count * m : 0, rank, {}); /* thin: scale u, a row for each layer and row of x */
-  float* scales = scratch.take<float>(queue->threads * kLanes * blocks);
-  Outputs ys(scratch, g, m);
-  if (scratch.sizing() || !m) return success();
-  x.fill(f32(g.x), m, round);
-  if (rank) {
-    float* to = dropped.row(kPlain, 0);
-    memcpy(to, g.x.data, (size_t)(m * k) * sizeof(float));
-    if (g.dropout.p > 0) dropout_span(g.dropout, 0, m * k, to);
-    dropped.fill(to, m, round);
-    const int64_t strips = ceil_div(rank, kLanes);
-    parallel_for(queue, g.count * strips, [&](int64_t task, int32_t) {
-      const int64_t l = task / strips, first = task % strips * kLanes;
-      const lr_linear& layer = g.layers[l];
-      for (int i = 0; i < layer.segment_count; i++) {
-        const lr_segment& s = layer.segments[i];
-        const int64_t outputs = min64(kLanes, rank_of(s) - first), rows = s.row_end - s.row_begin;
-        if (outputs <= 0) continue;
-        VF sums[kFewRows][kLanes];
-        clear(sums, rows);
-        add_all(rows, dense_f32(s.a.data, rank_of(s), k), first, outputs, dropped, s.row_begin, round, nullptr, sums);
-        for (int64_t q = 0; q < rows; q++) {
-          const VF u = lane_sums(sums[q]), scaled = VF::set(s.scale) * u;
-          const int64_t row = s.row_begin + q;
-          if (layer.u.data) store_n(u, f32_out(layer.u) + row * layer.u.shape[1] + first, outputs);
-          store_n(round ? round_bf16(scaled) : scaled, thin.row(kPlain, l * m + row) + first, outputs);
-        }
-      }
-    });
-  }
-  int64_t strips = 0;
-  for (int l = 0; l < g.count; l++) strips += ceil_div(g.layers[l].weight.n, kLanes);
-  parallel_streams(queue, strips, ceil_div(16384, k * kLanes + 1), [&](int64_t strip, int32_t thread) {
-    int64_t l = 0;
-    for (int64_t n; strip >= (n = ceil_div(g.layers[l].weight.n, kLanes)); l++) strip -= n;
-    const lr_linear& layer = g.layers[l];
-    const int64_t n = layer.weight.n, j = strip * kLanes, outputs = min64(kLanes, n - j);
-    lr_weight bias = dense_f32(layer.bias.data, 1, n);
-    bias.dtype = layer.bias.dtype;
-    VF sums[kFewRows][kLanes], b = VF::zero();
-    clear(sums, m);
-    add_all(m, layer.weight, j, outputs, x, 0, round, scales + thread * kLanes * blocks, sums);
-    for (int i = 0; i < layer.segment_count; i++) {
-      const lr_segment& s = layer.segments[i];
-      add_all(s.row_end - s.row_begin, dense_f32(s.b.data, n, rank_of(s)), j, outputs, thin, l * m + s.row_begin, round, nullptr, sums + s.row_begin);
-    }
-    if (layer.bias.data) decode_row(bias, 0, j, outputs, false, (float*)&b);
-    for (int64_t i = 0; i < m; i++) {
-      VF y = lane_sums(sums[i]) + b;
-      if (layer.residual.data) y = y + load_n<VF>(f32(layer.residual) + i * n + j, outputs);
-      store_n(y, ys.of(l, 0) + i * n + j, outputs);
-    }
-  });
-  ys.gate(queue, {0, m});
-  return success();
 }
 
 }}  // namespace LR_ISA

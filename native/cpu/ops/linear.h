@@ -1,13 +1,13 @@
 /* linear, linear_grad, linear_dw: products with a frozen or trained weight W [n, k], dense or 4-bit, and its adapters.
  *
  * linear     y = x Wᵀ + bias + scale u Bᵀ + residual, u = drop(x) Aᵀ. x is packed once for all layers of a group; up to kFewRows rows take
- *            few_rows.h's way, which forms the same products in another order. `gated` follows chunk by chunk.
+ *            linear_few.h's way, which forms the same products in another order. `gated` follows chunk by chunk.
  * linear_grad  du = scale dY B; dx (+)= Σ dY W + drop'(du A): the adapters' part is summed and masked in a tile of its own. Then dA and dB (lora.h).
  * linear_dw  dW += dYᵀ x, dbias += column sums of dY, rows in ascending order.
  */
 #ifndef LOWRANK_CPU_OPS_LINEAR_H
 #define LOWRANK_CPU_OPS_LINEAR_H
-#include "few_rows.h"
+#include "linear_few.h"
 #include "lora.h"
 #include "ranges.h"
 

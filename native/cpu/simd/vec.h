@@ -6,7 +6,7 @@
  *
  * An ISA header sets the natural width kLanes, the aliases VF (float), VI (int32_t), VU (uint32_t), VD and VQ (double and uint64_t, half as
  * many), stores to an aligned place past the caches (store_far; end_far_stores orders them before what the thread does next), and whether it
- * multiplies bf16 (kNativeBf16) and decodes 4-bit weights in byte planes (kBytePlanes), each with a table for ops/spans.h.
+ * multiplies bf16 (kNativeBf16) and decodes 4-bit weights in byte planes (kBytePlanes), each with a table for ops/spans.h. amx.h adds tiles (kTiles).
  */
 #ifndef LR_ISA
 #error "define LR_ISA (the namespace of this variant) before including simd headers; see isa/"
@@ -20,6 +20,12 @@
 
 namespace LR_ISA { namespace {
 
+#ifdef LR_AMX
+constexpr bool kTiles = true;
+#else
+constexpr bool kTiles = false;
+#endif
+struct TileTable;  /* where kTiles */
 struct PlaneTable; /* where kBytePlanes */
 struct PairTable;  /* where kNativeBf16 */
 
