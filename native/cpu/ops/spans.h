@@ -44,7 +44,8 @@ struct ScaledTable {
   LR_INLINE VF end(const Block&, VF part, VF) const { return part; }
 };
 
-/* How a kernel wants x: as it is; arranged for one of the tables; in bf16 as it is. In tiles a row of x is a column: pair by pair of all rows. */
+/* How a kernel wants x: as it is; arranged for one of the tables; in bf16 as it is. In bf16 from kPairs on; in tiles a row of x is a column, pair by pair of
+ * all rows. */
 enum Form { kPlain, kScaled, kPlanes, kPairs, kPairRow, kTileTable, kTileRow, kForms };
 struct Forms {
   bool has[kForms] = {};
