@@ -80,8 +80,7 @@ void add_words(const ColumnTiles& tiles, const lr_weight& w, int64_t row, int64_
 
 /* y[i][j] = W[row + j] . x[i] for `rows` <= 16 rows of W and the rows of x that `tiles` are for, x being columns. */
 __attribute__((noinline)) void tile_rows(const ColumnTiles& tiles, const lr_weight& w, int64_t row, int64_t rows, const float* x, float* scales, VF* y) {
-  constexpr int64_t kOutputs = kTileHeight;
-  alignas(64) float buffer[kStaged / kStepWeights * kTileWords], sums[ColumnTiles::kSums * kOutputs * kTileColumns];
+  alignas(64) float buffer[kStaged / kStepWeights * kTileWords], sums[ColumnTiles::kSums * kTileHeight * kTileColumns];
   tiles.clear();
   if (w.kind == LR_WEIGHT_4BIT) {
     const int64_t blocks = w.k / w.blocksize;
@@ -92,9 +91,9 @@ __attribute__((noinline)) void tile_rows(const ColumnTiles& tiles, const lr_weig
     add_words(tiles, w, row, rows, x, buffer);
   }
   tiles.store(sums);
-  const int64_t m = tiles.columns, size = kOutputs * m;
+  const int64_t m = tiles.columns, size = kTileHeight * m;
   VF lines[kLanes];
-  for (int64_t j = 0; j < kOutputs; j++) {
+  for (int64_t j = 0; j < kTileHeight; j++) {
     auto sum = [&](int64_t s) { return load_lanes(sums + s * size + j * m, m); };
     lines[j] = (sum(0) + sum(1)) + (sum(2) + sum(3));
   }

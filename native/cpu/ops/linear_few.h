@@ -83,12 +83,12 @@ lr_error linear_few_rows(lr_queue* queue, const lr_linear_group& g) {
     const int64_t n = layer.weight.n, j = strip * kLanes, outputs = min64(kLanes, n - j);
     lr_weight bias = dense_f32(layer.bias.data, 1, n);
     bias.dtype = layer.bias.dtype;
-    VF sums[kFewRows][kLanes], y[kFewRows] = {}, b = VF::zero();
+    VF sums[kFewRows][kLanes], products[kFewRows], b = VF::zero();
     const Form form = form_of(layer.weight, round, m);
     const bool tiled = in_tiles(form), adds = !tiled || layer.segment_count;
     if (adds) clear(sums, m);
     float* const mine = scales + thread * kLanes * blocks;
-    if (tiled) tile_rows(tiles, layer.weight, j, outputs, x.rows[form], mine, y);
+    if (tiled) tile_rows(tiles, layer.weight, j, outputs, x.rows[form], mine, products);
     else add_all(m, layer.weight, form, j, outputs, x, 0, round, mine, sums);
     for (int i = 0; i < layer.segment_count; i++) {
       const lr_segment& s = layer.segments[i];
@@ -96,10 +96,11 @@ lr_error linear_few_rows(lr_queue* queue, const lr_linear_group& g) {
     }
     if (layer.bias.data) decode_row(bias, 0, j, outputs, false, (float*)&b);
     for (int64_t i = 0; i < m; i++) {
-      if (adds) y[i] = lane_sums(sums[i]) + y[i];
-      y[i] = y[i] + b;
-      if (layer.residual.data) y[i] = y[i] + load_n<VF>(f32(layer.residual) + i * n + j, outputs);
-      store_n(y[i], ys.of(l, 0) + i * n + j, outputs);
+      VF y = adds ? lane_sums(sums[i]) : VF::zero();
+      if (tiled) y = y + products[i];
+      y = y + b;
+      if (layer.residual.data) y = y + load_n<VF>(f32(layer.residual) + i * n + j, outputs);
+      store_n(y, ys.of(l, 0) + i * n + j, outputs);
     }
   });
   ys.gate(queue, {0, m});

@@ -63,7 +63,7 @@ LR_INLINE Form form_of(const lr_weight& w, bool round, int64_t m) {
   return w.blocksize % ScaledTable::kSpan == 0 ? kScaled : kPlain;
 }
 LR_INLINE bool in_tiles(Form form) { return form == kTileTable || form == kTileRow; }
-LR_INLINE bool by_block(Form form) { return form != kPlain && form != kPairRow && form != kTileRow; }
+LR_INLINE bool by_block(Form form) { return form == kScaled || form == kPlanes || form == kPairs || form == kTileTable; }
 
 /* Rows of x in every form that is wanted. */
 struct FewRows {

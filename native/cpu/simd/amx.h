@@ -117,8 +117,8 @@ struct TileTable {
   }
 };
 
-/* Products of 16 rows with a few columns (0: none), for which this thread's tiles have room while it lives. C is four sums, as a step waits for the one before on
- * the same. */
+/* Products of 16 rows with a few columns (0: none), for which this thread's tiles have room while it lives. C is four sums, as a step waits for the one
+ * before on the same. */
 struct ColumnTiles {
   static constexpr int kSums = 4;
   const int64_t columns;
