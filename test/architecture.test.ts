@@ -52,7 +52,7 @@ const NATIVE: Readonly<Record<string, readonly string[]>> = {
 const DOORS: Readonly<Record<string, readonly string[]>> = {
   "core→cpu": ["cpu/backend.h"],
   "addon→cpu": ["cpu/backend.h"],
-  "test→cpu": ["cpu/backend.h"],
+  "test→cpu": ["cpu/backend.h", "cpu/regions.h"],
   "test→cpu/simd": ["cpu/simd/scalar.h", "cpu/simd/math.h"],
   "test→addon": ["addon/handles.h"],
   "cpu→core": [],

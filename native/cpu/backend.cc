@@ -1,11 +1,11 @@
 /* Which variants this machine can run (cpuid and, for the registers the system saves, XGETBV), and the memory of the host. */
 #include "backend.h"
 #include "../abi/transfer.h"
+#include "regions.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #if defined(__linux__)
-#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -90,7 +90,21 @@ lr_error copy_bytes(const char* op, int32_t slot, const lr_tensor& dst, const lr
   return e;
 }
 
-constexpr size_t kHugePage = (size_t)2 << 20;
+using lr::Regions;
+
+/* AddressSanitizer sees an overrun only behind a block of its own. */
+#if defined(__SANITIZE_ADDRESS__)
+bool in_region(size_t) { return false; }
+#else
+constexpr size_t kLeastInRegion = (size_t)32 << 10;
+bool in_region(size_t bytes) { return bytes >= kLeastInRegion && bytes < Regions::kHugePage; }
+#endif
+
+/* Never destroyed: devices outlive what static destructors would leave them. */
+Regions& regions() {
+  static Regions& all = *new Regions;
+  return all;
+}
 
 }  // namespace
 
@@ -115,21 +129,21 @@ const lr_backend* lr_cpu_open(const char* isa, lr_error* error) {
   return nullptr;
 }
 
-/* Large blocks stand on huge-page boundaries: fewer TLB misses when a GEMM walks a weight. */
+/* Blocks of a huge page or more have pages of their own, smaller ones are cut out of some: fewer TLB misses. */
 void* lr_cpu_alloc(size_t bytes, lr_error* error) {
   *error = success();
   error->code = LR_OUT_OF_MEMORY;
-  if (bytes > SIZE_MAX - kHugePage) return nullptr;
-  size_t alignment = bytes >= kHugePage ? kHugePage : 64;
+  if (bytes > SIZE_MAX - Regions::kHugePage) return nullptr;
+  if (in_region(bytes)) return regions().take(bytes);
+  if (bytes >= Regions::kHugePage) return lr::huge_pages(bytes);
   void* data = nullptr;
-  if (posix_memalign(&data, alignment, bytes ? bytes : 1)) return nullptr;
-#if defined(MADV_HUGEPAGE)
-  if (bytes >= kHugePage) madvise(data, bytes, MADV_HUGEPAGE);
-#endif
-  return data;
+  return posix_memalign(&data, 64, bytes ? bytes : 1) ? nullptr : data;
 }
 
-void lr_cpu_release(void* data, size_t) { free(data); }
+void lr_cpu_release(void* data, size_t bytes) {
+  if (in_region(bytes)) regions().give_back(data, bytes);
+  else free(data);
+}
 
 lr_error lr_cpu_upload(lr_queue*, void* dst, const void* src, size_t bytes) {
   if (bytes) memcpy(dst, src, bytes);
