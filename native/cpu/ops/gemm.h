@@ -23,6 +23,7 @@ template <int R, int NV, bool Pairs> __attribute__((noinline)) void micro_tile(i
   for (int i = 0; i < R; i++)
 #pragma GCC unroll 2
     for (int v = 0; v < NV; v++) sum[i][v] = VF::zero();
+#pragma GCC unroll 4
   for (int64_t p = Pairs ? (depth + 1) / 2 : depth; p > 0; p--) {
     VF bv[NV];
 #pragma GCC unroll 2

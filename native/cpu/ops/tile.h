@@ -19,6 +19,7 @@ LR_INLINE void tile_kernel(int64_t k, const float* a, int64_t row, int64_t colum
   for (int i = 0; i < Rows; i++)
 #pragma GCC unroll 8
     for (int v = 0; v < Vectors; v++) sums[i][v] = accumulate ? VF::load(c + i * ldc + v * kLanes) : VF::zero();
+#pragma GCC unroll 4
   for (int64_t p = 0; p < k; p++) {
     VF loaded[Vectors];
 #pragma GCC unroll 8

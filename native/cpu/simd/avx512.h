@@ -31,6 +31,7 @@ LR_INLINE VF fraction(VF x, VF* n) {
   *n = x;
   return {_mm512_reduce_ps(x.v, 1)}; /* x - floor(x), 0 of an infinity */
 }
+LR_INLINE VF power_of_fraction(VF a, VF n, VF x) { return {_mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x.v, _mm512_set1_ps(kLeastPower), _CMP_NLT_UQ), a.v, n.v)}; }
 LR_INLINE bool any(VI mask) { return _mm512_movepi32_mask((__m512i)mask.v) != 0; }
 
 LR_INLINE __mmask16 first_lanes(int64_t n) { return (__mmask16)((1u << n) - 1u); }

@@ -20,7 +20,7 @@ LR_INLINE VF exp(VF x) {
   return times_power(fma(p, r, VF::set(1.0f)), n);
 }
 
-/* 2^x, within 2 ulp; 1 at 0. */
+/* 2^x, within 2 ulp; 1 at 0, and 0 where the result would not be normal. */
 LR_INLINE VF exp2(VF x) {
   VF n;
   const VF f = fraction(x, &n);
@@ -30,7 +30,7 @@ LR_INLINE VF exp2(VF x) {
   p = fma(p, f, VF::set(5.5485282093e-2f));
   p = fma(p, f, VF::set(2.4022930861e-1f));
   p = fma(p, f, VF::set(6.9314706326e-1f));
-  return times_power(fma(p, f, VF::set(1.0f)), n);
+  return power_of_fraction(fma(p, f, VF::set(1.0f)), n, x);
 }
 
 /* Natural logarithm of x > 0, normal or subnormal; 0 gives -inf, negative values NaN. */
