@@ -8,10 +8,6 @@ const { kernels } = addon;
 const folder = mkdtempSync(join(tmpdir(), "lowrank-recording-"));
 const file = join(folder, "bytes");
 afterAll(() => rmSync(folder, { recursive: true }));
-// Keeps the stream at work for some 200 ms, longer than this thread loses its core between two calls.
-function occupy(y: number): void {
-  for (let i = 0; i < 40; i++) kernels.multiplyAdds(cpu, y, 0, 500);
-}
 let before: { live: number; tensors: number };
 beforeEach(() => {
   before = addon.memory(cpu);
@@ -19,6 +15,11 @@ beforeEach(() => {
 afterEach(() => {
   expect(addon.memory(cpu)).toMatchObject({ live: before.live, tensors: before.tensors });
 });
+
+// Keeps the stream at work for some 200 ms, longer than this thread loses its core between two calls.
+function occupy(y: number): void {
+  for (let i = 0; i < 40; i++) kernels.multiplyAdds(cpu, y, 0, 500);
+}
 
 describe("a recording", () => {
   it("computes nothing when it is made, and at each replay on the values of then", async () => {
